@@ -1,0 +1,31 @@
+// What one step computes: the tokens of all its sequences, flattened.
+//
+//   sequence       0           1                 2
+//   token_ids    [ a b c ]   [ d ]             [ e f g h ]        T = 8
+//   positions      4 5 6       91                0 1 2 3          where each stands in its sequence
+//   sequence_of    0 0 0       1                 2 2 2 2          B = 3
+//   page_ids     | 7 2 |  11 3 5 0 9 4 |  6 |                     position p lives in page
+//   page_begin   0     2               8    9                     page_ids[page_begin[b] + p / kPageSize]
+//   head_tokens        2       3                          7       S = 3 tokens whose logits are wanted
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace f1 {
+
+inline constexpr int kPageSize = 16;  // slots of K and V in one page of the cache
+
+struct Batch {
+  std::vector<int32_t> token_ids;    // [T]
+  std::vector<int32_t> positions;    // [T]
+  std::vector<int32_t> sequence_of;  // [T], in 0..B-1, ascending
+  std::vector<int32_t> page_ids;     // all page tables, one after another
+  std::vector<int32_t> page_begin;   // [B + 1]
+  std::vector<int32_t> head_tokens;  // [S], in 0..T-1
+
+  int num_tokens() const { return static_cast<int>(token_ids.size()); }
+  int num_sequences() const { return static_cast<int>(page_begin.size()) - 1; }
+};
+
+}  // namespace f1

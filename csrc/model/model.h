@@ -1,0 +1,58 @@
+// A Llama-family decoder: packed weights and the forward pass over them.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "backend/backend.h"
+#include "backend/batch.h"
+#include "model/config.h"
+#include "weights/source.h"
+
+namespace f1 {
+
+// One row of logits to compute: of the s-th head token, for all V tokens or for the listed ones.
+struct HeadRow {
+  int head_index = 0;                    // s, an index into Batch::head_tokens
+  std::span<const int32_t> listed_tokens;  // ascending; empty means all V
+};
+
+class Model {
+ public:
+  // `sources` maps canonical names (below) to tensors in mapped files; they are packed for the
+  // backend here, in parallel. Throws InvalidArgument naming tensor, expected and found.
+  //   embed.weight [V, D]      head.weight [V, D] (absent: tied to embed)      final_norm.weight [D]
+  //   layers.N.attn_norm.weight [D]   layers.N.{q,k,v}.{weight,bias}   layers.N.{q,k}_norm.weight [E]
+  //   layers.N.o.weight   layers.N.mlp_norm.weight [D]   layers.N.{gate,up,down}.weight
+  // Biases and q/k norms are optional. Weights are [outputs, inputs], inputs contiguous.
+  Model(ModelConfig config, const std::map<std::string, TensorSource>& sources,
+        std::shared_ptr<Backend> backend);
+  ~Model();
+
+  const ModelConfig& config() const { return config_; }
+  Backend& backend() const { return *backend_; }
+  size_t packed_bytes() const;    // weights in memory of their own
+  size_t kv_page_bytes() const;   // one page over all layers, K and V
+
+  // Room for `num_pages` pages of K and V.
+  std::unique_ptr<KvCache> make_kv_cache(int num_pages) const;
+  // Scratch for steps of at most `max_tokens` tokens.
+  std::unique_ptr<Activations> make_activations(int max_tokens) const;
+
+  // Runs all layers over the batch, reading and writing its pages. Keeps the S normed final hidden
+  // states in `activations` for head().
+  void forward(const Batch& batch, KvCache& cache, Activations& activations) const;
+  // Logits of the last forward(): row i goes to out[i * V ...], compactly when tokens are listed.
+  void head(std::span<const HeadRow> rows, const Activations& activations, float* out) const;
+
+ private:
+  struct Weights;
+  ModelConfig config_;
+  std::shared_ptr<Backend> backend_;
+  std::unique_ptr<Weights> weights_;
+};
+
+}  // namespace f1

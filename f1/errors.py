@@ -1,0 +1,77 @@
+"""Errors that know how they look on the wire: HTTP status, OpenAI `type`, `param` and `code`."""
+
+from __future__ import annotations
+
+
+class F1Error(Exception):
+    """Base of every error a user of F1 may see. `param` names the field that is wrong."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+
+
+class InvalidRequest(F1Error):
+    """The request cannot be served as it is; the message says which field and what was expected."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidSchema(InvalidRequest):
+    """A tool's or response's JSON Schema is refused."""
+
+    code = "invalid_schema"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt and the tokens asked for do not fit the context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(F1Error):
+    """No model of that name or path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class ModelFileError(F1Error):
+    """A model file is broken or not supported; the message names tensor, field or offset."""
+
+    code = "model_file_error"
+
+
+class DownloadError(F1Error):
+    """Weights could not be fetched or did not match their checksum."""
+
+    code = "download_error"
+
+
+class ConstraintError(F1Error):
+    """No token is legal under the grammar, or the grammar refused a token it had allowed."""
+
+    code = "constraint_error"
+
+
+class Overloaded(F1Error):
+    """No room for the request now; try again later."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
+class EngineStopped(F1Error):
+    """The engine has shut down or failed; requests in flight end with this."""
+
+    status = 503
+    code = "engine_stopped"
