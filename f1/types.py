@@ -122,6 +122,7 @@ class CallDelta:
     choice: int
     index: int
     call: ToolCall
+    bounded: bool = False  # a value in it was brought to its end by a limit, not by the model
 
 
 @dataclass(frozen=True, slots=True)

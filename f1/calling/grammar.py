@@ -1,0 +1,245 @@
+"""Grammars of a turn's segments, compiled for one vocabulary; the only place that knows xgrammar.
+
+A turn is decoded segment by segment, each under a grammar of its own, so that a tool's schema is
+compiled once whatever company it keeps:
+
+    head        [rest of `open`] "name" `arguments`        the name is one of those given
+    arguments   {…} then `next` or `close`                 the schema of that tool
+    content     a value in the response format
+
+Segments meet after a colon and before a space or quote, where no token of a canonical
+tokenisation crosses over (the pre-tokenisers split there).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import xgrammar
+from numpy.typing import NDArray
+
+from f1.calling.family import Form, elements, pieces
+from f1.calling.scanner import Closer
+from f1.calling.schema import schema_text
+from f1.errors import InvalidRequest, InvalidSchema
+from f1.types import JsonSchema, ResponseFormat, Tool
+
+MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
+MAX_GRAMMARS = 512
+
+TokenMask = NDArray[np.int32]
+
+# Keywords xgrammar 0.2 gets wrong in some uses; dropped, one group after another, from the grammar
+# alone when a schema does not compile. Validation still holds every call to them.
+_RELAXATIONS = (
+    ("pattern", "patternProperties"),
+    ("format", "minLength", "maxLength", "multipleOf"),
+)
+
+
+class Grammars:
+    """Compiles segments for one model's vocabulary and keeps the latest; thread-safe."""
+
+    def __init__(self, vocabulary: Sequence[bytes], vocab_size: int, stop_token_ids: Sequence[int]):
+        self._info = xgrammar.TokenizerInfo(
+            list(vocabulary), vocab_size=vocab_size, stop_token_ids=list(stop_token_ids)
+        )
+        self._compiler = xgrammar.GrammarCompiler(self._info, max_threads=2, cache_enabled=False)
+        self._compiled: OrderedDict[object, Any] = OrderedDict()
+        self._lock = Lock()
+        self._vocab_size = vocab_size
+        self._closers = _closer_masks(vocabulary, vocab_size)
+
+    # --- segments ------------------------------------------------------------------------------
+
+    def head(self, form: Form, names: Iterable[str], opened: str | None) -> Segment:
+        """A call's name and what follows it up to the arguments.
+
+        `opened` is the part of `form.open` already read; None means all of it, or `form.next`.
+        """
+        rest = [] if opened is None else elements(form.open)[len(elements(opened)) :]
+        choice = " | ".join(_quote(f'"{name}"') for name in names)
+        rule = " ws ".join(
+            [*map(_quote, rest), f"({choice})", *map(_quote, elements(form.arguments))]
+        )
+        return self._segment(f"root ::= ws {rule}\n{_WS}")
+
+    def middle(self, form: Form) -> Segment:
+        """From behind a call's name to its arguments."""
+        rule = " ws ".join(map(_quote, elements(form.arguments)))
+        return self._segment(f"root ::= ws {rule}\n{_WS}")
+
+    def arguments(self, form: Form, tool: Tool, *, last: bool) -> Segment:
+        """A call's arguments and what follows them; the `last` call can only be closed."""
+        text = schema_text(tool.parameters, f"tools.{tool.name}.parameters")
+        key = ("arguments", form.next, form.close, text, last)
+        return self._get(key, lambda: self._compile_arguments(form, tool, last=last))
+
+    def content(self, format: ResponseFormat) -> Segment:
+        """All of a turn's content under a response format other than text."""
+        value = format.value
+        key = (
+            "content",
+            format.kind,
+            value if isinstance(value, str) else schema_text(value or {}, "schema"),
+        )
+        return self._get(key, lambda: self._compile_content(format))
+
+    def _segment(self, ebnf: str) -> Segment:
+        return self._get(ebnf, lambda: self._compiler.compile_grammar(ebnf))
+
+    def _get(self, key: object, compile: Callable[[], Any]) -> Segment:
+        with self._lock:
+            compiled = self._compiled.pop(key, None) or compile()
+            self._compiled[key] = compiled
+            while len(self._compiled) > MAX_GRAMMARS:
+                self._compiled.popitem(last=False)
+        return Segment(compiled, self._vocab_size)
+
+    def _compile_arguments(self, form: Form, tool: Tool, *, last: bool) -> Any:
+        ends = [form.close] if last else [form.close, form.next]
+        tail = " | ".join(" ".join(map(_piece, pieces(end))) for end in ends)
+        after = xgrammar.Grammar.from_ebnf(f"root ::= ws ({tail})\n{_WS}")
+        before = xgrammar.Grammar.from_ebnf(f"root ::= ws\n{_WS}")
+        schema = {"type": "object", **tool.parameters}
+
+        def compile(schema: JsonSchema) -> Any:
+            body = _json_grammar(schema)
+            return self._compiler.compile_grammar(xgrammar.Grammar.concat(before, body, after))
+
+        return _compile_relaxing(compile, schema, f"tools.{tool.name}.parameters")
+
+    def _compile_content(self, format: ResponseFormat) -> Any:
+        kind, value = format.kind, format.value
+        if kind in ("json_object", "json_schema"):
+            schema = value if isinstance(value, Mapping) else _ANY_OBJECT
+            return _compile_relaxing(
+                lambda schema: self._compiler.compile_grammar(_json_grammar(schema)),
+                schema,
+                "response_format.json_schema.schema",
+            )
+        try:
+            if kind == "regex":
+                return self._compiler.compile_regex(str(value))
+            return self._compiler.compile_grammar(xgrammar.Grammar.from_ebnf(str(value)))
+        except RuntimeError as error:
+            message = f"response_format: the {kind} does not compile: {_reason(error)}"
+            raise InvalidRequest(message, param="response_format") from None
+
+    # --- masks ---------------------------------------------------------------------------------
+
+    def token_mask(self, forbidden: Iterable[int]) -> TokenMask:
+        """Everything in the vocabulary is legal but `forbidden`."""
+        legal = np.ones(self._vocab_size, bool)
+        legal[list(forbidden)] = False
+        return _pack(legal)
+
+    def narrowed(self, mask: TokenMask, closer: Closer) -> TokenMask | None:
+        """The part of `mask` that begins to close what is open; None when there is no such token."""
+        narrowed = mask & self._closers[closer]
+        return narrowed if narrowed.any() else None
+
+
+class Segment:
+    """One sequence's way through one compiled segment."""
+
+    def __init__(self, compiled: Any, vocab_size: int):
+        self._matcher = xgrammar.GrammarMatcher(compiled)
+        self._mask = np.zeros((1, (vocab_size + 31) // 32), np.int32)
+
+    def mask(self) -> TokenMask:
+        """What may follow, as bits; valid until the next call."""
+        if not self._matcher.fill_next_token_bitmask(self._mask):
+            self._mask.fill(-1)
+        return self._mask[0]
+
+    def accept(self, token_id: int) -> bool:
+        return bool(self._matcher.accept_token(token_id))
+
+    def accept_bytes(self, data: bytes) -> bool:
+        return bool(self._matcher.accept_string(data))
+
+    @property
+    def complete(self) -> bool:
+        """What was read is a whole sentence of the segment (it may still go on)."""
+        return bool(self._matcher.is_completed())
+
+
+_ANY_OBJECT: JsonSchema = {"type": "object", "additionalProperties": True}
+_WS = f"ws ::= [ \\n\\t]{{0,{MAX_WHITESPACE}}}"
+
+
+def _json_grammar(schema: JsonSchema) -> Any:
+    strict = schema is not _ANY_OBJECT
+    text = schema_text(schema, "schema").decode()
+    return xgrammar.Grammar.from_json_schema(
+        text, any_whitespace=True, max_whitespace_cnt=MAX_WHITESPACE, strict_mode=strict
+    )
+
+
+def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, param: str) -> Any:
+    schema = _without(schema, _hostile_pattern)
+    dropped: set[str] = set()
+    for group in ((), *_RELAXATIONS):
+        dropped |= set(group)
+        try:
+            return compile(_without(schema, lambda key, _: key in dropped))
+        except RuntimeError as error:
+            reason = _reason(error)
+    raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
+
+
+def _without(schema: Any, drop: Callable[[str, Any], bool]) -> Any:
+    """`schema` without the keywords for which `drop` holds; names of properties are not keywords."""
+    if isinstance(schema, list):
+        return [_without(item, drop) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+            kept[key] = {name: _without(inner, drop) for name, inner in value.items()}
+        elif key in ("enum", "const", "default", "examples"):
+            kept[key] = value
+        elif not drop(key, value):
+            kept[key] = _without(value, drop)
+    return kept
+
+
+def _hostile_pattern(key: str, value: Any) -> bool:
+    """Patterns that could put a bare quote or backslash into a string: xgrammar would let them."""
+    return key == "pattern" and isinstance(value, str) and ('"' in value or "\\\\" in value)
+
+
+def _piece(piece: str) -> str:
+    return _quote(piece) if piece.isspace() else f"ws {_quote(piece)}"
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _reason(error: RuntimeError) -> str:
+    """xgrammar's message without the source position it starts with."""
+    text = str(error).strip() or "internal limit"
+    return re.sub(r"^(\[[^\]]*\]\s*)?(\S+:\d+:\s*)?", "", text.splitlines()[-1])
+
+
+def _closer_masks(vocabulary: Sequence[bytes], vocab_size: int) -> dict[Closer, TokenMask]:
+    first = np.zeros(vocab_size, np.uint8)
+    first[: len(vocabulary)] = [token[0] if token else 0 for token in vocabulary]
+    starts = {closer: first == ord(closer.value) for closer in Closer if len(closer.value) == 1}
+    starts[Closer.NON_DIGIT] = ~np.isin(first, np.frombuffer(b"0123456789+-.eE\0", np.uint8))
+    return {closer: _pack(legal) for closer, legal in starts.items()}
+
+
+def _pack(legal: NDArray[np.bool_]) -> TokenMask:
+    padded = np.zeros((len(legal) + 31) // 32 * 32, bool)
+    padded[: len(legal)] = legal
+    return np.packbits(padded, bitorder="little").view(np.int32)

@@ -1,0 +1,76 @@
+"""Finds where a call begins in free text, as early as it can be told, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from f1.calling.family import Form, elements
+
+_WHITESPACE = b" \n\t\r"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A call has begun: `name` is known when the form commits at the name, else still to come."""
+
+    form: Form
+    name: str | None
+    text: bytes  # everything read from where the call begins
+    rest: bytes  # its part behind the point of commitment
+
+
+class Opening:
+    """Splits a turn's bytes into text that is certainly text and a call's beginning."""
+
+    def __init__(self, forms: Sequence[Form], names: Sequence[str]):
+        self._forms = [(form, [e.encode() for e in elements(form.open)]) for form in forms]
+        self._names = [name.encode() for name in names]
+        self._pending = b""
+        self._at_start = True
+
+    def push(self, data: bytes) -> tuple[bytes, Opened | None]:
+        """Returns the bytes now known to be text, and the call if one has begun."""
+        pending = self._pending + data
+        for start in range(len(pending)):
+            for form, parts in self._forms:
+                if form.only_at_start and not (self._at_start and not pending[:start].strip()):
+                    continue
+                if (found := self._match(form, parts, pending, start)) is None:
+                    continue
+                self._pending = b"" if isinstance(found, Opened) else pending[start:]
+                self._at_start = self._at_start and not pending[:start].strip()
+                return pending[:start], found if isinstance(found, Opened) else None
+        self._pending = b""
+        self._at_start = self._at_start and not pending.strip()
+        return pending, None
+
+    def flush(self) -> bytes:
+        """The turn is over: what was held back is text after all."""
+        pending, self._pending = self._pending, b""
+        return pending
+
+    def _match(self, form: Form, parts: list[bytes], text: bytes, at: int) -> Opened | bytes | None:
+        """Opened: a call begins at `at`; the partial match: it may; None: it does not."""
+        begin = at
+        for index, part in enumerate(parts):
+            if index:
+                at = _skip(text, at)
+            if not text.startswith(part, at):
+                return text[at:] if part.startswith(text[at:]) else None
+            at += len(part)
+            if form.commits_at == "marker":
+                return Opened(form, None, text[begin:], text[at:])
+        at = _skip(text, at)
+        for name in self._names:
+            quoted = b'"' + name + b'"'
+            if text.startswith(quoted, at):
+                return Opened(form, name.decode(), text[begin:], text[at + len(quoted) :])
+        possible = any((b'"' + name + b'"').startswith(text[at:]) for name in self._names)
+        return text[at:] if possible else None
+
+
+def _skip(text: bytes, at: int) -> int:
+    while at < len(text) and text[at] in _WHITESPACE:
+        at += 1
+    return at

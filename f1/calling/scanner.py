@@ -1,0 +1,93 @@
+"""Follows JSON text byte by byte: where it ends, and what could be closed next.
+
+The grammar decides what is legal; the scanner only knows where in the value we are, so that a
+string, number or list that goes on for ever can be brought to its end.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+MAX_STRING_TOKENS = 1024
+MAX_DIGITS = 24
+
+_NUMBER = frozenset(b"0123456789+-.eE")
+
+
+class Closer(enum.Enum):
+    """What brings the innermost open thing to its end: tokens that start with this."""
+
+    QUOTE = '"'
+    BRACKET = "]"
+    BRACE = "}"
+    NON_DIGIT = "anything but a digit"
+
+
+@dataclass(slots=True)
+class _Open:
+    """Something opened and not yet closed: its first byte, and the token budget left there."""
+
+    kind: int
+    remaining: int
+
+
+class JsonScanner:
+    """Reads one JSON value. `done` once its last byte was read; scalars but strings never end.
+
+    Every open string, list and object may use half of the token budget that was left when it was
+    opened (a string at most `MAX_STRING_TOKENS`), so that nested values end before the budget does.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._stack: list[_Open] = []
+        self._escaped = False
+        self._digits = 0
+
+    def feed(self, data: bytes, remaining: int) -> int:
+        """Reads `data`, sampled with `remaining` tokens of budget left.
+
+        Returns how many bytes belong to the value; the rest is what follows it.
+        """
+        for index, byte in enumerate(data):
+            self._read(byte, remaining)
+            if self.done:
+                return index + 1
+        return len(data)
+
+    def _read(self, byte: int, remaining: int) -> None:
+        stack = self._stack
+        if stack and stack[-1].kind == 0x22:  # inside a string
+            if self._escaped:
+                self._escaped = False
+            elif byte == 0x5C:
+                self._escaped = True
+            elif byte == 0x22:
+                self._close()
+            return
+        self._digits = self._digits + 1 if byte in _NUMBER else 0
+        if byte in b'"{[':
+            stack.append(_Open(byte, remaining))
+        elif byte in b"}]":
+            self._close()
+
+    def _close(self) -> None:
+        if self._stack:
+            self._stack.pop()
+        self.done = not self._stack
+
+    def overdue(self, remaining: int) -> Closer | None:
+        """What should be closed now, with `remaining` tokens of budget left; None: all in bounds."""
+        if not self._stack or self._escaped:
+            return None
+        innermost = self._stack[-1]
+        used = innermost.remaining - remaining
+        over = used * 2 >= innermost.remaining
+        if innermost.kind == 0x22:
+            return Closer.QUOTE if over or used >= MAX_STRING_TOKENS else None
+        if self._digits >= MAX_DIGITS:
+            return Closer.NON_DIGIT
+        if not over:
+            return None
+        return Closer.BRACKET if innermost.kind == 0x5B else Closer.BRACE

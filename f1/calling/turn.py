@@ -1,0 +1,290 @@
+"""One assistant turn: the machine that says which tokens may follow and what they mean.
+
+The same description (`Form`) drives both directions, so whatever is sampled is parsed:
+
+    text ──a call opens──▶ head ──name──▶ arguments ──next──▶ head …
+      │                                       └──close──▶ end
+    content (a response format)
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import orjson
+
+from f1.calling.family import Family, pieces
+from f1.calling.grammar import Grammars, Segment, TokenMask
+from f1.calling.opening import Opened, Opening
+from f1.calling.scanner import JsonScanner
+from f1.calling.schema import validate_arguments
+from f1.calling.text import ContentStream
+from f1.errors import ConstraintError
+from f1.types import (
+    CallDelta,
+    GenerateRequest,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+)
+
+MAX_CALLS = 32
+
+TurnEvent = TextDelta | CallDelta
+State = Literal["text", "content", "either", "head", "middle", "arguments", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a turn needs to know of the tokenizer."""
+
+    token_bytes: Sequence[bytes]
+    text_mask: TokenMask  # everything that may stand in text, and the end of the turn
+    call_text_mask: TokenMask  # the same and what opens a call
+
+
+class Turn:
+    """Decodes one choice. `mask()` before each token, `accept()` after it, `finish()` at the end."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        family: Family,
+        grammars: Grammars,
+        vocabulary: Vocabulary,
+        *,
+        choice: int,
+        max_tokens: int,
+    ):
+        mode = request.tool_choice.mode
+        self._tools: Mapping[str, Tool] = {tool.name: tool for tool in request.tools}
+        self._may_call = bool(request.tools) and mode != "none"
+        self._single = not request.parallel_tool_calls or mode == "named"
+        self._grammars = grammars
+        self._vocabulary = vocabulary
+        self._choice = choice
+        self._remaining = max_tokens
+        self._form = family.form
+        self._forms = family.forms
+        self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
+        self._content = ContentStream(request.stop, hold_whitespace=self._may_call)
+        self._scanner = JsonScanner()
+        self._json = request.response_format.kind in ("json_object", "json_schema")
+        self._segment: Segment | None = None  # None: any text
+        self._alternative: Segment | None = (
+            None  # the call that may still stand in place of content
+        )
+        self._buffer = b""  # what the current segment has read, arguments apart
+        self._arguments = b""
+        self._tool: Tool | None = None
+        self._last = False  # no call may follow the current one
+        self._bounded = False
+        self._calls: list[ToolCall] = []
+        self._events: list[TurnEvent] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._state: State = "text"
+        self.prefix = ""  # text the turn begins with, settled before any token is sampled
+        if self._may_call and mode in ("required", "named"):
+            self._force(request.tool_choice.name)
+        elif request.response_format.kind != "text":
+            self._enter("content", grammars.content(request.response_format))
+            if self._may_call:
+                self._state = "either"
+                self._alternative = grammars.head(self._form, self._tools, opened="")
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more needs to be sampled."""
+        return self._state == "ended"
+
+    @property
+    def reason(self) -> Literal["stop", "tool_calls"]:
+        """Why the turn ended, if it was not cut."""
+        return "tool_calls" if self._calls else "stop"
+
+    def mask(self) -> TokenMask | None:
+        """The legal next tokens; valid until the next call."""
+        if self._segment is None:
+            vocabulary = self._vocabulary
+            return vocabulary.call_text_mask if self._may_call else vocabulary.text_mask
+        mask = self._segment.mask()
+        if self._alternative is not None:
+            return mask | self._alternative.mask()
+        if self._json or self._state == "arguments":
+            closer = self._scanner.overdue(self._remaining)
+            narrowed = closer and self._grammars.narrowed(mask, closer)
+            if narrowed is not None:
+                self._bounded = self._bounded or not _same(narrowed, mask)
+                return narrowed
+        return mask
+
+    def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> list[TurnEvent]:
+        """Takes the sampled token (never the one that ends the turn); returns what it completes."""
+        self._remaining -= 1
+        if logprob is not None and self._state in ("text", "content", "either"):
+            self._logprobs.append(logprob)
+        self._advance(token_id)
+        self._read(self._vocabulary.token_bytes[token_id])
+        return self._take_events()
+
+    def finish(self) -> list[TurnEvent]:
+        """No more tokens come (the model ended its turn, or it was cut). Releases the text held
+        back; half a call is no call."""
+        if self._state == "text":
+            self._emit(self._content.push(self._opening.flush()))
+        elif self._state == "either":
+            self._emit(self._content.push(self._buffer))
+        if self._state in ("text", "content", "either"):
+            self._emit(self._content.end())
+        self._state = "ended"
+        return self._take_events()
+
+    # --- the machine ---------------------------------------------------------------------------
+
+    def _force(self, name: str | None) -> None:
+        self.prefix = self._form.open
+        if name is None:
+            self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
+        else:
+            self.prefix += f' "{name}"{self._form.arguments}'
+            self._begin_arguments(name)
+
+    def _enter(self, state: State, segment: Segment) -> None:
+        self._state, self._segment, self._buffer = state, segment, b""
+
+    def _advance(self, token_id: int) -> None:
+        """Moves the grammar on. Between content and a call, the one that refuses is out."""
+        if self._segment is None:
+            return
+        accepted = self._segment.accept(token_id)
+        if self._alternative is not None:
+            if not self._alternative.accept(token_id):
+                self._state, self._alternative = "content", None
+                self._emit(self._content.push(self._buffer))
+            elif not accepted:
+                self._state, self._segment, self._alternative = "head", self._alternative, None
+                accepted = True
+        if not accepted:
+            raise ConstraintError(f"the grammar refused token {token_id}, which it had allowed")
+
+    def _read(self, data: bytes) -> None:
+        match self._state:
+            case "text":
+                text, opened = self._opening.push(data)
+                self._emit(self._content.push(text))
+                if self._content.stopped:
+                    self._state = "ended"
+                elif opened is not None:
+                    self._open(opened)
+            case "content":
+                self._emit(self._content.push(data))
+                if self._json:
+                    self._scanner.feed(data, self._remaining)
+                if self._content.stopped or (self._json and self._scanner.done):
+                    self._emit(self._content.end())
+                    self._state = "ended"
+            case "either":
+                self._buffer += data
+            case "head" | "middle":
+                self._buffer += data
+                if self._segment is not None and self._segment.complete:
+                    self._begin_arguments(self._read_name())
+            case "arguments":
+                self._read_arguments(data)
+
+    def _open(self, opened: Opened) -> None:
+        if opened.name is None:
+            marker = opened.form.marker
+            segment = self._grammars.head(opened.form, self._tools, opened=marker)
+        else:
+            segment = self._grammars.middle(opened.form)
+        if opened.rest and not segment.accept_bytes(opened.rest):
+            # It only began like a call: the rest of the token cannot continue one.
+            self._emit(self._content.push(opened.text))
+            return
+        self._emit(self._content.end_before_call())
+        self._logprobs.clear()
+        self._form = opened.form
+        self._tool = None if opened.name is None else self._tools[opened.name]
+        self._enter("head" if opened.name is None else "middle", segment)
+        self._read(opened.rest)
+
+    def _read_name(self) -> str:
+        if self._state == "middle" and self._tool is not None:
+            return self._tool.name
+        quoted = re.findall(rb'"([^"]*)"', self._buffer)
+        return next(name for q in reversed(quoted) if (name := q.decode()) in self._tools)
+
+    def _begin_arguments(self, name: str) -> None:
+        self._tool = self._tools[name]
+        self._last = self._single or len(self._calls) + 1 >= MAX_CALLS
+        segment = self._grammars.arguments(self._form, self._tool, last=self._last)
+        self._enter("arguments", segment)
+        self._scanner = JsonScanner()
+        self._arguments = b""
+        self._bounded = False
+
+    def _read_arguments(self, data: bytes) -> None:
+        if not self._scanner.done:
+            used = self._scanner.feed(data, self._remaining)
+            self._arguments += data[:used]
+            data = data[used:]
+            if not self._scanner.done:
+                return
+            if not self._close_call():
+                self._state = "ended"
+                return
+        self._buffer += data
+        if self._last and _follows(self._form.close).fullmatch(self._buffer):
+            self._state = "ended"
+        elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
+            self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
+
+    def _close_call(self) -> bool:
+        """Releases the call just closed. False: it repeats an earlier one, which ends the turn."""
+        if self._tool is None:
+            raise ConstraintError("arguments ended outside a call")
+        arguments = self._arguments.decode().strip()
+        if (wrong := validate_arguments(self._tool, arguments)) is not None:
+            message = (
+                f"the model's call of {self._tool.name!r} does not satisfy its schema: {wrong}"
+            )
+            raise ConstraintError(message, code="invalid_tool_call")
+        if any(_identical(call, self._tool.name, arguments) for call in self._calls):
+            return False
+        call = ToolCall(f"call_{secrets.token_hex(12)}", self._tool.name, arguments)
+        self._events.append(CallDelta(self._choice, len(self._calls), call, self._bounded))
+        self._calls.append(call)
+        return True
+
+    # --- what comes out ------------------------------------------------------------------------
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._events.append(TextDelta(self._choice, text, tuple(self._logprobs)))
+            self._logprobs.clear()
+
+    def _take_events(self) -> list[TurnEvent]:
+        events, self._events = self._events, []
+        return events
+
+
+def _identical(call: ToolCall, name: str, arguments: str) -> bool:
+    return call.name == name and orjson.loads(call.arguments) == orjson.loads(arguments)
+
+
+@cache
+def _follows(text: str) -> re.Pattern[bytes]:
+    """What the grammar lets stand for `text` behind a call's arguments."""
+    parts = [p if p.isspace() else r"\s*" + re.escape(p) for p in pieces(text)]
+    return re.compile("".join(parts).encode())
+
+
+def _same(left: TokenMask, right: TokenMask) -> bool:
+    return bool((left == right).all())
