@@ -1,0 +1,257 @@
+"""A tokenizer from the vocabulary inside a GGUF file (fields `tokenizer.ggml.*`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Encoder
+
+from f1.errors import ModelFileError
+from f1.models.tokenizer import AddedToken, Encode, Tokenizer, Vocabulary
+
+# Control tokens that end a turn or a document wherever they exist; `eos_token_id` often names only
+# one of two.
+STOP_SPELLINGS = frozenset(
+    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>"]
+    + ["<|end|>", "<end_of_turn>", "<EOT>"]
+)
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
+
+_SPACE = "\u2581"  # SentencePiece writes a space as this
+
+
+class _Kind(IntEnum):
+    """`tokenizer.ggml.token_type`, as in SentencePiece."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Builds the tokenizer; raises ModelFileError naming the field that is missing or wrong."""
+    spellings = _spellings(metadata)
+    kinds = _kinds(metadata, len(spellings))
+    model = metadata.get("tokenizer.ggml.model")
+    if model == "gpt2":
+        token_bytes = _bytes_of_byte_level(spellings, kinds)
+        encode = encode_after_token = _byte_level_bpe(metadata, spellings, kinds)
+    elif model == "llama":
+        token_bytes = _bytes_of_sentencepiece(spellings, kinds)
+        encode = encode_after_token = _sentencepiece_bpe(metadata, spellings, kinds)
+    else:
+        raise ModelFileError(f"tokenizer.ggml.model is {model!r}; known are 'gpt2' and 'llama'")
+    vocabulary = Vocabulary(
+        token_bytes=token_bytes,
+        added=[
+            AddedToken(token_id, spelling, control=kinds[token_id] != _Kind.USER_DEFINED)
+            for token_id in np.flatnonzero(np.isin(kinds, _ADDED_KINDS)).tolist()
+            if (spelling := spellings[token_id])
+        ],
+        stop_token_ids=_stop_token_ids(metadata, spellings, kinds),
+        bos_token=_spelling_of(metadata, "bos", spellings),
+        eos_token=_spelling_of(metadata, "eos", spellings),
+    )
+    return Tokenizer(vocabulary, encode, encode_after_token)
+
+
+_ADDED_KINDS = (_Kind.UNKNOWN, _Kind.CONTROL, _Kind.USER_DEFINED)
+
+Kinds = np.ndarray[Any, np.dtype[np.int32]]
+
+
+def _byte_level_bpe(metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds) -> Encode:
+    merges = [_pair(merge) for merge in _list(metadata, "tokenizer.ggml.merges")]
+    name = metadata.get("tokenizer.ggml.pre", "default")
+    model = _bpe(_plain_ids(spellings, kinds), merges, ignore_merges=name in _LLAMA3_NAMES)
+    encoder = Encoder(model)
+    encoder.pre_tokenizer = _pre_tokenizer(name)
+    if name in _QWEN2_NAMES:
+        encoder.normalizer = normalizers.NFC()
+    return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
+
+
+_QWEN2_NAMES = frozenset(["qwen2"])
+_LLAMA3_NAMES = frozenset(["llama-bpe", "llama3", "llama-v3"])
+_GPT2_NAMES = frozenset(["default", "gpt-2"])
+
+
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if name in _QWEN2_NAMES | _LLAMA3_NAMES:
+        pattern = Regex(_QWEN2 if name in _QWEN2_NAMES else _LLAMA3)
+        split = pre_tokenizers.Split(pattern, behavior="isolated", invert=False)
+        return pre_tokenizers.Sequence([split, byte_level])
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in _GPT2_NAMES:
+        return gpt2
+    if name == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    raise ModelFileError(
+        f"tokenizer.ggml.pre is {name!r}; known are qwen2, smollm, llama-bpe and gpt-2"
+    )
+
+
+def _sentencepiece_bpe(
+    metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds
+) -> Encode:
+    """SentencePiece's BPE merges whatever pair makes the piece of the highest score. Listing every
+    split of every piece into two pieces, by falling score, gives the same order as merges do."""
+    scores = _list(metadata, "tokenizer.ggml.scores")
+    if len(scores) != len(spellings):
+        raise ModelFileError(
+            f"tokenizer.ggml.scores has {len(scores)} entries for {len(spellings)} tokens"
+        )
+    ids = _plain_ids(spellings, kinds)
+    normal = {piece for piece, token_id in ids.items() if kinds[token_id] == _Kind.NORMAL}
+    merges = [
+        (-scores[ids[piece]], ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
+        for piece in normal
+        for cut in range(1, len(piece))
+        if piece[:cut] in normal and piece[cut:] in normal
+    ]
+    merges.sort(key=lambda merge: merge[:3])
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    unknown_spelling = spellings[unknown] if 0 <= unknown < len(spellings) else None
+    if unknown_spelling is not None:
+        ids[unknown_spelling] = unknown
+    model = _bpe(
+        ids,
+        [(left, right) for *_, left, right in merges],
+        byte_fallback=True,
+        unk_token=unknown_spelling,
+        fuse_unk=True,
+    )
+    encoder = Encoder(model)
+    to_pieces = [normalizers.Replace(" ", _SPACE)]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        to_pieces.insert(0, normalizers.Prepend(_SPACE))
+    encoder.normalizer = normalizers.Sequence(to_pieces)
+    return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
+
+
+def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
+    try:
+        return models.BPE(ids, merges, **options)
+    except Exception as error:  # the library raises plain Exception: a merge of unknown tokens
+        raise ModelFileError(f"tokenizer.ggml.merges: {error}") from error
+
+
+def _plain_ids(spellings: Sequence[str], kinds: Kinds) -> dict[str, int]:
+    """Ids of the tokens that merging may make. Added tokens must not be among them: a piece of
+    text spelled just so would become one."""
+    ids = dict(zip(spellings, range(len(spellings)), strict=True))
+    for token_id in np.flatnonzero(~np.isin(kinds, (_Kind.NORMAL, _Kind.BYTE))).tolist():
+        ids.pop(spellings[token_id], None)
+    return ids
+
+
+def _pair(merge: bytes) -> tuple[str, str]:
+    left, space, right = merge.decode().partition(" ")
+    if not space or not left or not right:
+        raise ModelFileError(f"tokenizer.ggml.merges: {merge!r} is not two tokens")
+    return left, right
+
+
+def _stop_token_ids(
+    metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds
+) -> frozenset[int]:
+    named = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
+    spelled = (i for i in np.flatnonzero(kinds == _Kind.CONTROL).tolist())
+    return frozenset(i for i in named if isinstance(i, int) and 0 <= i < len(spellings)) | {
+        i for i in spelled if spellings[i] in STOP_SPELLINGS
+    }
+
+
+def _spelling_of(metadata: Mapping[str, Any], role: str, spellings: Sequence[str]) -> str:
+    token_id = metadata.get(f"tokenizer.ggml.{role}_token_id", -1)
+    return spellings[token_id] if 0 <= token_id < len(spellings) else ""
+
+
+def _spellings(metadata: Mapping[str, Any]) -> list[str]:
+    try:
+        return [token.decode() for token in _list(metadata, "tokenizer.ggml.tokens")]
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"tokenizer.ggml.tokens: {error}") from error
+
+
+def _kinds(metadata: Mapping[str, Any], num_tokens: int) -> Kinds:
+    kinds = np.asarray(_list(metadata, "tokenizer.ggml.token_type"), dtype=np.int32)
+    if len(kinds) != num_tokens:
+        raise ModelFileError(
+            f"tokenizer.ggml.token_type has {len(kinds)} entries for {num_tokens} tokens"
+        )
+    return kinds
+
+
+def _list(metadata: Mapping[str, Any], field: str) -> list[Any]:
+    value = metadata.get(field)
+    if not isinstance(value, list) or not value:
+        raise ModelFileError(f"{field} is missing or not a list")
+    return value
+
+
+# --- the bytes a token stands for ---------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def byte_level_alphabet() -> Mapping[str, int]:
+    """GPT-2's printable stand-in for each byte → the byte. Printable Latin-1 stands for itself, the
+    other 68 bytes for the characters from U+0100 on."""
+    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(itself))
+    return {chr(b): b for b in itself} | {chr(0x100 + n): b for n, b in enumerate(others)}
+
+
+def _bytes_of_byte_level(spellings: Sequence[str], kinds: Kinds) -> list[bytes]:
+    table = np.full(0x10FFFF + 1, -1, dtype=np.int16)
+    for character, byte in byte_level_alphabet().items():
+        table[ord(character)] = byte
+    codes = table[np.frombuffer("".join(spellings).encode("utf-32-le"), dtype=np.uint32)]
+    ends = np.cumsum([len(spelling) for spelling in spellings])
+    strange = np.searchsorted(ends, np.flatnonzero(codes < 0), side="right")
+    for token_id in strange[kinds[strange] == _Kind.NORMAL].tolist():
+        raise ModelFileError(
+            f"tokenizer.ggml.tokens: {spellings[token_id]!r} (token {token_id}) is not written in "
+            "the byte-level alphabet"
+        )
+    everything = codes.astype(np.uint8).tobytes()
+    token_bytes = [
+        everything[begin:end]
+        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    ]
+    for token_id in np.flatnonzero(kinds != _Kind.NORMAL).tolist():
+        unused = kinds[token_id] == _Kind.UNUSED
+        token_bytes[token_id] = b"" if unused else spellings[token_id].encode()
+    return token_bytes
+
+
+def _bytes_of_sentencepiece(spellings: Sequence[str], kinds: Kinds) -> list[bytes]:
+    return [
+        _sentencepiece_bytes(spelling, _Kind(kind))
+        for spelling, kind in zip(spellings, kinds.tolist(), strict=True)
+    ]
+
+
+def _sentencepiece_bytes(spelling: str, kind: _Kind) -> bytes:
+    if kind == _Kind.UNUSED:
+        return b""
+    if kind == _Kind.BYTE:
+        match = re.fullmatch(r"<0x([0-9A-F]{2})>", spelling)
+        if not match:
+            raise ModelFileError(f"tokenizer.ggml.tokens: {spelling!r} is not a byte token")
+        return bytes.fromhex(match[1])
+    return spelling.replace(_SPACE, " ").encode() if kind == _Kind.NORMAL else spelling.encode()

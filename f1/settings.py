@@ -1,0 +1,64 @@
+"""What a user may set once for the whole process, from the environment (`F1_*`) or in code."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from f1.errors import InvalidRequest
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field is also the environment variable `F1_<FIELD>`; the cache folder is `F1_CACHE`."""
+
+    cache: Path = Path("~/.cache/f1")  # models live in its folder `models`
+    context_length: int | None = None  # tokens; None: as trained, as far as the KV memory reaches
+    kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
+    num_threads: int = 0  # 0: every core
+    max_batch_tokens: int = 256  # tokens computed in one step
+    max_sequences: int = 32  # requests decoded side by side
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings as the environment has them; an unset or empty variable keeps the default."""
+        env = os.environ if env is None else env
+        found = {f.name: env.get(f"F1_{f.name.upper()}", "").strip() for f in fields(cls)}
+        return cls(**{name: _parse(name, text) for name, text in found.items() if text})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", Path(self.cache).expanduser())
+        for name in ("kv_memory", "max_batch_tokens", "max_sequences"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"{name} must be at least 1", param=name)
+        if self.num_threads < 0:
+            raise InvalidRequest("num_threads must not be negative", param="num_threads")
+        if self.context_length is not None and self.context_length < 1:
+            raise InvalidRequest("context_length must be at least 1", param="context_length")
+
+    @property
+    def models_dir(self) -> Path:
+        return self.cache / "models"
+
+
+def parse_bytes(text: str) -> int:
+    """ "1073741824", "512M", "2GiB" (powers of 1024) → bytes. Raises ValueError."""
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match:
+        raise ValueError(f"not a size: {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _parse(name: str, text: str) -> Path | int:
+    if name == "cache":
+        return Path(text)
+    try:
+        return parse_bytes(text) if name == "kv_memory" else int(text)
+    except ValueError:
+        variable = f"F1_{name.upper()}"
+        raise InvalidRequest(f"{variable} is not a number: {text!r}", param=variable) from None

@@ -1,0 +1,20 @@
+"""Models the tests run on: fetched once into the cache folder, then read from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from f1.models.pull import pull
+from f1.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    return pull("smollm2-135m", Settings.from_env())
+
+
+@pytest.fixture(scope="session")
+def qwen_path() -> Path:
+    return pull("qwen2.5-coder-0.5b", Settings.from_env())
