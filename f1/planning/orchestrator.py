@@ -1,0 +1,226 @@
+"""From a question to an answer: decode a turn, run the calls that are ours, go on.
+
+turn ──▶ calls? ──no──▶ Reply
+ ▲         │ yes
+ │      all ours? ──no──▶ CallTools (a client's tools are never run here)
+ │         │ yes
+ └── results of all, run side by side
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from f1.errors import InvalidRequest
+from f1.tools.runner import ToolResult, ToolRunner
+from f1.types import (
+    CallDelta,
+    Completion,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
+
+
+class Engine(Protocol):
+    """What decodes one assistant turn: the engine in this process, or a server."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        """Events of all choices. Raises F1Error; closing it early stops the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The model answered in words."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """The client has to run these calls and come back with their results."""
+
+    completion: Completion
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self.completion.message.tool_calls
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No answer; `why` is for a person. `completion` is the last turn."""
+
+    why: str
+    completion: Completion
+
+
+Outcome = Reply | CallTools | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class StepBegun:
+    """Calls that start now, all at once. Their ToolResults follow as they come in."""
+
+    step: int
+    calls: tuple[ToolCall, ...]
+
+
+Progress = TextDelta | StepBegun | ToolResult | Reply | CallTools | GiveUp
+
+
+class Orchestrator:
+    """Runs requests to an outcome within `max_steps` decoded turns. In the last one no calls are
+    allowed, so that what was found out is said."""
+
+    def __init__(self, engine: Engine, runner: ToolRunner | None = None, *, max_steps: int = 8):
+        if max_steps < 1:
+            raise InvalidRequest("max_steps must be at least 1", param="max_steps")
+        self.engine = engine
+        self.runner = runner or ToolRunner()
+        self.max_steps = max_steps
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        """The whole run as the events of one turn: an Engine like any other. Our own calls and
+        their results do not show."""
+        if not self.runner.functions:
+            async with aclosing(self.engine.generate(request)) as events:
+                async for event in events:
+                    yield event
+            return
+        async with aclosing(self.run(request)) as progress:
+            async for item in progress:
+                for event in _events(item):
+                    yield event
+
+    async def run(self, request: GenerateRequest) -> AsyncGenerator[Progress]:
+        """What happens, as it happens; the last item is the Outcome. Raises F1Error."""
+        request = self._with_our_tools(request)
+        usage = Usage(0, 0)
+        for step in range(1, self.max_steps + 1):
+            if step == self.max_steps and step > 1:
+                request = replace(request, tool_choice=ToolChoice("none"))
+            collector = Collector()
+            async with aclosing(self.engine.generate(request)) as events:
+                async for event in events:
+                    collector.add(event)
+                    if isinstance(event, TextDelta):
+                        yield event
+            completion = collector.completion()
+            usage = _add(usage, completion.usage)
+            completion = replace(completion, usage=usage)
+            if (outcome := self._outcome(completion)) is not None:
+                yield outcome
+                return
+            yield StepBegun(step, completion.message.tool_calls)
+            results: dict[str, ToolResult] = {}
+            async with aclosing(self.runner.run(completion.message.tool_calls)) as finished:
+                async for result in finished:
+                    results[result.call.id] = result
+                    yield result
+            request = _with_results(request, completion.message, results)
+        yield GiveUp(f"no answer within {self.max_steps} steps", completion)
+
+    def _with_our_tools(self, request: GenerateRequest) -> GenerateRequest:
+        if request.n != 1:
+            raise InvalidRequest("'n' must be 1 where tools are run for you", param="n")
+        for tool in request.tools:
+            if self.runner.owns(tool.name):
+                raise InvalidRequest(f"tool '{tool.name}' is given twice", param="tools")
+        return replace(request, tools=request.tools + self.runner.tools)
+
+    def _outcome(self, completion: Completion) -> Outcome | None:
+        """The outcome, or None where there are calls for us to run."""
+        message = completion.message
+        theirs = tuple(call for call in message.tool_calls if not self.runner.owns(call.name))
+        if theirs:
+            # The client knows nothing of our tools: calls to those are left out, and the model
+            # makes them again once it has seen the client's results.
+            return CallTools(replace(completion, message=replace(message, tool_calls=theirs)))
+        if message.tool_calls:
+            return None
+        if not message.content.strip():
+            return GiveUp("the model said nothing", completion)
+        return Reply(completion)
+
+
+@dataclass(slots=True)
+class Collector:
+    """Adds up the events of one choice."""
+
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    end: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case TextDelta():
+                self.text.append(event.text)
+                self.logprobs.extend(event.logprobs)
+            case CallDelta():
+                self.calls.append(event.call)
+            case Finished():
+                self.end = event
+
+    def completion(self) -> Completion:
+        assert self.end is not None, "the events stopped before the choice was finished"
+        message = Message("assistant", "".join(self.text), tuple(self.calls))
+        return Completion(message, self.end.reason, self.end.usage, tuple(self.logprobs))
+
+
+async def gather(events: AsyncIterator[Event], num_choices: int) -> list[Completion]:
+    """All events of a request, added up by choice."""
+    collectors = [Collector() for _ in range(num_choices)]
+    async for event in events:
+        collectors[event.choice].add(event)
+    return [collector.completion() for collector in collectors]
+
+
+def _with_results(
+    request: GenerateRequest, message: Message, results: dict[str, ToolResult]
+) -> GenerateRequest:
+    """The request of the next turn: results in the order of the calls, whatever came in first.
+    What forced the calls has been obeyed, so it is free to answer."""
+    answers = tuple(results[call.id].message() for call in message.tool_calls)
+    choice = request.tool_choice
+    if choice.mode in ("required", "named"):
+        choice = ToolChoice("auto")
+    return replace(request, messages=(*request.messages, message, *answers), tool_choice=choice)
+
+
+def _events(item: Progress) -> list[Event]:
+    match item:
+        case TextDelta():
+            return [item]
+        case Reply() | GiveUp():
+            return [_finished(item.completion, item.completion.reason)]
+        case CallTools():
+            calls: list[Event] = [
+                CallDelta(0, index, call) for index, call in enumerate(item.calls)
+            ]
+            return [*calls, _finished(item.completion, item.completion.reason)]
+        case _:
+            return []
+
+
+def _finished(completion: Completion, reason: FinishReason) -> Finished:
+    return Finished(0, reason, completion.usage)
+
+
+def _add(a: Usage, b: Usage) -> Usage:
+    return Usage(
+        a.prompt_tokens + b.prompt_tokens,
+        a.completion_tokens + b.completion_tokens,
+        a.cached_tokens + b.cached_tokens,
+    )

@@ -1,0 +1,117 @@
+"""Reading JSON field by field; every error names the field and says what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from f1.errors import InvalidRequest
+
+
+def refuse(path: str, expected: str, *, code: str | None = None) -> InvalidRequest:
+    return InvalidRequest(f"'{path}' {expected}", param=path, code=code)
+
+
+def describe(value: object) -> str:
+    """A value as an error message may show it: its JSON type, and itself when short."""
+    names = {type(None): "null", bool: "a boolean", str: "a string", list: "an array"}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value) if abs(value) < 1e21 else "a huge number"
+    if isinstance(value, str) and len(value) <= 40:
+        return repr(value)
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else "something else")
+
+
+class Fields:
+    """One JSON object and its path in the body. A field that is null counts as absent."""
+
+    def __init__(self, value: object, path: str = ""):
+        if not isinstance(value, Mapping):
+            raise refuse(path or "body", f"must be an object, not {describe(value)}")
+        self.value: Mapping[str, Any] = value
+        self.path = path
+
+    def name_of(self, field: str) -> str:
+        return f"{self.path}.{field}" if self.path else field
+
+    def get(self, field: str) -> Any:
+        return self.value.get(field)
+
+    def has(self, field: str) -> bool:
+        return self.value.get(field) is not None
+
+    def refuse(self, field: str, expected: str, *, code: str | None = None) -> InvalidRequest:
+        return refuse(self.name_of(field), expected, code=code)
+
+    def _wrong(self, field: str, expected: str) -> InvalidRequest:
+        return self.refuse(field, f"must be {expected}, not {describe(self.get(field))}")
+
+    def only(self, known: frozenset[str]) -> None:
+        """Unknown options are errors: a misspelt one must not be silently without effect."""
+        for field in self.value:
+            if field not in known:
+                raise self.refuse(str(field)[:100], "is not a known field", code="unknown_field")
+
+    def number(self, field: str, low: float, high: float) -> float | None:
+        value = self.get(field)
+        if value is None:
+            return None
+        # NaN compares false with everything, so it fails here like any number out of range.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            raise self._wrong(field, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def integer(self, field: str, low: int, high: int) -> int | None:
+        value = self.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._wrong(field, f"an integer from {low} to {high}")
+        return value
+
+    def boolean(self, field: str) -> bool | None:
+        value = self.get(field)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(field, "a boolean")
+        return value
+
+    def string(self, field: str) -> str | None:
+        value = self.get(field)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(field, "a string")
+        return value
+
+    def required_string(self, field: str) -> str:
+        value = self.string(field)
+        if not value:
+            raise self._wrong(field, "a string that is not empty")
+        return value
+
+    def one_of(self, field: str, options: tuple[str, ...]) -> str | None:
+        value = self.get(field)
+        if value is not None and value not in options:
+            raise self._wrong(field, "one of " + ", ".join(f"'{option}'" for option in options))
+        return None if value is None else str(value)
+
+    def object(self, field: str) -> Fields | None:
+        return Fields(self.get(field), self.name_of(field)) if self.has(field) else None
+
+    def required_object(self, field: str) -> Fields:
+        return Fields(self.get(field), self.name_of(field))
+
+    def array(self, field: str, at_most: int) -> list[Any]:
+        """The items; [] when absent."""
+        value = self.get(field)
+        if value is None:
+            return []
+        if not isinstance(value, list | tuple):
+            raise self._wrong(field, "an array")
+        if len(value) > at_most:
+            raise self.refuse(field, f"may hold at most {at_most} items, not {len(value)}")
+        return list(value)
+
+    def objects(self, field: str, at_most: int) -> Iterator[Fields]:
+        for index, item in enumerate(self.array(field, at_most)):
+            yield Fields(item, f"{self.name_of(field)}[{index}]")

@@ -1,0 +1,126 @@
+"""Conversations on the wire: roles, parts of content, calls and their results."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+
+from f1.serve.limits import Limits
+from f1.serve.wire.fields import Fields, describe
+from f1.types import Message, Role, ToolCall
+
+_ROLES = ("developer", "system", "user", "assistant", "tool")
+
+
+def parse_messages(body: Fields, limits: Limits) -> tuple[Message, ...]:
+    """The conversation, its calls all answered. Raises InvalidRequest."""
+    pairs = [
+        (item, _parse_message(item, limits))
+        for item in body.objects("messages", limits.max_messages)
+    ]
+    if not pairs:
+        raise body.refuse("messages", "must hold at least one message")
+    _check_answers(body, pairs)
+    return tuple(message for _, message in pairs)
+
+
+def _parse_message(item: Fields, limits: Limits) -> Message:
+    role = item.one_of("role", _ROLES)
+    if role is None:
+        raise item.refuse("role", "must be one of " + ", ".join(f"'{name}'" for name in _ROLES))
+    content = _parse_content(item, limits)
+    calls = _parse_calls(item, limits) if role == "assistant" else ()
+    if item.has("function_call"):
+        raise item.refuse("function_call", "is not supported: use 'tool_calls'")
+    if content is None and not calls and not item.has("refusal"):
+        raise item.refuse("content", "must be a string or an array of text parts")
+    call_id = item.required_string("tool_call_id") if role == "tool" else None
+    # "developer" is OpenAI's newer word for "system"; no open model's template knows it.
+    plain = cast(Role, "system" if role == "developer" else role)
+    return Message(plain, content or item.string("refusal") or "", calls, call_id)
+
+
+def _parse_content(item: Fields, limits: Limits) -> str | None:
+    content = item.get("content")
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise item.refuse(
+            "content", f"must be a string or an array of text parts, not {describe(content)}"
+        )
+    texts = []
+    for part in item.objects("content", limits.max_parts):
+        kind = part.one_of("type", ("text", "refusal"))
+        if kind is None:
+            raise part.refuse("type", "must be 'text'")
+        text = part.string(kind)
+        if text is None:
+            raise part.refuse(kind, "must be a string")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _parse_calls(item: Fields, limits: Limits) -> tuple[ToolCall, ...]:
+    calls = []
+    for call in item.objects("tool_calls", limits.max_calls_per_message):
+        if call.one_of("type", ("function",)) is None:
+            raise call.refuse("type", "must be 'function'")
+        function = call.required_object("function")
+        arguments = _parse_arguments(function)
+        calls.append(
+            ToolCall(call.required_string("id"), function.required_string("name"), arguments)
+        )
+    return tuple(calls)
+
+
+def _parse_arguments(function: Fields) -> str:
+    text = function.string("arguments")
+    if not text:  # some clients write a call without arguments as ""
+        return "{}"
+    try:
+        is_object = isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        is_object = False
+    if not is_object:
+        raise function.refuse("arguments", "must be the JSON text of an object")
+    return text
+
+
+def _check_answers(body: Fields, pairs: list[tuple[Fields, Message]]) -> None:
+    """Each call is answered once, by tool messages that directly follow it, in any order."""
+    open_ids: list[str] = []
+    for item, message in pairs:
+        if message.role == "tool":
+            if message.tool_call_id not in open_ids:
+                raise item.refuse(
+                    "tool_call_id",
+                    "must be the id of a call, not yet answered, of the assistant message before",
+                )
+            open_ids.remove(message.tool_call_id)
+            continue
+        _check_none_open(body, open_ids)
+        open_ids = [call.id for call in message.tool_calls]
+        if len(set(open_ids)) != len(open_ids):
+            raise item.refuse("tool_calls", "must have ids that differ")
+    _check_none_open(body, open_ids)
+
+
+def _check_none_open(body: Fields, open_ids: list[str]) -> None:
+    if open_ids:
+        missing = ", ".join(call_id[:64] for call_id in open_ids[:8])
+        raise body.refuse("messages", f"must answer every call: no tool message for {missing}")
+
+
+def write_message(message: Message) -> dict[str, Any]:
+    result: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        result["tool_calls"] = [write_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        result["tool_call_id"] = message.tool_call_id
+    return result
+
+
+def write_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -1,0 +1,125 @@
+"""A server's answer, read back: chunks → events, error bodies → F1Error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from f1 import errors
+from f1.errors import F1Error
+from f1.types import (
+    CallDelta,
+    Event,
+    Finished,
+    FinishReason,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+
+_BY_CODE = {
+    kind.code: kind
+    for kind in (
+        errors.InvalidSchema, errors.ContextLengthExceeded, errors.ModelNotFound,
+        errors.ConstraintError, errors.Overloaded, errors.EngineStopped,
+    )
+}  # fmt: skip
+_BY_STATUS = {
+    400: errors.InvalidRequest,
+    404: errors.ModelNotFound,
+    413: errors.InvalidRequest,
+    429: errors.Overloaded,
+    503: errors.EngineStopped,
+}
+
+
+def read_error(status: int, body: bytes) -> F1Error:
+    """The error a server answered with, as the type that would be raised in the process."""
+    try:
+        parsed = orjson.loads(body)
+        error = parsed["error"]
+        message, param, code = error["message"], error.get("param"), error.get("code")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        text = body[:200].decode(errors="replace")
+        message, param, code = f"the server answered {status}: {text}", None, None
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status, F1Error)
+    return kind(str(message), param=param, code=code)
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class ChunkReader:
+    """Chunks of one streamed answer → events. A call is passed on when its choice goes on to the
+    next call or ends, for other servers send arguments in pieces."""
+
+    calls: dict[tuple[int, int], _OpenCall] = field(default_factory=dict)
+    reasons: dict[int, FinishReason] = field(default_factory=dict)
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+
+    def read(self, data: bytes) -> Iterator[Event]:
+        chunk = orjson.loads(data)
+        if chunk.get("error"):
+            raise read_error(500, data)
+        if chunk.get("usage"):
+            self.usage = _read_usage(chunk["usage"])
+        for choice in chunk.get("choices", []):
+            yield from self._read_choice(choice)
+
+    def _read_choice(self, choice: dict[str, Any]) -> Iterator[Event]:
+        index, delta = choice["index"], choice.get("delta") or {}
+        logprobs = _read_logprobs(choice.get("logprobs"))
+        if delta.get("content") or logprobs:
+            yield TextDelta(index, delta.get("content") or "", logprobs)
+        for piece in delta.get("tool_calls") or []:
+            key = (index, piece["index"])
+            if key not in self.calls:
+                yield from self._close_calls(index)
+            call = self.calls.setdefault(key, _OpenCall())
+            function = piece.get("function") or {}
+            call.id += piece.get("id") or ""
+            call.name += function.get("name") or ""
+            call.arguments += function.get("arguments") or ""
+        if choice.get("finish_reason"):
+            yield from self._close_calls(index)
+            self.reasons[index] = cast(FinishReason, choice["finish_reason"])
+
+    def _close_calls(self, choice: int) -> Iterator[Event]:
+        for key in [key for key in self.calls if key[0] == choice]:
+            call = self.calls.pop(key)
+            arguments = call.arguments or "{}"
+            yield CallDelta(choice, key[1], ToolCall(call.id, call.name, arguments))
+
+    def close(self) -> Iterator[Event]:
+        """The ends of the choices. The wire counts tokens of all choices together: the first
+        choice carries the sum."""
+        if not self.reasons:
+            raise errors.EngineStopped("the server's stream ended before the answer did")
+        for number, (choice, reason) in enumerate(sorted(self.reasons.items())):
+            yield Finished(choice, reason, Usage(0, 0) if number else self.usage)
+
+
+def _read_usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens") or 0
+    )
+
+
+def _read_logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    tokens = (logprobs or {}).get("content") or []
+    return tuple(_read_logprob(token) for token in tokens)
+
+
+def _read_logprob(token: dict[str, Any]) -> TokenLogprob:
+    top = tuple(_read_logprob(other) for other in token.get("top_logprobs") or [])
+    return TokenLogprob(token["token"], token["logprob"], bytes(token.get("bytes") or []), top)

@@ -1,0 +1,324 @@
+"""The body of POST /v1/chat/completions to and from a GenerateRequest.
+
+Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `top_k`, `min_p`,
+`repetition_penalty`, and the response formats `{"type": "regex", "pattern": …}` and
+`{"type": "ebnf", "grammar": …}`. Without `temperature` decoding is greedy.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from f1.errors import InvalidRequest
+from f1.serve.limits import Limits
+from f1.serve.wire.fields import Fields
+from f1.serve.wire.messages import parse_messages, write_message
+from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
+
+# Accepted because clients send them; they do not change what is decoded.
+_IGNORED = {
+    "metadata", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
+    "safety_identifier", "service_tier", "store", "user", "verbosity",
+}  # fmt: skip
+_KNOWN = frozenset(
+    _IGNORED
+    | {
+        "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
+        "messages", "min_p", "model", "n", "parallel_tool_calls", "presence_penalty",
+        "repetition_penalty", "response_format", "seed", "stop", "stream", "stream_options",
+        "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
+    }
+)  # fmt: skip
+# OpenAI's own, not offered here: null passes, anything else is refused by name.
+_REFUSED = frozenset(
+    {"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"}
+)
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_INT64 = 2**63
+_MAX_TOKEN_ID = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A parsed body: what to decode, with which model, and how the answer travels."""
+
+    model: str
+    generate: GenerateRequest
+    stream: bool = False
+    include_usage: bool = False
+
+
+def parse_json(body: bytes) -> object:
+    """JSON, or InvalidRequest. NaN, numbers past float64, lone surrogates and nesting beyond
+    1,024 are refused by the parser."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
+    """Raises InvalidRequest naming the first field that is wrong."""
+    fields = Fields(body)
+    for name in _REFUSED & fields.value.keys():
+        if fields.has(name):
+            raise fields.refuse(name, "is not supported by this server", code="unsupported_field")
+    fields.only(_KNOWN | _REFUSED)
+    tools = _parse_tools(fields, limits)
+    choice, allowed = _parse_tool_choice(fields, tools)
+    parallel = fields.boolean("parallel_tool_calls")
+    generate = GenerateRequest(
+        messages=parse_messages(fields, limits),
+        tools=allowed,
+        tool_choice=choice,
+        parallel_tool_calls=True if parallel is None else parallel,
+        response_format=_parse_response_format(fields),
+        sampling=_parse_sampling(fields, limits),
+        max_tokens=_parse_max_tokens(fields),
+        stop=_parse_stop(fields, limits),
+        n=fields.integer("n", 1, limits.max_choices) or 1,
+    )
+    stream, include_usage = _parse_stream(fields)
+    return ChatRequest(fields.required_string("model"), generate, stream, include_usage)
+
+
+def _parse_max_tokens(fields: Fields) -> int | None:
+    new = fields.integer("max_completion_tokens", 1, _MAX_TOKEN_ID)
+    old = fields.integer("max_tokens", 1, _MAX_TOKEN_ID)  # deprecated by OpenAI, still sent
+    return old if new is None else new
+
+
+def _parse_stream(fields: Fields) -> tuple[bool, bool]:
+    stream = fields.boolean("stream") or False
+    options = fields.object("stream_options")
+    if options is None:
+        return stream, False
+    if not stream:
+        raise fields.refuse("stream_options", "is only allowed with 'stream': true")
+    options.only(frozenset({"include_usage", "include_obfuscation"}))
+    options.boolean("include_obfuscation")
+    return stream, options.boolean("include_usage") or False
+
+
+def _parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
+    value = fields.get("stop")
+    items = [value] if isinstance(value, str) else fields.array("stop", 4)
+    for item in items:
+        if not isinstance(item, str) or not 0 < len(item) <= limits.max_stop_chars:
+            raise fields.refuse(
+                "stop", f"must be up to 4 strings of 1 to {limits.max_stop_chars} characters"
+            )
+    return tuple(items)
+
+
+def _parse_sampling(fields: Fields, limits: Limits) -> SamplingParams:
+    seed = fields.integer("seed", -_INT64, _INT64 - 1)
+    number = fields.number
+
+    def default(value: float | None, otherwise: float) -> float:
+        return otherwise if value is None else value
+
+    return SamplingParams(
+        temperature=default(number("temperature", 0, 2), 0.0),
+        top_k=fields.integer("top_k", 0, _MAX_TOKEN_ID) or 0,
+        top_p=default(number("top_p", 0, 1), 1.0),
+        min_p=default(number("min_p", 0, 1), 0.0),
+        repetition_penalty=default(number("repetition_penalty", 0.01, 10), 1.0),
+        presence_penalty=default(number("presence_penalty", -2, 2), 0.0),
+        frequency_penalty=default(number("frequency_penalty", -2, 2), 0.0),
+        # Random streams are keyed by 63 bits; without a seed every request draws its own.
+        seed=secrets.randbits(63) if seed is None else seed & (_INT64 - 1),
+        logit_bias=_parse_logit_bias(fields, limits),
+        num_logprobs=_parse_logprobs(fields),
+    )
+
+
+def _parse_logprobs(fields: Fields) -> int | None:
+    wanted = fields.boolean("logprobs") or False
+    num_top = fields.integer("top_logprobs", 0, 20)
+    if num_top is not None and not wanted:
+        raise fields.refuse("top_logprobs", "is only allowed with 'logprobs': true")
+    return (num_top or 0) if wanted else None
+
+
+def _parse_logit_bias(fields: Fields, limits: Limits) -> dict[int, float]:
+    bias = fields.object("logit_bias")
+    if bias is None:
+        return {}
+    if len(bias.value) > limits.max_logit_bias:
+        raise fields.refuse("logit_bias", f"may hold at most {limits.max_logit_bias} tokens")
+    result = {}
+    for key in bias.value:
+        token = str(key)
+        if not (token.isascii() and token.isdigit() and int(token[:11]) <= _MAX_TOKEN_ID):
+            raise fields.refuse("logit_bias", "must have token ids as keys")
+        value = bias.number(key, -100, 100)
+        if value is not None:
+            result[int(token)] = value
+    return result
+
+
+def _parse_tools(fields: Fields, limits: Limits) -> tuple[Tool, ...]:
+    return tuple(parse_tool(item) for item in fields.objects("tools", limits.max_tools))
+
+
+def parse_tool(item: Fields) -> Tool:
+    """One entry of `tools`. Whether its schema is a good one is f1.calling's to say."""
+    if item.get("type") != "function":
+        raise item.refuse("type", "must be 'function'")
+    function = item.required_object("function")
+    name = function.required_string("name")
+    if not _TOOL_NAME.match(name):
+        raise function.refuse("name", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
+    function.boolean("strict")  # every call is held to its schema, strict or not
+    description = function.string("description") or ""
+    if not function.has("parameters"):
+        return Tool(name, description)
+    parameters = function.get("parameters")
+    if not isinstance(parameters, Mapping):
+        raise function.refuse("parameters", f"of tool '{name}' must be a JSON Schema object")
+    return Tool(name, description, parameters)
+
+
+def _parse_tool_choice(
+    fields: Fields, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    """The choice, and the tools it leaves to choose from."""
+    value = fields.get("tool_choice")
+    if value is None or value in ("auto", "none"):
+        return ToolChoice("none" if value == "none" or not tools else "auto"), tools
+    if not tools:
+        raise fields.refuse("tool_choice", "is only allowed with 'tools'")
+    if value == "required":
+        return ToolChoice("required"), tools
+    if isinstance(value, str):
+        fields.one_of("tool_choice", ("auto", "none", "required"))
+    choice = fields.required_object("tool_choice")
+    if choice.get("type") == "allowed_tools":
+        # The specification nests the fields under "allowed_tools"; older SDKs put them flat.
+        return _parse_allowed_tools(choice.object("allowed_tools") or choice, tools)
+    if choice.get("type") != "function":
+        raise choice.refuse("type", "must be 'function' or 'allowed_tools'")
+    name = _chosen_name(choice, {tool.name for tool in tools})
+    return ToolChoice("named", name), tools
+
+
+def _parse_allowed_tools(
+    choice: Fields, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    mode = choice.one_of("mode", ("auto", "required"))
+    names = {tool.name for tool in tools}
+    allowed = {_chosen_name(item, names) for item in choice.objects("tools", len(tools))}
+    if not allowed:
+        raise choice.refuse("tools", "must name at least one tool")
+    kept = tuple(tool for tool in tools if tool.name in allowed)
+    return ToolChoice("required" if mode == "required" else "auto"), kept
+
+
+def _chosen_name(choice: Fields, names: set[str]) -> str:
+    function = choice.required_object("function")
+    name = function.required_string("name")
+    if name not in names:
+        raise function.refuse("name", f"names '{name[:64]}', which is not among the tools")
+    return name
+
+
+def _parse_response_format(fields: Fields) -> ResponseFormat:
+    value = fields.object("response_format")
+    if value is None:
+        return ResponseFormat()
+    kinds = ("text", "json_object", "json_schema", "regex", "ebnf")
+    match value.one_of("type", kinds):
+        case "text":
+            return ResponseFormat()
+        case "json_object":
+            return ResponseFormat("json_object")
+        case "json_schema":
+            return _parse_json_schema(value.required_object("json_schema"))
+        case "regex":
+            return ResponseFormat("regex", value.required_string("pattern"))
+        case "ebnf":
+            return ResponseFormat("ebnf", value.required_string("grammar"))
+        case _:
+            raise value.refuse("type", "must be one of " + ", ".join(f"'{k}'" for k in kinds))
+
+
+def _parse_json_schema(value: Fields) -> ResponseFormat:
+    value.required_string("name")
+    value.boolean("strict")  # the content is held to the schema, strict or not
+    if not value.has("schema"):
+        return ResponseFormat("json_object")
+    schema = value.get("schema")
+    if not isinstance(schema, Mapping):
+        raise value.refuse("schema", "must be a JSON Schema object")
+    return ResponseFormat("json_schema", schema)
+
+
+def write_chat_request(request: ChatRequest) -> dict[str, Any]:
+    """The body whose parse is `request`; fields at their defaults are left out."""
+    generate, sampling = request.generate, request.generate.sampling
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [write_message(message) for message in generate.messages],
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "n": generate.n,
+        "stream": request.stream,
+    }
+    if request.stream and request.include_usage:
+        body["stream_options"] = {"include_usage": True}
+    if generate.tools:
+        body["tools"] = [write_tool(tool) for tool in generate.tools]
+        body["tool_choice"] = _write_tool_choice(generate.tool_choice)
+        body["parallel_tool_calls"] = generate.parallel_tool_calls
+    if generate.max_tokens is not None:
+        body["max_completion_tokens"] = generate.max_tokens
+    if generate.stop:
+        body["stop"] = list(generate.stop)
+    if generate.response_format.kind != "text":
+        body["response_format"] = _write_response_format(generate.response_format)
+    if sampling.num_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": sampling.num_logprobs}
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    standard = SamplingParams()
+    for name in ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+                 "frequency_penalty"):  # fmt: skip
+        if getattr(sampling, name) != getattr(standard, name):
+            body[name] = getattr(sampling, name)
+    return body
+
+
+def write_tool(tool: Tool) -> dict[str, Any]:
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }
+    return {"type": "function", "function": function}
+
+
+def _write_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
+
+
+def _write_response_format(format: ResponseFormat) -> dict[str, Any]:
+    match format.kind:
+        case "json_schema":
+            assert isinstance(format.value, Mapping)
+            schema = {"name": "response", "schema": dict(format.value)}
+            return {"type": "json_schema", "json_schema": schema}
+        case "regex":
+            return {"type": "regex", "pattern": format.value}
+        case "ebnf":
+            return {"type": "ebnf", "grammar": format.value}
+        case _:
+            return {"type": format.kind}

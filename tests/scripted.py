@@ -1,0 +1,58 @@
+"""An engine that says what a test tells it to: for logic that no model has to be right for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from f1.types import CallDelta, Event, Finished, GenerateRequest, TextDelta, ToolCall, Usage
+
+Turn = str | Sequence[ToolCall]
+
+
+def call(name: str, _id: str = "", /, **arguments: object) -> ToolCall:
+    return ToolCall(_id or f"call_{name}", name, json.dumps(arguments))
+
+
+class ScriptedEngine:
+    """Plays the turns one after the other (a function is given the request), keeps the requests
+    it saw, and counts those that were closed before their end."""
+
+    model_id = "scripted"
+
+    def __init__(self, *turns: Turn | Callable[[GenerateRequest], Turn]):
+        self.turns = list(turns)
+        self.requests: list[GenerateRequest] = []
+        self.stopped_early = 0
+        self.closed = False
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        turn = self.turns[min(len(self.requests), len(self.turns) - 1)]
+        self.requests.append(request)
+        if callable(turn):
+            turn = turn(request)
+        done = False
+        try:
+            for choice in range(request.n):
+                for event in _events(choice, turn):
+                    yield event
+                    await asyncio.sleep(0)
+            done = True
+        finally:
+            self.stopped_early += not done
+
+    def healthy(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _events(choice: int, turn: Turn) -> list[Event]:
+    usage = Usage(prompt_tokens=10, completion_tokens=len(turn), cached_tokens=4)
+    if isinstance(turn, str):
+        words: list[Event] = [TextDelta(choice, word + " ") for word in turn.split()]
+        return [*words, Finished(choice, "stop", usage)]
+    calls: list[Event] = [CallDelta(choice, index, item) for index, item in enumerate(turn)]
+    return [*calls, Finished(choice, "tool_calls", usage)]

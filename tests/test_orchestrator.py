@@ -1,0 +1,168 @@
+"""The loop from a question to an answer, with turns that are given."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import pytest
+from scripted import ScriptedEngine, call
+
+from f1.errors import InvalidRequest
+from f1.planning.orchestrator import (
+    CallTools,
+    GiveUp,
+    Orchestrator,
+    Progress,
+    Reply,
+    StepBegun,
+)
+from f1.tools.function import tool
+from f1.tools.runner import ToolResult, ToolRunner
+from f1.types import (
+    CallDelta,
+    Event,
+    Finished,
+    GenerateRequest,
+    Message,
+    TextDelta,
+    Tool,
+    ToolChoice,
+)
+
+BOTH_CALLED = threading.Barrier(2, timeout=30)
+
+
+@tool
+def price(item: str) -> int:
+    """Price of an item; returns only once two calls run."""
+    BOTH_CALLED.wait()
+    return {"tea": 3, "cake": 4}[item]
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Adds."""
+    return a + b
+
+
+ASK = GenerateRequest((Message("user", "What do tea and cake cost?"),))
+
+
+async def run(orchestrator: Orchestrator, request: GenerateRequest = ASK) -> list[Progress]:
+    async with aclosing(orchestrator.run(request)) as progress:
+        return [item async for item in progress]
+
+
+async def test_two_calls_at_once_then_a_third_with_both_results() -> None:
+    def sum_of_results(request: GenerateRequest) -> Sequence[object]:
+        a, b = (int(m.content) for m in request.messages if m.role == "tool")
+        return [call("add", a=a, b=b)]
+
+    engine = ScriptedEngine(
+        [call("price", "1", item="tea"), call("price", "2", item="cake")],
+        sum_of_results,  # type: ignore[arg-type]
+        lambda request: f"It is {request.messages[-1].content}.",
+    )
+    items = await run(Orchestrator(engine, ToolRunner([price, add])))
+    steps = [item for item in items if isinstance(item, StepBegun)]
+    assert [[c.name for c in step.calls] for step in steps] == [["price", "price"], ["add"]]
+    results = {item.call.id: item.content for item in items if isinstance(item, ToolResult)}
+    assert results == {"1": "3", "2": "4", "call_add": "7"}
+    assert isinstance(items[-1], Reply)
+    assert items[-1].completion.message.content == "It is 7. "
+    assert items[-1].completion.usage.prompt_tokens == 30
+    # Results stand in the order of the calls, right after the turn that made them.
+    roles = [(m.role, m.tool_call_id) for m in engine.requests[1].messages]
+    assert roles == [("user", None), ("assistant", None), ("tool", "1"), ("tool", "2")]
+
+
+THEIRS = Tool("open_door", "Opens a door.")
+
+
+async def test_calls_to_a_clients_tools_are_returned_never_run() -> None:
+    engine = ScriptedEngine([call("open_door"), call("add", a=1, b=2)])
+    request = GenerateRequest(ASK.messages, tools=(THEIRS,))
+    (outcome,) = await run(Orchestrator(engine, ToolRunner([add])), request)
+    assert isinstance(outcome, CallTools)
+    assert [c.name for c in outcome.calls] == ["open_door"]
+    assert [t.name for t in engine.requests[0].tools] == ["open_door", "add"]
+
+
+async def test_the_last_step_has_to_answer() -> None:
+    def turn(request: GenerateRequest) -> object:
+        if request.tool_choice.mode == "none":
+            return "Enough."
+        return [call("add", a=1, b=2)]
+
+    engine = ScriptedEngine(turn)  # type: ignore[arg-type]
+    items = await run(Orchestrator(engine, ToolRunner([add]), max_steps=3))
+    assert isinstance(items[-1], Reply)
+    assert len(engine.requests) == 3
+
+
+async def test_gives_up_when_the_model_only_calls() -> None:
+    engine = ScriptedEngine([call("add", a=1, b=2)])
+    items = await run(Orchestrator(engine, ToolRunner([add]), max_steps=2))
+    assert isinstance(items[-1], GiveUp)
+    assert "2 steps" in items[-1].why
+
+
+async def test_gives_up_on_silence() -> None:
+    (outcome,) = await run(Orchestrator(ScriptedEngine(""), ToolRunner([add])))
+    assert isinstance(outcome, GiveUp)
+
+
+async def test_a_failed_call_is_read_by_the_model() -> None:
+    engine = ScriptedEngine([call("add", a=1, b="x")], lambda request: request.messages[-1].content)
+    items = await run(Orchestrator(engine, ToolRunner([add])))
+    assert isinstance(items[-1], Reply)
+    assert "do not fit the schema" in items[-1].completion.message.content
+
+
+async def test_a_forced_call_is_forced_once() -> None:
+    engine = ScriptedEngine([call("add", a=1, b=2)], "Three.")
+    request = GenerateRequest(ASK.messages, tool_choice=ToolChoice("named", "add"))
+    await run(Orchestrator(engine, ToolRunner([add])), request)
+    assert [r.tool_choice.mode for r in engine.requests] == ["named", "auto"]
+
+
+@pytest.mark.parametrize(
+    "request_", [GenerateRequest(ASK.messages, n=2), GenerateRequest(ASK.messages, (add.tool,))]
+)
+async def test_refuses_several_choices_and_names_given_twice(request_: GenerateRequest) -> None:
+    with pytest.raises(InvalidRequest):
+        await run(Orchestrator(ScriptedEngine("Hi."), ToolRunner([add])), request_)
+
+
+async def events_of(orchestrator: Orchestrator, request: GenerateRequest) -> list[Event]:
+    async with aclosing(orchestrator.generate(request)) as events:
+        return [event async for event in events]
+
+
+async def test_as_an_engine_it_hides_its_own_calls() -> None:
+    engine = ScriptedEngine([call("add", a=1, b=2)], [call("open_door")])
+    request = GenerateRequest(ASK.messages, tools=(THEIRS,))
+    events = await events_of(Orchestrator(engine, ToolRunner([add])), request)
+    match events:
+        case [CallDelta(0, 0, open_door), Finished(0, "tool_calls", usage)]:
+            assert open_door.name == "open_door"
+            assert usage.prompt_tokens == 20
+        case _:
+            pytest.fail(f"unexpected events: {events}")
+
+
+async def test_without_tools_of_its_own_it_passes_everything_on() -> None:
+    request = GenerateRequest(ASK.messages, n=2)
+    events = await events_of(Orchestrator(ScriptedEngine("Hello there.")), request)
+    assert {event.choice for event in events} == {0, 1}
+
+
+async def test_closing_the_run_stops_the_turn() -> None:
+    engine = ScriptedEngine("One two three.")
+    async with aclosing(Orchestrator(engine, ToolRunner([add])).run(ASK)) as progress:
+        async for item in progress:
+            assert isinstance(item, TextDelta)
+            break
+    assert engine.stopped_early == 1
