@@ -1,0 +1,385 @@
+"""AsyncEngine: one model, one thread that steps the core, any number of requests as async streams.
+
+    request ──▶ prompt + turns ──▶ inbox ──▶ [ begin_step · masks · finish_step ] ──▶ events
+                (worker thread)                     (stepping thread)             (caller's loop)
+
+A fault belongs to one request: its stream raises, its batch-mates go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from f1.calling.family import Family, family_for
+from f1.calling.schema import check_schema, check_tool
+from f1.calling.turn import Turn, Vocabulary
+from f1.errors import (
+    ConstraintError,
+    ContextLengthExceeded,
+    EngineStopped,
+    F1Error,
+    InvalidRequest,
+)
+from f1.models.checkpoint import Checkpoint, load_checkpoint, load_model
+from f1.settings import Settings
+from f1.types import (
+    CallDelta,
+    Completion,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    SamplingParams,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from f1 import _core
+    from f1.calling.grammar import Grammars
+
+STALLED_SECONDS = 10.0
+
+# Sends one event, or the error that ends the request, to its stream.
+Send = Callable[[Event | F1Error], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Choice:
+    """One choice of a request while it runs; only the stepping thread touches it once submitted."""
+
+    turn: Turn
+    core_request: _core.Request
+    num_prompt_tokens: int
+    send: Send
+    num_tokens: int  # of the completion; starts with those of the turn's prefix
+    num_cached_tokens: int = 0
+    sequence_id: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Prepared:
+    choices: list[_Choice] = field(default_factory=list)
+
+
+class AsyncEngine:
+    """Serves one model. Thread-safe; start() loads it, close() ends what still runs."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, core: _core.Engine, grammars: Grammars, settings: Settings
+    ):
+        self.model_id = checkpoint.name
+        self._checkpoint = checkpoint
+        self._core = core
+        self._grammars = grammars
+        self._family: Family = family_for(checkpoint.name)
+        self._vocabulary = _vocabulary(checkpoint, self._family, grammars)
+        trained = checkpoint.config.max_positions
+        self.context_length = min(settings.context_length or trained, trained, core.capacity)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._running: dict[int, _Choice] = {}
+        self._failure: F1Error | None = None
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(cls, model: str, settings: Settings | None = None) -> AsyncEngine:
+        """Loads a model by catalogue name, path or hub id. Blocks until it can serve."""
+        settings = settings or Settings.from_env()
+        with ThreadPoolExecutor(1) as background:
+            loading = background.submit(_load, model, settings)
+            # Takes seconds (it brings torch and transformers): imported while the weights load.
+            from f1.calling.grammar import Grammars
+
+            checkpoint, core = loading.result()
+        tokenizer = checkpoint.tokenizer
+        grammars = Grammars(
+            tokenizer.vocabulary(), tokenizer.vocab_size, sorted(tokenizer.stop_token_ids)
+        )
+        return cls(checkpoint, core, grammars, settings)
+
+    # --- requests ------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """The request's events as they happen; closing the iterator early stops the work.
+
+        Raises InvalidRequest and its kin before the first event, ConstraintError or EngineStopped
+        at any point.
+        """
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | F1Error] = asyncio.Queue()
+
+        def send(event: Event | F1Error) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        choices = await asyncio.to_thread(self._prepare, request, send)
+        self._post(lambda: self._submit(choices))
+        try:
+            open_choices = len(choices)
+            while open_choices:
+                event = await events.get()
+                if isinstance(event, F1Error):
+                    raise event
+                open_choices -= isinstance(event, Finished)
+                yield event
+        finally:
+            self._post(lambda: self._abort(choices))
+
+    async def complete(self, request: GenerateRequest) -> list[Completion]:
+        """The request's choices, whole."""
+        return gather([event async for event in self.generate(request)], request.n)
+
+    def healthy(self) -> bool:
+        """The stepping thread lives and, when it has work, has made a step lately."""
+        idle = not self._running and self._inbox.empty()
+        recent = time.monotonic() - self._progress < STALLED_SECONDS
+        return self._failure is None and self._thread.is_alive() and (idle or recent)
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self._core.stats())
+
+    def close(self) -> None:
+        """Ends what still runs with EngineStopped and stops the thread."""
+        self._inbox.put(lambda: self._fail_all(EngineStopped("the engine was closed")))
+        self._thread.join()
+
+    # --- preparing, in a worker thread -----------------------------------------------------------
+
+    def _prepare(self, request: GenerateRequest, send: Send) -> list[_Choice]:
+        self._check(request)
+        parallel = request.parallel_tool_calls
+        shown = () if request.tool_choice.mode == "none" else request.tools
+        messages = self._family.plain_messages(request.messages, shown, parallel=parallel)
+        prompt = self._checkpoint.template.render(messages)
+        room = self.context_length - len(prompt)
+        max_tokens = room if request.max_tokens is None else request.max_tokens
+        if room < 1 or max_tokens > room:
+            raise ContextLengthExceeded(
+                f"the context holds {self.context_length} tokens; the messages and tools take "
+                f"{len(prompt)} and the completion may take {max(max_tokens, 1)}",
+                param="messages",
+            )
+        return [
+            self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
+        ]
+
+    def _check(self, request: GenerateRequest) -> None:
+        if not request.messages:
+            raise InvalidRequest("messages: expected at least one message", param="messages")
+        names = [tool.name for tool in request.tools]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidRequest(f"tools: {name!r} is given twice", param="tools")
+        for tool in request.tools:
+            check_tool(tool)
+        choice = request.tool_choice
+        if choice.mode in ("required", "named") and not request.tools:
+            raise InvalidRequest("tool_choice: there are no tools to call", param="tool_choice")
+        if choice.mode == "named" and choice.name not in names:
+            raise InvalidRequest(
+                f"tool_choice: no tool is named {choice.name!r}", param="tool_choice"
+            )
+        format = request.response_format
+        if format.kind == "json_schema" and not isinstance(format.value, str):
+            check_schema(format.value or {}, param="response_format.json_schema.schema")
+
+    def _choice(
+        self, request: GenerateRequest, prompt: list[int], max_tokens: int, index: int, send: Send
+    ) -> _Choice:
+        from f1 import _core
+
+        turn = Turn(
+            request,
+            self._family,
+            self._grammars,
+            self._vocabulary,
+            choice=index,
+            max_tokens=max_tokens,
+        )
+        prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
+        core_request = _core.Request(
+            np.array(prompt + prefix, np.int32),
+            _sampling(request.sampling),
+            max_tokens=max(max_tokens - len(prefix), 1),
+            stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
+            choice=index,
+        )
+        return _Choice(turn, core_request, len(prompt), send, num_tokens=len(prefix))
+
+    # --- stepping thread -------------------------------------------------------------------------
+
+    def _post(self, command: Callable[[], None]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._inbox.put(command)
+
+    def _run(self) -> None:
+        try:
+            while self._failure is None:
+                self._obey(wait=not self._core.has_work)
+                if self._failure is None and self._core.has_work:
+                    self._step()
+                self._progress = time.monotonic()
+        except Exception as error:
+            self._fail_all(EngineStopped(f"the engine failed: {error}"))
+
+    def _obey(self, *, wait: bool) -> None:
+        if wait:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _submit(self, choices: Iterable[_Choice]) -> None:
+        for choice in choices:
+            try:
+                choice.sequence_id = self._core.submit(choice.core_request)
+            except ValueError as error:
+                choice.send(InvalidRequest(str(error)))
+                return
+            self._running[choice.sequence_id] = choice
+
+    def _abort(self, choices: Iterable[_Choice]) -> None:
+        for choice in choices:
+            if choice.sequence_id is not None and self._running.pop(choice.sequence_id, None):
+                self._core.abort(choice.sequence_id)
+
+    def _step(self) -> None:
+        masks = {}
+        for sequence_id in self._core.begin_step():
+            if (mask := self._running[sequence_id].turn.mask()) is not None:
+                masks[sequence_id] = mask
+        for output in self._core.finish_step(masks):
+            choice = self._running[output.sequence_id]
+            try:
+                self._take(choice, output)
+            except F1Error as error:
+                self._abort([choice])
+                choice.send(error)
+
+    def _take(self, choice: _Choice, output: _core.StepOutput) -> None:
+        """Feeds one sampled token to its turn and sends what comes of it."""
+        if output.finish not in (None, "stop", "length"):
+            raise ConstraintError(f"no token could be sampled: {output.finish}")
+        turn = choice.turn
+        choice.num_tokens += 1
+        choice.num_cached_tokens = output.num_cached_tokens
+        reason: FinishReason | None = None
+        if output.finish == "stop":
+            events = turn.finish()
+            reason = turn.reason
+        else:
+            events = turn.accept(output.token_id, self._logprob(output))
+            if turn.ended:
+                reason = turn.reason
+            elif output.finish == "length":
+                events += turn.finish()
+                reason = "length"
+        for event in events:
+            choice.send(event)
+        if reason is not None:
+            self._abort([choice])
+            usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
+            choice.send(Finished(turn.choice, reason, usage))
+
+    def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
+        if output.top is None:
+            return None
+        top = tuple(self._token_logprob(token_id, value) for token_id, value in output.top)
+        return self._token_logprob(output.token_id, output.logprob, top)
+
+    def _token_logprob(
+        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        data = self._vocabulary.token_bytes[token_id]
+        return TokenLogprob(data.decode("utf-8", "replace"), logprob, data, top)
+
+    def _fail_all(self, error: F1Error) -> None:
+        self._failure = error
+        while not self._inbox.empty():
+            self._inbox.get()()
+        for choice in self._running.values():
+            choice.send(error)
+        self._running.clear()
+
+
+def gather(events: Iterable[Event], n: int) -> list[Completion]:
+    """What the events of a request's `n` choices add up to."""
+    texts: list[list[str]] = [[] for _ in range(n)]
+    calls: list[list[ToolCall]] = [[] for _ in range(n)]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]
+    ends: dict[int, Finished] = {}
+    for event in events:
+        match event:
+            case TextDelta():
+                texts[event.choice].append(event.text)
+                logprobs[event.choice] += event.logprobs
+            case CallDelta():
+                calls[event.choice].append(event.call)
+            case Finished():
+                ends[event.choice] = event
+    return [
+        Completion(
+            Message("assistant", "".join(texts[i]), tuple(calls[i])),
+            ends[i].reason,
+            ends[i].usage,
+            tuple(logprobs[i]),
+        )
+        for i in range(n)
+    ]
+
+
+def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:
+    from f1 import _core
+
+    checkpoint = load_checkpoint(model, settings)
+    loaded = load_model(checkpoint, num_threads=settings.num_threads)
+    core = _core.Engine(
+        loaded,
+        num_pages=max(settings.kv_memory // loaded.kv_page_bytes, 1),
+        max_batch_tokens=settings.max_batch_tokens,
+        max_sequences=settings.max_sequences,
+    )
+    return checkpoint, core
+
+
+def _vocabulary(checkpoint: Checkpoint, family: Family, grammars: Grammars) -> Vocabulary:
+    tokenizer = checkpoint.tokenizer
+    token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
+    never -= tokenizer.stop_token_ids
+    openers = {tokenizer.token_id(form.marker) for form in family.forms} - {None}
+    return Vocabulary(
+        token_bytes,
+        text_mask=grammars.token_mask({*never, *openers}),
+        call_text_mask=grammars.token_mask(never),
+    )
+
+
+def _sampling(params: SamplingParams) -> _core.SamplingParams:
+    from f1 import _core
+
+    return _core.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=params.seed,
+        logit_bias=dict(params.logit_bias),
+        num_logprobs=-1 if params.num_logprobs is None else params.num_logprobs,
+    )
