@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,11 +67,6 @@ class _Choice:
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     num_cached_tokens: int = 0
     sequence_id: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Prepared:
-    choices: list[_Choice] = field(default_factory=list)
 
 
 class AsyncEngine:
@@ -136,7 +131,7 @@ class AsyncEngine:
                 open_choices -= isinstance(event, Finished)
                 yield event
         finally:
-            self._post(lambda: self._abort(choices))
+            self._inbox.put(lambda: self._abort(choices))
 
     async def complete(self, request: GenerateRequest) -> list[Completion]:
         """The request's choices, whole."""
@@ -222,9 +217,9 @@ class AsyncEngine:
     # --- stepping thread -------------------------------------------------------------------------
 
     def _post(self, command: Callable[[], None]) -> None:
-        if self._failure is not None:
-            raise self._failure
         self._inbox.put(command)
+        if self._failure is not None:  # looked at after the put: a failing engine empties the inbox
+            raise self._failure
 
     def _run(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A model family's tool syntax, from a file in `grammars/`: how tools, calls and results are written.
+"""A model family's tool syntax, from a file in `grammars/`: how tools, calls and results look.
 
 One description serves both ways: the grammar that constrains a call and the reader that finds it
 are built from the same `Form`. `grammars/README.md` explains the files.

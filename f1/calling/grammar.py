@@ -140,8 +140,8 @@ class Grammars:
         return _pack(legal)
 
     def narrowed(self, mask: TokenMask, closer: Closer) -> TokenMask | None:
-        """The part of `mask` that begins to close what is open; None when there is no such token."""
-        narrowed = mask & self._closers[closer]
+        """The part of `mask` that begins to close what is open; None when there is none."""
+        narrowed: TokenMask = mask & self._closers[closer]
         return narrowed if narrowed.any() else None
 
 
@@ -186,16 +186,16 @@ def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, 
     schema = _without(schema, _hostile_pattern)
     dropped: set[str] = set()
     for group in ((), *_RELAXATIONS):
-        dropped |= set(group)
+        dropped = dropped.union(group)
         try:
-            return compile(_without(schema, lambda key, _: key in dropped))
+            return compile(_without(schema, lambda key, _, dropped=dropped: key in dropped))
         except RuntimeError as error:
             reason = _reason(error)
     raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
 
 
 def _without(schema: Any, drop: Callable[[str, Any], bool]) -> Any:
-    """`schema` without the keywords for which `drop` holds; names of properties are not keywords."""
+    """`schema` without the keywords for which `drop` holds; property names are no keywords."""
     if isinstance(schema, list):
         return [_without(item, drop) for item in schema]
     if not isinstance(schema, Mapping):

@@ -78,7 +78,7 @@ class JsonScanner:
         self.done = not self._stack
 
     def overdue(self, remaining: int) -> Closer | None:
-        """What should be closed now, with `remaining` tokens of budget left; None: all in bounds."""
+        """What should be closed now, with `remaining` tokens of budget left; None: nothing."""
         if not self._stack or self._escaped:
             return None
         innermost = self._stack[-1]

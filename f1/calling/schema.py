@@ -216,7 +216,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _resolver(schema: Any) -> Any:
-    resource = Resource(contents=schema, specification=DRAFT202012)
+    resource: Resource[Any] = DRAFT202012.create_resource(schema)
     return Registry().with_resource("", resource).resolver()
 
 

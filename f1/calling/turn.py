@@ -50,7 +50,7 @@ class Vocabulary:
 
 
 class Turn:
-    """Decodes one choice. `mask()` before each token, `accept()` after it, `finish()` at the end."""
+    """Decodes one choice: `mask()` before each token, `accept()` after it, `finish()` last."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class Turn:
         if self._state == "middle" and self._tool is not None:
             return self._tool.name
         quoted = re.findall(rb'"([^"]*)"', self._buffer)
-        return next(name for q in reversed(quoted) if (name := q.decode()) in self._tools)
+        return next(tool.name for q in reversed(quoted) if (tool := self._tools.get(q.decode())))
 
     def _begin_arguments(self, name: str) -> None:
         self._tool = self._tools[name]
