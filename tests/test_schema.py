@@ -118,7 +118,10 @@ def test_invalid_arguments(case: str) -> None:
     ("given", "arguments"),
     [
         (tool(x={"pattern": "^(a+)+$"}), '{"x": "aaa"}'),
-        (Tool("f", "", {"patternProperties": {"^n": {}}, "additionalProperties": False}), '{"n": 1}'),
+        (
+            Tool("f", "", {"patternProperties": {"^n": {}}, "additionalProperties": False}),
+            '{"n": 1}',
+        ),
         (
             Tool(
                 "f",

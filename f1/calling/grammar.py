@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -156,7 +156,8 @@ class Segment:
         """What may follow, as bits; valid until the next call."""
         if not self._matcher.fill_next_token_bitmask(self._mask):
             self._mask.fill(-1)
-        return self._mask[0]
+        mask: TokenMask = self._mask[0]
+        return mask
 
     def accept(self, token_id: int) -> bool:
         return bool(self._matcher.accept_token(token_id))
@@ -175,45 +176,46 @@ _WS = f"ws ::= [ \\n\\t]{{0,{MAX_WHITESPACE}}}"
 
 
 def _json_grammar(schema: JsonSchema) -> Any:
-    strict = schema is not _ANY_OBJECT
     text = schema_text(schema, "schema").decode()
     return xgrammar.Grammar.from_json_schema(
-        text, any_whitespace=True, max_whitespace_cnt=MAX_WHITESPACE, strict_mode=strict
+        text, any_whitespace=True, max_whitespace_cnt=MAX_WHITESPACE, strict_mode=True
     )
 
 
 def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, param: str) -> Any:
-    schema = _without(schema, _hostile_pattern)
-    dropped: set[str] = set()
-    for group in ((), *_RELAXATIONS):
-        dropped = dropped.union(group)
+    for keywords in ((), *_RELAXATIONS):
+        schema = _for_grammar(schema, without=keywords)
         try:
-            return compile(_without(schema, lambda key, _, dropped=dropped: key in dropped))
+            return compile(schema)
         except RuntimeError as error:
             reason = _reason(error)
     raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
 
 
-def _without(schema: Any, drop: Callable[[str, Any], bool]) -> Any:
-    """`schema` without the keywords for which `drop` holds; property names are no keywords."""
+def _for_grammar(schema: Any, without: Collection[str]) -> Any:
+    """`schema` as xgrammar gets it right: without some keywords, and with every required property
+    declared (it ignores the others). Validation still goes by the schema as given."""
     if isinstance(schema, list):
-        return [_without(item, drop) for item in schema]
+        return [_for_grammar(item, without) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
     kept: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            kept[key] = {name: _without(inner, drop) for name, inner in value.items()}
+            kept[key] = {name: _for_grammar(inner, without) for name, inner in value.items()}
         elif key in ("enum", "const", "default", "examples"):
             kept[key] = value
-        elif not drop(key, value):
-            kept[key] = _without(value, drop)
+        elif key not in without and not (key == "pattern" and _is_hostile(value)):
+            kept[key] = _for_grammar(value, without)
+    undeclared = set(kept.get("required", ())) - set(kept.get("properties", {}))
+    if undeclared:
+        kept["properties"] = kept.get("properties", {}) | {name: {} for name in sorted(undeclared)}
     return kept
 
 
-def _hostile_pattern(key: str, value: Any) -> bool:
-    """Patterns that could put a bare quote or backslash into a string: xgrammar would let them."""
-    return key == "pattern" and isinstance(value, str) and ('"' in value or "\\\\" in value)
+def _is_hostile(pattern: object) -> bool:
+    """Could put a bare quote or backslash into a string, which xgrammar would let it."""
+    return isinstance(pattern, str) and ('"' in pattern or "\\\\" in pattern)
 
 
 def _piece(piece: str) -> str:
@@ -242,4 +244,5 @@ def _closer_masks(vocabulary: Sequence[bytes], vocab_size: int) -> dict[Closer, 
 def _pack(legal: NDArray[np.bool_]) -> TokenMask:
     padded = np.zeros((len(legal) + 31) // 32 * 32, bool)
     padded[: len(legal)] = legal
-    return np.packbits(padded, bitorder="little").view(np.int32)
+    mask: TokenMask = np.packbits(padded, bitorder="little").view(np.int32)
+    return mask
