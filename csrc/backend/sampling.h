@@ -1,0 +1,90 @@
+// How a row of logits becomes a token. The order is fixed:
+//
+//   legal tokens only -> logit bias -> penalties -> temperature -> top-k -> top-p -> min-p -> draw
+//
+// Bias and penalties speak about logits, so they come before the temperature that rescales them. Of
+// the three cuts the one that ignores probabilities (top-k) is first and the one relative to the
+// likeliest token (min-p) last; each sees the distribution the one before left, renormalised.
+// Log-probabilities are the model's own over the legal tokens: before bias, penalties, temperature.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace f1 {
+
+struct SamplingParams {
+  float temperature = 0;  // 0: greedy, the lowest id among equals
+  int top_k = 0;          // 0: all
+  float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;  // of tokens in the prompt or sampled (Keskar et al. 2019)
+  float presence_penalty = 0;    // once for a token that was sampled
+  float frequency_penalty = 0;   // for each time it was sampled
+  uint64_t seed = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added to its logit)
+  int num_logprobs = -1;  // -1: none; 0: of the sampled token; n: of the n likeliest too
+
+  bool has_penalties() const {
+    return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
+  }
+};
+
+// Throws InvalidArgument naming the field that is out of range or not a finite number.
+void check_sampling(const SamplingParams& params, int vocab_size);
+
+// A token that occurred in the sequence, and how often it was sampled (0: only in the prompt).
+struct TokenCount {
+  int32_t token_id = 0;
+  int32_t num_sampled = 0;
+};
+
+struct SampleRow {
+  std::span<float> logits;                 // [V], or [L] of the listed tokens; illegal ones become -inf
+  std::span<const int32_t> listed_tokens;  // [L], ascending, all legal; empty: all V
+  const int32_t* mask = nullptr;           // [ceil(V / 32)], bit set = legal; for full rows only
+  const SamplingParams* params = nullptr;
+  std::span<const TokenCount> seen;  // ascending by token; needed only where has_penalties()
+  int choice = 0;                    // of a request decoded n times
+  int position = 0;                  // where in the sequence the token will stand
+};
+
+struct SampledToken {
+  int32_t token_id = -1;  // -1: no logit was a finite number
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // (token, logprob), likeliest first
+};
+
+// Ten rounds of Philox-4x32 (Salmon et al. 2011): the words of a counter under a key. Counters make
+// a draw a function of (seed, choice, position) alone: it does not matter who else is in the batch
+// or how often the sequence was preempted.
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key);
+
+// Samples rows on the host. Keeps scratch between rows; use one a thread.
+class Sampler {
+ public:
+  SampledToken sample(const SampleRow& row);
+
+ private:
+  struct Candidate {
+    float weight;
+    int32_t index;
+  };
+
+  void adjust(const SampleRow& row);
+  int draw(std::span<const float> logits, const SamplingParams& params, double uniform);
+  double weigh(std::span<const float> logits, float temperature);
+  int draw_any(double target) const;
+  int draw_cut(const SamplingParams& params, double total, double uniform);
+  void collect_likeliest(const SamplingParams& params, double total);
+
+  std::vector<std::pair<int32_t, float>> replaced_;  // (index, logit before adjust())
+  std::vector<float> weights_;                       // exp((logit - peak) / temperature)
+  std::vector<double> block_sums_;                   // of weights_, kBlock at a time
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace f1

@@ -1,0 +1,178 @@
+// Python's view of the engine: SamplingParams, Request, StepOutput, Engine.
+#include "engine/engine.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "core/error.h"
+
+namespace f1 {
+namespace {
+
+namespace py = pybind11;
+
+// No conversion: a mask is read where it lies, and a float array of token ids is a mistake.
+using Int32Array = py::array_t<int32_t, py::array::c_style>;
+using Masks = std::unordered_map<int64_t, std::optional<Int32Array>>;
+
+SamplingParams make_sampling(float temperature, int top_k, float top_p, float min_p,
+                             float repetition_penalty, float presence_penalty,
+                             float frequency_penalty, uint64_t seed,
+                             const std::map<int32_t, float>& logit_bias, int num_logprobs) {
+  return {.temperature = temperature,
+          .top_k = top_k,
+          .top_p = top_p,
+          .min_p = min_p,
+          .repetition_penalty = repetition_penalty,
+          .presence_penalty = presence_penalty,
+          .frequency_penalty = frequency_penalty,
+          .seed = seed,
+          .logit_bias = {logit_bias.begin(), logit_bias.end()},
+          .num_logprobs = num_logprobs};
+}
+
+Request make_request(const Int32Array& token_ids, SamplingParams sampling, int max_tokens,
+                     std::vector<int32_t> stop_token_ids, int choice) {
+  if (token_ids.ndim() != 1) throw InvalidArgument("token_ids must have one dimension");
+  return {.token_ids = {token_ids.data(), token_ids.data() + token_ids.size()},
+          .sampling = std::move(sampling),
+          .max_tokens = max_tokens,
+          .stop_token_ids = std::move(stop_token_ids),
+          .choice = choice};
+}
+
+const char* finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::kNot: return nullptr;
+    case Finish::kStop: return "stop";
+    case Finish::kLength: return "length";
+    case Finish::kNoLegalToken: return "no_legal_token";
+    case Finish::kFault: return "fault";
+  }
+  return nullptr;
+}
+
+// An engine that threads may share: calls wait for each other, outside the interpreter's lock.
+class SharedEngine {
+ public:
+  SharedEngine(std::shared_ptr<const Model> model, const EngineOptions& options)
+      : engine_(std::move(model), options) {}
+
+  template <typename Call>
+  auto operator()(Call call) {
+    py::gil_scoped_release release;
+    std::lock_guard lock(mutex_);
+    return call(engine_);
+  }
+
+  std::vector<StepOutput> finish_step(const Masks& masks) {
+    const size_t num_words = (engine_.model().config().vocab_size + 31) / 32;
+    TokenMasks pointers;
+    for (const auto& [id, mask] : masks) {
+      if (!mask) continue;
+      if (mask->ndim() != 1 || static_cast<size_t>(mask->size()) != num_words) {
+        throw InvalidArgument(concat("the mask of sequence ", id, " must be int32 [", num_words,
+                                     "], has ", mask->size(), " words"));
+      }
+      pointers.emplace(id, mask->data());
+    }
+    return (*this)([&](Engine& engine) { return engine.finish_step(pointers); });
+  }
+
+ private:
+  std::mutex mutex_;
+  Engine engine_;
+};
+
+py::dict stats_dict(const EngineStats& stats) {
+  using namespace py::literals;
+  return py::dict("num_running"_a = stats.num_running, "num_waiting"_a = stats.num_waiting,
+                  "num_free_pages"_a = stats.num_free_pages,
+                  "num_cached_pages"_a = stats.num_cached_pages,
+                  "num_reclaimable_pages"_a = stats.num_reclaimable_pages,
+                  "num_steps"_a = stats.num_steps,
+                  "num_computed_tokens"_a = stats.num_computed_tokens,
+                  "num_sampled_tokens"_a = stats.num_sampled_tokens,
+                  "num_reused_tokens"_a = stats.num_reused_tokens,
+                  "num_preemptions"_a = stats.num_preemptions);
+}
+
+void bind_requests(py::module_& module) {
+  py::class_<SamplingParams>(module, "SamplingParams")
+      .def(py::init(&make_sampling), py::kw_only(), py::arg("temperature") = 0.0f,
+           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f,
+           py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
+           py::arg("frequency_penalty") = 0.0f, py::arg("seed") = 0,
+           py::arg("logit_bias") = std::map<int32_t, float>(), py::arg("num_logprobs") = -1,
+           "How tokens are drawn; see f1.types.SamplingParams. num_logprobs: -1 none, 0 of the "
+           "sampled token, n of the n likeliest too.");
+  py::class_<Request>(module, "Request")
+      .def(py::init(&make_request), py::arg("token_ids"), py::arg("sampling") = SamplingParams(),
+           py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>(),
+           py::arg("choice") = 0,
+           "token_ids: int32 [T]. `choice` tells the n decodings of one prompt and seed apart.");
+  py::class_<StepOutput>(module, "StepOutput")
+      .def_readonly("sequence_id", &StepOutput::sequence_id)
+      .def_property_readonly("token_id", [](const StepOutput& o) { return o.token.token_id; },
+                             "-1 where there is no token: finish says why.")
+      .def_property_readonly("logprob", [](const StepOutput& o) { return o.token.logprob; },
+                             "Natural logarithm, among the legal tokens; 0 where not asked for.")
+      .def_property_readonly("top", [](const StepOutput& o) { return o.token.top; },
+                             "The likeliest legal tokens: [(token_id, logprob)].")
+      .def_property_readonly("finish", [](const StepOutput& o) { return finish_name(o.finish); },
+                             "None, or why the sequence has ended: 'stop', 'length', "
+                             "'no_legal_token', 'fault' (logits that are not numbers).")
+      .def_readonly("num_cached_tokens", &StepOutput::num_cached_tokens,
+                    "Tokens of the prompt that an earlier request had computed.");
+}
+
+}  // namespace
+
+void bind_engine(py::module_& module) {
+  bind_requests(module);
+  py::class_<SharedEngine>(module, "Engine", "Decodes many requests at once; usable from any thread.")
+      .def(py::init([](std::shared_ptr<Model> model, int num_pages, int max_batch_tokens,
+                       int max_sequences, bool prefix_reuse) {
+             const EngineOptions options{num_pages, max_batch_tokens, max_sequences, prefix_reuse};
+             return std::make_unique<SharedEngine>(std::move(model), options);
+           }),
+           py::arg("model"), py::arg("num_pages"), py::arg("max_batch_tokens") = 256,
+           py::arg("max_sequences") = 32, py::arg("prefix_reuse") = true)
+      .def(
+          "submit",
+          [](SharedEngine& self, const Request& request) {
+            return self([&](Engine& engine) { return engine.submit(request); });
+          },
+          py::arg("request"),
+          "The sequence's id. Raises InvalidArgument, also where it could never fit the context or "
+          "the cache.")
+      .def(
+          "abort",
+          [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.abort(id); }); },
+          py::arg("sequence_id"), "End it early; of no effect where it has ended.")
+      .def(
+          "begin_step",
+          [](SharedEngine& self) { return self([](Engine& engine) { return engine.begin_step(); }); },
+          "Run the layers over the next batch; the ids that now wait for their token.")
+      .def("finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
+           "Sample for those ids. masks: id -> int32 [ceil(V / 32)], bit set = legal, or None.")
+      .def_property_readonly("has_work",
+                             [](SharedEngine& self) {
+                               return self([](Engine& engine) { return engine.has_work(); });
+                             })
+      .def("stats",
+           [](SharedEngine& self) {
+             return stats_dict(self([](Engine& engine) { return engine.stats(); }));
+           })
+      .def(
+          "check", [](SharedEngine& self) { self([](Engine& engine) { engine.check(); }); },
+          "Raise InternalError where an invariant of the books is broken.");
+}
+
+}  // namespace f1

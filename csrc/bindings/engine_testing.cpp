@@ -1,0 +1,123 @@
+// What the engine is made of, for tests: `_core.testing.Scheduler`, `sample` and `philox`. They need
+// no model.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "backend/sampling.h"
+#include "bindings/bindings.h"
+#include "core/error.h"
+#include "engine/scheduler.h"
+
+namespace f1 {
+namespace {
+
+namespace py = pybind11;
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+// A scheduler whose steps compute nothing: the test plays the model.
+class SchedulerProbe {
+ public:
+  SchedulerProbe(int num_pages, int max_batch_tokens, int max_sequences, bool prefix_reuse)
+      : scheduler_({num_pages, max_batch_tokens, max_sequences, prefix_reuse}) {}
+
+  int64_t submit(std::vector<int32_t> token_ids, int max_tokens) {
+    Request request;
+    request.token_ids = std::move(token_ids);
+    request.max_tokens = max_tokens;
+    scheduler_.submit(std::make_unique<Sequence>(next_id_, std::move(request)));
+    return next_id_++;
+  }
+
+  void finish(int64_t id) { scheduler_.finish(sequence(id)); }
+  void append(int64_t id, int32_t token_id) { sequence(id).append(token_id); }
+
+  // [(id, first position, number of tokens, page ids)] of the next step.
+  py::list schedule() {
+    py::list chunks;
+    for (const Chunk& chunk : scheduler_.schedule()) {
+      const Sequence& sequence = *chunk.sequence;
+      chunks.append(py::make_tuple(sequence.id, sequence.num_computed, chunk.num_tokens,
+                                   sequence.page_ids));
+    }
+    return chunks;
+  }
+
+  Scheduler& scheduler() { return scheduler_; }
+
+ private:
+  Sequence& sequence(int64_t id) {
+    Sequence* found = scheduler_.find(id);
+    if (found == nullptr) throw InvalidArgument(concat("no sequence ", id));
+    return *found;
+  }
+
+  Scheduler scheduler_;
+  int64_t next_id_ = 0;
+};
+
+py::tuple sample_row(const Array<float>& logits, const SamplingParams& params,
+                     const std::optional<Array<int32_t>>& mask,
+                     const std::vector<int32_t>& listed_tokens,
+                     const std::vector<std::pair<int32_t, int32_t>>& seen, int choice,
+                     int position) {
+  if (!listed_tokens.empty() && static_cast<py::ssize_t>(listed_tokens.size()) != logits.size()) {
+    throw InvalidArgument("one logit for each listed token");
+  }
+  if (mask && mask->size() * 32 < logits.size()) throw InvalidArgument("mask is too short");
+  std::vector<float> row(logits.data(), logits.data() + logits.size());
+  std::vector<TokenCount> counts;
+  for (const auto& [token_id, num_sampled] : seen) counts.push_back({token_id, num_sampled});
+  Sampler sampler;
+  const SampledToken token = sampler.sample({.logits = row,
+                                             .listed_tokens = listed_tokens,
+                                             .mask = mask ? mask->data() : nullptr,
+                                             .params = &params,
+                                             .seen = counts,
+                                             .choice = choice,
+                                             .position = position});
+  return py::make_tuple(token.token_id, token.logprob, token.top);
+}
+
+}  // namespace
+
+void bind_engine_testing(py::module_& module) {
+  py::module_ testing = module.def_submodule("testing");
+  py::class_<SchedulerProbe>(testing, "Scheduler")
+      .def(py::init<int, int, int, bool>(), py::arg("num_pages"), py::arg("max_batch_tokens"),
+           py::arg("max_sequences"), py::arg("prefix_reuse") = true)
+      .def("submit", &SchedulerProbe::submit, py::arg("token_ids"), py::arg("max_tokens"))
+      .def("finish", &SchedulerProbe::finish)
+      .def("append", &SchedulerProbe::append)
+      .def("schedule", &SchedulerProbe::schedule)
+      .def("commit", [](SchedulerProbe& self) { self.scheduler().commit(); })
+      .def("check", [](SchedulerProbe& self) { self.scheduler().check(); })
+      .def_property_readonly("num_running",
+                             [](SchedulerProbe& self) { return self.scheduler().num_running(); })
+      .def_property_readonly("num_waiting",
+                             [](SchedulerProbe& self) { return self.scheduler().num_waiting(); })
+      .def_property_readonly("num_free",
+                             [](SchedulerProbe& self) { return self.scheduler().pool().num_free(); })
+      .def_property_readonly(
+          "num_reclaimable",
+          [](SchedulerProbe& self) { return self.scheduler().pool().num_reclaimable(); })
+      .def_property_readonly(
+          "num_preemptions",
+          [](SchedulerProbe& self) { return self.scheduler().num_preemptions(); })
+      .def_property_readonly("num_reused_tokens", [](SchedulerProbe& self) {
+        return self.scheduler().num_reused_tokens();
+      });
+  testing.def("sample", &sample_row, py::arg("logits"), py::arg("sampling"),
+              py::arg("mask") = std::nullopt,
+              py::arg("listed_tokens") = std::vector<int32_t>(),
+              py::arg("seen") = std::vector<std::pair<int32_t, int32_t>>(), py::arg("choice") = 0,
+              py::arg("position") = 0,
+              "(token_id, logprob, top) of one row of logits; `seen` is ascending pairs (token, "
+              "times sampled).");
+  testing.def("philox", &philox, py::arg("counter"), py::arg("key"));
+}
+
+}  // namespace f1

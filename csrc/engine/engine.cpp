@@ -1,0 +1,219 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/error.h"
+#include "engine/token_mask.h"
+
+namespace f1 {
+namespace {
+
+// Up to this many legal tokens their rows of the head are computed one by one; beyond, all rows.
+constexpr size_t kMaxListedTokens = 16384;
+
+void check_request(const Request& request, const ModelConfig& config) {
+  if (request.token_ids.empty()) throw InvalidArgument("token_ids must not be empty");
+  const auto check_ids = [&](const std::vector<int32_t>& ids, const char* name) {
+    for (int32_t id : ids) {
+      if (id >= 0 && id < config.vocab_size) continue;
+      throw InvalidArgument(concat(name, ": ", id, " is not in the vocabulary of ",
+                                   config.vocab_size, " tokens"));
+    }
+  };
+  check_ids(request.token_ids, "token_ids");
+  check_ids(request.stop_token_ids, "stop_token_ids");
+  if (request.max_tokens < 1) {
+    throw InvalidArgument(concat("max_tokens must be positive, got ", request.max_tokens));
+  }
+  const int64_t num_tokens = int64_t{request.max_tokens} + std::ssize(request.token_ids);
+  if (num_tokens > config.max_positions) {
+    throw InvalidArgument(concat("prompt and max_tokens make ", num_tokens,
+                                 " tokens; the model's context has ", config.max_positions));
+  }
+  check_sampling(request.sampling, config.vocab_size);
+}
+
+}  // namespace
+
+Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
+    : model_(std::move(model)),
+      scheduler_(options),
+      cache_(model_->make_kv_cache(options.num_pages)),
+      activations_(model_->make_activations(options.max_batch_tokens)),
+      logits_(std::make_unique_for_overwrite<float[]>(size_t(options.max_sequences) *
+                                                      model_->config().vocab_size)) {}
+
+int64_t Engine::submit(Request request) {
+  check_request(request, model_->config());
+  scheduler_.submit(std::make_unique<Sequence>(next_id_, std::move(request)));
+  return next_id_++;
+}
+
+void Engine::abort(int64_t id) {
+  Sequence* sequence = scheduler_.find(id);
+  if (sequence == nullptr) return;
+  std::erase_if(pending_, [&](const Pending& pending) { return pending.sequence == sequence; });
+  scheduler_.finish(*sequence);
+}
+
+std::vector<int64_t> Engine::begin_step() {
+  if (!pending_.empty()) throw InvalidArgument("begin_step() again before finish_step()");
+  const std::vector<Chunk>& chunks = scheduler_.schedule();
+  if (chunks.empty()) return {};
+  fill_batch(chunks);
+  try {
+    model_->forward(batch_, *cache_, *activations_);
+  } catch (...) {
+    pending_.clear();  // nothing was computed; the next step tries again
+    throw;
+  }
+  scheduler_.commit();
+
+  std::vector<int64_t> sequence_ids;
+  for (const Pending& pending : pending_) sequence_ids.push_back(pending.sequence->id);
+  return sequence_ids;
+}
+
+std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks) {
+  list_legal_tokens(masks);
+  compute_logits();
+  std::vector<StepOutput> outputs;
+  outputs.reserve(pending_.size());
+  for (const Pending& pending : pending_) outputs.push_back(sample(pending));
+  pending_.clear();
+  return outputs;
+}
+
+// Flattens the chunks; the sequences that reach their last token become pending.
+void Engine::fill_batch(const std::vector<Chunk>& chunks) {
+  batch_.token_ids.clear();
+  batch_.positions.clear();
+  batch_.sequence_of.clear();
+  batch_.page_ids.clear();
+  batch_.page_begin.assign(1, 0);
+  batch_.head_tokens.clear();
+  for (const auto& [sequence, num_tokens] : chunks) {
+    const int index = batch_.num_sequences();
+    for (int i = 0; i < num_tokens; ++i) {
+      const int position = sequence->num_computed + i;
+      batch_.token_ids.push_back(sequence->token_ids[position]);
+      batch_.positions.push_back(position);
+      batch_.sequence_of.push_back(index);
+    }
+    batch_.page_ids.insert(batch_.page_ids.end(), sequence->page_ids.begin(),
+                           sequence->page_ids.end());
+    batch_.page_begin.push_back(static_cast<int32_t>(batch_.page_ids.size()));
+    if (num_tokens < sequence->num_to_compute()) continue;
+    pending_.push_back({.sequence = sequence,
+                        .head_index = static_cast<int>(batch_.head_tokens.size())});
+    batch_.head_tokens.push_back(batch_.num_tokens() - 1);
+  }
+  ++num_steps_;
+  num_computed_tokens_ += batch_.num_tokens();
+}
+
+void Engine::list_legal_tokens(const TokenMasks& masks) {
+  legal_tokens_.clear();
+  for (Pending& pending : pending_) {
+    const auto found = masks.find(pending.sequence->id);
+    pending.mask = found == masks.end() ? nullptr : found->second;
+    pending.is_listed = false;
+    pending.num_legal = 0;
+    if (pending.mask == nullptr) continue;
+    pending.legal_begin = legal_tokens_.size();
+    pending.is_listed = f1::list_legal_tokens(pending.mask, model_->config().vocab_size,
+                                              kMaxListedTokens, legal_tokens_);
+    pending.num_legal = legal_tokens_.size() - pending.legal_begin;
+  }
+}
+
+std::span<const int32_t> Engine::listed_tokens(const Pending& pending) const {
+  return std::span(legal_tokens_).subspan(pending.legal_begin, pending.num_legal);
+}
+
+// Logits of what is legal, row by row. Where one token is legal there is nothing to compute.
+void Engine::compute_logits() {
+  head_rows_.clear();
+  for (Pending& pending : pending_) {
+    pending.row = -1;
+    if (pending.is_listed && pending.num_legal <= 1) continue;
+    pending.row = static_cast<int>(head_rows_.size());
+    head_rows_.push_back({pending.head_index, listed_tokens(pending)});
+  }
+  if (!head_rows_.empty()) model_->head(head_rows_, *activations_, logits_.get());
+}
+
+StepOutput Engine::sample(const Pending& pending) {
+  Sequence& sequence = *pending.sequence;
+  StepOutput output{.sequence_id = sequence.id,
+                    .token = choose_token(pending),
+                    .num_cached_tokens = sequence.num_cached_tokens};
+  const int32_t token_id = output.token.token_id;
+  if (token_id < 0) {
+    output.finish = pending.row < 0 ? Finish::kNoLegalToken : Finish::kFault;
+  } else {
+    sequence.append(token_id);
+    ++num_sampled_tokens_;
+    if (std::ranges::count(sequence.request.stop_token_ids, token_id) > 0) {
+      output.finish = Finish::kStop;
+    } else if (sequence.num_sampled() == sequence.request.max_tokens) {
+      output.finish = Finish::kLength;
+    }
+  }
+  if (output.finish != Finish::kNot) scheduler_.finish(sequence);
+  return output;
+}
+
+// The next token, or -1. Whatever came out of the logits, a token that is not legal never leaves.
+SampledToken Engine::choose_token(const Pending& pending) {
+  const Sequence& sequence = *pending.sequence;
+  const SamplingParams& params = sequence.request.sampling;
+  const std::span<const int32_t> listed = listed_tokens(pending);
+  if (pending.row < 0) {
+    if (listed.empty()) return {};
+    SampledToken forced;
+    forced.token_id = listed.front();
+    if (params.num_logprobs > 0) forced.top.emplace_back(listed.front(), 0.0f);
+    return forced;
+  }
+  const size_t vocab_size = model_->config().vocab_size;
+  const size_t num_logits = pending.is_listed ? listed.size() : vocab_size;
+  SampledToken token =
+      sampler_.sample({.logits = {logits_.get() + pending.row * vocab_size, num_logits},
+                       .listed_tokens = listed,
+                       .mask = pending.is_listed ? nullptr : pending.mask,
+                       .params = &params,
+                       .seen = sequence.seen,
+                       .choice = sequence.request.choice,
+                       .position = sequence.num_tokens()});
+  const bool is_in_range = token.token_id >= 0 && token.token_id < model_->config().vocab_size;
+  if (!is_in_range || (pending.mask != nullptr && !is_legal(pending.mask, token.token_id))) {
+    return {};
+  }
+  return token;
+}
+
+EngineStats Engine::stats() const {
+  const PagePool& pool = scheduler_.pool();
+  return {.num_running = scheduler_.num_running(),
+          .num_waiting = scheduler_.num_waiting(),
+          .num_free_pages = pool.num_free(),
+          .num_cached_pages = scheduler_.tree().num_pages(),
+          .num_reclaimable_pages = pool.num_reclaimable(),
+          .num_steps = num_steps_,
+          .num_computed_tokens = num_computed_tokens_,
+          .num_sampled_tokens = num_sampled_tokens_,
+          .num_reused_tokens = scheduler_.num_reused_tokens(),
+          .num_preemptions = scheduler_.num_preemptions()};
+}
+
+void Engine::check() const {
+  scheduler_.check();
+  for (const Pending& pending : pending_) {
+    F1_CHECK(scheduler_.find(pending.sequence->id) == pending.sequence);
+    F1_CHECK(pending.sequence->num_to_compute() == 0, "sequence ", pending.sequence->id);
+  }
+}
+
+}  // namespace f1

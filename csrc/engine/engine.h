@@ -1,0 +1,112 @@
+// The serving loop: requests in, one token a step out of each.
+//
+//   begin_step()            finish_step(masks)
+//   schedule -> forward     head of the legal tokens -> sample -> append, finish
+//               (between the two the caller fills grammar masks for what will be sampled)
+//
+// Failure is a state of one request (Finish::kNoLegalToken, kFault); exceptions mean that the caller
+// misused the engine or that the device failed, and leave the engine as it was before the call.
+// Not for several threads at once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/batch.h"
+#include "backend/sampling.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "model/model.h"
+
+namespace f1 {
+
+enum class Finish {
+  kNot,
+  kStop,          // the token is one of the request's stop tokens
+  kLength,        // max_tokens are sampled
+  kNoLegalToken,  // the mask forbids every token; there is no token
+  kFault,         // the logits were not numbers; there is no token
+};
+
+struct StepOutput {
+  int64_t sequence_id = 0;
+  SampledToken token;
+  Finish finish = Finish::kNot;  // after anything but kNot the sequence is gone
+  int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
+};
+
+// Which tokens may follow: [ceil(V / 32)] words, bit i % 32 of word i / 32 set = token i is legal.
+using TokenMasks = std::unordered_map<int64_t, const int32_t*>;  // by sequence; absent: all legal
+
+struct EngineStats {
+  int num_running = 0;
+  int num_waiting = 0;
+  int num_free_pages = 0;
+  int num_cached_pages = 0;       // in the prefix tree, used by sequences or not
+  int num_reclaimable_pages = 0;  // of those, used by none
+  int64_t num_steps = 0;
+  int64_t num_computed_tokens = 0;
+  int64_t num_sampled_tokens = 0;
+  int64_t num_reused_tokens = 0;
+  int64_t num_preemptions = 0;
+};
+
+class Engine {
+ public:
+  Engine(std::shared_ptr<const Model> model, const EngineOptions& options);
+
+  // Returns the sequence's id. Throws InvalidArgument naming what is wrong with the request, also
+  // when it could never fit the model's context or the cache.
+  int64_t submit(Request request);
+  // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
+  void abort(int64_t id);
+
+  // Runs the layers over the next batch. Returns the sequences that now wait for their token, perhaps
+  // none (prompts too long for one step).
+  std::vector<int64_t> begin_step();
+  // Samples and appends the tokens of those sequences. Masks of others are ignored.
+  std::vector<StepOutput> finish_step(const TokenMasks& masks);
+
+  bool has_work() const { return scheduler_.has_work(); }
+  EngineStats stats() const;
+  void check() const;  // throws InternalError where an invariant is broken
+
+  const Model& model() const { return *model_; }
+
+ private:
+  // A sequence that begin_step() brought to its end and finish_step() samples for.
+  struct Pending {
+    Sequence* sequence = nullptr;
+    int head_index = 0;             // of its hidden state in the batch
+    const int32_t* mask = nullptr;  // null: all legal
+    bool is_listed = false;         // legal tokens are few: legal_tokens_[legal_begin ...]
+    size_t legal_begin = 0;
+    size_t num_legal = 0;
+    int row = -1;  // of its logits; -1: none are needed
+  };
+
+  void fill_batch(const std::vector<Chunk>& chunks);
+  void list_legal_tokens(const TokenMasks& masks);
+  void compute_logits();
+  StepOutput sample(const Pending& pending);
+  SampledToken choose_token(const Pending& pending);
+  std::span<const int32_t> listed_tokens(const Pending& pending) const;
+
+  std::shared_ptr<const Model> model_;
+  Scheduler scheduler_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Activations> activations_;
+  std::unique_ptr<float[]> logits_;  // [max_sequences, V]
+  Batch batch_;
+  std::vector<Pending> pending_;
+  std::vector<int32_t> legal_tokens_;
+  std::vector<HeadRow> head_rows_;
+  Sampler sampler_;
+  int64_t next_id_ = 0;
+  int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
+};
+
+}  // namespace f1

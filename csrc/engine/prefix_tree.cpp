@@ -1,0 +1,105 @@
+#include "engine/prefix_tree.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace f1 {
+
+size_t PrefixTree::KeyHash::operator()(const Key& key) const {
+  uint64_t hash = static_cast<uint32_t>(key.parent);
+  for (int32_t token : key.tokens) {
+    hash = (hash ^ static_cast<uint32_t>(token)) * 0x9E3779B97F4A7C15ull;
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
+
+PrefixTree::Key PrefixTree::make_key(NodeId parent, PageTokens tokens) {
+  Key key{.parent = parent};
+  std::copy(tokens.begin(), tokens.end(), key.tokens.begin());
+  return key;
+}
+
+PrefixTree::NodeId PrefixTree::find(NodeId parent, PageTokens tokens) const {
+  const auto found = children_.find(make_key(parent, tokens));
+  return found == children_.end() ? kNone : found->second;
+}
+
+PrefixTree::NodeId PrefixTree::insert(NodeId parent, PageTokens tokens, int32_t page_id) {
+  if (unused_nodes_.empty()) {
+    unused_nodes_.push_back(static_cast<NodeId>(nodes_.size()));
+    nodes_.emplace_back();
+  }
+  const auto [found, is_new] = children_.try_emplace(make_key(parent, tokens), unused_nodes_.back());
+  const NodeId node = found->second;
+  if (is_new) {
+    unused_nodes_.pop_back();
+    nodes_[node] = {.key = found->first, .page_id = page_id, .last_used = ++clock_};
+    leaves_.emplace(clock_, node);
+    if (parent != kRoot && nodes_[parent].num_children++ == 0) {
+      leaves_.erase({nodes_[parent].last_used, parent});
+    }
+    pool_.cache(page_id);
+  }
+  return node;
+}
+
+void PrefixTree::touch(NodeId node) {
+  if (node == kRoot) return;
+  const Leaf before{nodes_[node].last_used, node};
+  nodes_[node].last_used = ++clock_;
+  if (leaves_.erase(before)) leaves_.emplace(clock_, node);
+}
+
+bool PrefixTree::evict() {
+  // A sequence uses a whole path, so of the leaves it keeps at most one from eviction: this looks at
+  // no more than one leaf a running sequence.
+  const auto oldest = std::find_if(leaves_.begin(), leaves_.end(), [&](const Leaf& leaf) {
+    return pool_.num_users(nodes_[leaf.second].page_id) == 0;
+  });
+  if (oldest == leaves_.end()) return false;
+  remove(oldest->second);
+  return true;
+}
+
+void PrefixTree::remove(NodeId id) {
+  Node& node = nodes_[id];
+  leaves_.erase({node.last_used, id});
+  children_.erase(node.key);
+  pool_.uncache(node.page_id);
+  const NodeId parent = node.key.parent;
+  if (parent != kRoot && --nodes_[parent].num_children == 0) {
+    leaves_.emplace(nodes_[parent].last_used, parent);
+  }
+  node = Node{};
+  unused_nodes_.push_back(id);
+}
+
+void PrefixTree::check() const {
+  std::vector<int> num_children(nodes_.size());
+  std::vector<bool> seen(pool_.num_pages());
+  for (const auto& [key, id] : children_) {
+    const Node& node = nodes_[id];
+    F1_CHECK(node.key == key, "node ", id);
+    F1_CHECK(pool_.is_cached(node.page_id) && !seen[node.page_id], "page ", node.page_id);
+    seen[node.page_id] = true;
+    if (key.parent == kRoot) continue;
+    ++num_children[key.parent];
+    const int32_t parent_page = nodes_[key.parent].page_id;
+    F1_CHECK(parent_page >= 0, "node ", id, " hangs from nothing");
+    // What makes "unused" mean "evictable": who uses a page uses the path to it.
+    F1_CHECK(pool_.num_users(parent_page) >= pool_.num_users(node.page_id), "node ", id);
+  }
+  size_t num_leaves = 0;
+  for (const auto& [key, id] : children_) {
+    F1_CHECK(nodes_[id].num_children == num_children[id], "node ", id);
+    const bool is_leaf = num_children[id] == 0;
+    F1_CHECK(leaves_.contains({nodes_[id].last_used, id}) == is_leaf, "node ", id);
+    num_leaves += is_leaf;
+  }
+  F1_CHECK(num_leaves == leaves_.size());
+  F1_CHECK(children_.size() + unused_nodes_.size() == nodes_.size());
+}
+
+}  // namespace f1

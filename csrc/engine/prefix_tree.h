@@ -1,0 +1,76 @@
+// Full pages of K and V that were computed before, found again by the tokens that led to them.
+//
+//   root --[16 tokens]--> page 7 --[16 tokens]--> page 2
+//                               \--[16 tokens]--> page 9        a node is one page; its key is its
+//                                                               parent and its 16 tokens, compared
+// token by token: a hash that collides can never show one request another one's context. Only whole
+// pages, already computed and never written again, are in the tree. What no sequence uses is evicted
+// from the leaves up, least recently used first.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <set>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "backend/batch.h"
+#include "engine/page_pool.h"
+
+namespace f1 {
+
+class PrefixTree {
+ public:
+  using NodeId = int32_t;
+  using PageTokens = std::span<const int32_t, kPageSize>;
+  static constexpr NodeId kRoot = -1;
+  static constexpr NodeId kNone = -2;
+
+  explicit PrefixTree(PagePool& pool) : pool_(pool) {}
+
+  // The child of `parent` along `tokens`, or kNone.
+  NodeId find(NodeId parent, PageTokens tokens) const;
+  // The same, made with `page_id` where there is none. The node found may hold another page with the
+  // same content.
+  NodeId insert(NodeId parent, PageTokens tokens, int32_t page_id);
+  // Marks the node as just used.
+  void touch(NodeId node);
+  // Gives the least recently used page that no sequence uses back to the pool; false if there is none.
+  bool evict();
+
+  int32_t page_id(NodeId node) const { return nodes_[node].page_id; }
+  int num_pages() const { return static_cast<int>(children_.size()); }
+
+  void check() const;
+
+ private:
+  struct Key {
+    NodeId parent = kNone;
+    std::array<int32_t, kPageSize> tokens{};
+    bool operator==(const Key&) const = default;
+  };
+  struct KeyHash {
+    size_t operator()(const Key& key) const;
+  };
+  struct Node {
+    Key key;
+    int32_t page_id = -1;
+    int num_children = 0;
+    uint64_t last_used = 0;
+  };
+  using Leaf = std::pair<uint64_t, NodeId>;  // (last_used, node)
+
+  static Key make_key(NodeId parent, PageTokens tokens);
+  void remove(NodeId node);
+
+  PagePool& pool_;
+  std::vector<Node> nodes_;
+  std::vector<NodeId> unused_nodes_;
+  std::unordered_map<Key, NodeId, KeyHash> children_;
+  std::set<Leaf> leaves_;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace f1

@@ -1,0 +1,82 @@
+// Decides what the next step computes, and keeps the books of sequences and pages.
+//
+// Sequences run in the order of submission: all that run are older than all that wait. Where pages
+// run out a sequence takes them from newer ones (the newest is preempted: it gives up its pages,
+// waits first in the queue, and later finds in the prefix tree what is left of them or computes it
+// again) and never from older ones. So the oldest always moves, and everything ends.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "engine/page_pool.h"
+#include "engine/prefix_tree.h"
+#include "engine/sequence.h"
+
+namespace f1 {
+
+struct EngineOptions {
+  int num_pages = 0;           // of the KV cache, kPageSize tokens each
+  int max_batch_tokens = 256;  // of all sequences in a step
+  int max_sequences = 32;      // running at a time; at most max_batch_tokens
+  bool prefix_reuse = true;
+};
+
+// What a sequence computes in a step: its next `num_tokens` tokens.
+struct Chunk {
+  Sequence* sequence = nullptr;
+  int num_tokens = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const EngineOptions& options);
+
+  // Throws InvalidArgument where the pool could never hold the sequence.
+  void submit(std::unique_ptr<Sequence> sequence);
+  Sequence* find(int64_t id) const;  // nullptr when unknown or finished
+  // Ends the sequence, which is gone after this; what it computed stays in the prefix tree.
+  void finish(Sequence& sequence);
+
+  // The next step: decodes first, then prompts in chunks, as the budget of tokens allows. Empty only
+  // when there is no work. The pages are reserved.
+  const std::vector<Chunk>& schedule();
+  // The step was computed: its full pages enter the prefix tree.
+  void commit();
+
+  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+  const PagePool& pool() const { return pool_; }
+  const PrefixTree& tree() const { return tree_; }
+  int num_running() const { return static_cast<int>(running_.size()); }
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }
+  int64_t num_reused_tokens() const { return num_reused_tokens_; }
+
+  void check() const;  // throws InternalError where an invariant is broken
+
+ private:
+  void plan(Sequence& sequence);
+  void admit_waiting();
+  bool has_room(const Sequence& sequence) const;
+  int reserve(Sequence& sequence, int num_tokens);
+  bool allocate_page(Sequence& sequence);
+  bool preempt_newer_than(const Sequence& sequence);
+  void reuse_prefix(Sequence& sequence);
+  bool is_next_page_underway(const Sequence& sequence) const;
+  void publish(Sequence& sequence);
+  void release_pages(Sequence& sequence);
+
+  const EngineOptions options_;
+  PagePool pool_;
+  PrefixTree tree_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first, all newer than the running
+  std::vector<Chunk> chunks_;
+  int budget_ = 0;  // tokens this step has still room for
+  int64_t num_preemptions_ = 0;
+  int64_t num_reused_tokens_ = 0;
+};
+
+}  // namespace f1

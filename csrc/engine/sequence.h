@@ -1,0 +1,77 @@
+// A request, and the same while it runs.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "backend/batch.h"
+#include "backend/sampling.h"
+#include "engine/prefix_tree.h"
+
+namespace f1 {
+
+struct Request {
+  std::vector<int32_t> token_ids;  // the prompt
+  SamplingParams sampling;
+  int max_tokens = 0;  // to sample, the stop token counted
+  std::vector<int32_t> stop_token_ids;
+  int choice = 0;  // which of the n decodings of one prompt; its own random numbers
+};
+
+// Positions of a sequence, from the first token of the prompt to the last one sampled:
+//
+//   0            num_published * 16     num_computed        num_slots()
+//   |-- pages in the prefix tree --|-- K and V in own pages --|-- reserved --|
+//                                                     num_tokens() - num_computed still to compute;
+//                                                     at 0 a token is waiting to be sampled
+struct Sequence {
+  Sequence(int64_t id, Request asked)
+      : id(id), request(std::move(asked)), token_ids(request.token_ids) {
+    token_ids.reserve(token_ids.size() + request.max_tokens);
+    if (request.sampling.has_penalties()) count_prompt();
+  }
+
+  const int64_t id;  // ascends in the order of submission
+  const Request request;
+  std::vector<int32_t> token_ids;  // the prompt and what was sampled
+  std::vector<int32_t> page_ids;   // position p lives in page_ids[p / kPageSize]
+  int num_computed = 0;
+  int num_published = 0;                              // pages that are nodes of the prefix tree
+  PrefixTree::NodeId last_node = PrefixTree::kRoot;   // of the last published page
+  int num_cached_tokens = -1;     // of the prompt, found in the tree on admission; -1: never admitted
+  std::vector<TokenCount> seen;   // kept only where penalties ask for it
+
+  int num_tokens() const { return static_cast<int>(token_ids.size()); }
+  int num_sampled() const { return num_tokens() - static_cast<int>(request.token_ids.size()); }
+  int num_to_compute() const { return num_tokens() - num_computed; }
+  int num_slots() const { return static_cast<int>(page_ids.size()) * kPageSize; }
+  bool is_decoding() const { return num_sampled() > 0 && num_to_compute() == 1; }
+
+  // The 16 tokens of a page that the sequence's tokens fill.
+  PrefixTree::PageTokens page_tokens(int page) const {
+    return PrefixTree::PageTokens(token_ids.data() + page * kPageSize, kPageSize);
+  }
+
+  void append(int32_t token_id) {
+    token_ids.push_back(token_id);
+    if (!request.sampling.has_penalties()) return;
+    const auto place = std::ranges::lower_bound(seen, token_id, {}, &TokenCount::token_id);
+    if (place != seen.end() && place->token_id == token_id) {
+      ++place->num_sampled;
+    } else {
+      seen.insert(place, {token_id, 1});
+    }
+  }
+
+ private:
+  void count_prompt() {
+    std::vector<int32_t> sorted = token_ids;
+    std::ranges::sort(sorted);
+    const auto repeated = std::ranges::unique(sorted);
+    sorted.erase(repeated.begin(), repeated.end());
+    for (int32_t token_id : sorted) seen.push_back({token_id, 0});
+  }
+};
+
+}  // namespace f1

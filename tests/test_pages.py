@@ -1,0 +1,229 @@
+"""Pages, prefix tree and scheduler, without a model: the test plays the model and keeps its own books.
+
+The stand-in for K and V of a position is a hash of all tokens up to it. So a step can check that what
+a sequence is about to attend to was computed from its own tokens and from nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from f1 import _core
+
+PAGE_SIZE = 16
+
+
+@dataclass
+class Shadow:
+    """A sequence as the test knows it."""
+
+    token_ids: list[int]
+    max_tokens: int
+    num_prompt: int
+    histories: list[int] = field(default_factory=list)  # hash of tokens[: p + 1] at p
+
+    def extend_histories(self) -> None:
+        for position in range(len(self.histories), len(self.token_ids)):
+            before = self.histories[-1] if position else 0
+            self.histories.append(hash((before, self.token_ids[position])))
+
+
+class Harness:
+    """A scheduler, the sequences given to it, and the fake cache its steps write."""
+
+    def __init__(self, *, num_pages: int, prefix_reuse: bool = True, seed: int = 0):
+        self.scheduler = _core.testing.Scheduler(
+            num_pages=num_pages, max_batch_tokens=48, max_sequences=6, prefix_reuse=prefix_reuse
+        )
+        self.random = random.Random(seed)
+        self.num_pages = num_pages
+        self.live: dict[int, Shadow] = {}
+        self.cache = [[0] * PAGE_SIZE for _ in range(num_pages)]
+        self.num_finished = 0
+
+    def submit(self, token_ids: list[int], max_tokens: int) -> int:
+        sequence_id = self.scheduler.submit(token_ids, max_tokens)
+        self.live[sequence_id] = Shadow(list(token_ids), max_tokens, len(token_ids))
+        return sequence_id
+
+    def submit_random(self) -> None:
+        """Few distinct tokens and starts, so that prefixes repeat and part ways everywhere."""
+        length = self.random.randint(1, 100)
+        start = self.random.choice([[1] * 40, [1] * 16 + [2] * 40, [3] * 8, []])
+        tokens = (start + [self.random.randint(1, 2) for _ in range(length)])[:length]
+        room = self.num_pages * PAGE_SIZE - length + 1
+        self.submit(tokens, self.random.randint(1, min(200, room)))
+
+    def finish(self, sequence_id: int) -> None:
+        self.scheduler.finish(sequence_id)
+        del self.live[sequence_id]
+        self.num_finished += 1
+
+    def step(self) -> list[int]:
+        """Schedule, "compute", commit, sample. Returns the ids of the sequences that moved."""
+        chunks = self.scheduler.schedule()
+        assert bool(chunks) == bool(self.live), "idle with work to do, or busy without"
+        assert sum(num_tokens for _, _, num_tokens, _ in chunks) <= 48
+        assert len({sequence_id for sequence_id, *_ in chunks}) == len(chunks)
+        written: set[tuple[int, int]] = set()
+        for sequence_id, begin, num_tokens, page_ids in chunks:
+            shadow = self.live[sequence_id]
+            assert 0 < num_tokens <= len(shadow.token_ids) - begin
+            shadow.extend_histories()
+            for position in range(begin, begin + num_tokens):
+                page, slot = page_ids[position // PAGE_SIZE], position % PAGE_SIZE
+                assert (page, slot) not in written, "two sequences write one slot"
+                written.add((page, slot))
+                self.cache[page][slot] = shadow.histories[position]
+        for sequence_id, begin, num_tokens, page_ids in chunks:
+            seen = [slot for page in page_ids for slot in self.cache[page]]
+            assert (
+                seen[: begin + num_tokens] == self.live[sequence_id].histories[: begin + num_tokens]
+            )
+        self.scheduler.commit()
+        for sequence_id, begin, num_tokens, _ in chunks:
+            shadow = self.live[sequence_id]
+            if begin + num_tokens == len(shadow.token_ids):
+                self.sample(sequence_id, shadow)
+        return [sequence_id for sequence_id, *_ in chunks]
+
+    def sample(self, sequence_id: int, shadow: Shadow) -> None:
+        token = self.random.randint(1, 2)
+        shadow.token_ids.append(token)
+        self.scheduler.append(sequence_id, token)
+        if len(shadow.token_ids) - shadow.num_prompt == shadow.max_tokens:
+            self.finish(sequence_id)
+
+    def drain(self) -> None:
+        while self.live:
+            self.step()
+
+
+@pytest.mark.parametrize(("prefix_reuse", "num_operations"), [(True, 100_000), (False, 10_000)])
+def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
+    harness = Harness(num_pages=24, prefix_reuse=prefix_reuse, seed=7)
+    for _ in range(num_operations):
+        draw = harness.random.random()
+        if draw < 0.05 and len(harness.live) < 40:
+            harness.submit_random()
+        elif draw < 0.055 and harness.live:
+            harness.finish(harness.random.choice(list(harness.live)))  # aborted
+        elif draw < 0.06:
+            harness.scheduler.schedule()  # a step that fails before commit changes nothing
+        else:
+            harness.step()
+        harness.scheduler.check()
+    harness.drain()
+    harness.scheduler.check()
+    scheduler = harness.scheduler
+    assert scheduler.num_free + scheduler.num_reclaimable == harness.num_pages, "pages leaked"
+    # The run was worth something only if it went through all of it.
+    assert harness.num_finished > num_operations // 100
+    assert scheduler.num_preemptions > num_operations // 100
+    assert (scheduler.num_reused_tokens > num_operations // 10) == prefix_reuse
+
+
+def test_a_full_pool_never_stops_the_oldest() -> None:
+    harness = Harness(num_pages=8)
+    oldest = harness.submit([5] * 30, 8 * PAGE_SIZE - 30)
+    for token in range(10, 15):
+        harness.submit([token] * 60, 40)
+    while oldest in harness.live:
+        assert oldest in harness.step()
+        harness.scheduler.check()
+    assert harness.scheduler.num_preemptions > 0
+    harness.drain()
+
+
+def test_full_computed_pages_are_reused() -> None:
+    harness = Harness(num_pages=16)
+    prompt = list(range(40))
+    harness.submit(prompt, 1)
+    harness.drain()
+    harness.submit(prompt, 1)
+    ((_, begin, num_tokens, _),) = harness.scheduler.schedule()
+    assert (begin, num_tokens) == (32, 8)
+    harness.scheduler.commit()
+
+
+def test_the_last_token_of_a_prompt_is_always_computed() -> None:
+    harness = Harness(num_pages=16)
+    prompt = list(range(32))
+    for expected_begin in (0, 16):
+        sequence_id = harness.submit(prompt, 2)
+        ((_, begin, _, _),) = harness.scheduler.schedule()
+        assert begin == expected_begin
+        harness.scheduler.commit()
+        harness.finish(sequence_id)
+
+
+def test_another_token_in_a_page_is_no_match() -> None:
+    harness = Harness(num_pages=16)
+    harness.submit([1] * 40, 1)
+    harness.drain()
+    harness.submit([1] * 20 + [2] + [1] * 19, 1)
+    ((_, begin, _, _),) = harness.scheduler.schedule()
+    assert begin == 16
+    harness.scheduler.commit()
+
+
+def test_twins_share_what_one_of_them_computes() -> None:
+    """n decodings of one prompt, submitted together: the prompt is computed once, not n times."""
+    harness = Harness(num_pages=32)
+    for _ in range(4):
+        harness.submit([9] * 40, 5)
+    assert harness.step() == [0]
+    chunks = harness.scheduler.schedule()
+    assert [(begin, num_tokens) for _, begin, num_tokens, _ in chunks] == [(40, 1)] + [(32, 8)] * 3
+    assert len({tuple(page_ids[:2]) for *_, page_ids in chunks}) == 1
+    harness.scheduler.check()
+    harness.drain()
+
+
+def test_decodes_come_before_prompts() -> None:
+    harness = Harness(num_pages=32)
+    decoding = harness.submit([1] * 10, 20)
+    harness.step()
+    harness.submit([2] * 100, 1)
+    chunks = harness.scheduler.schedule()
+    assert [(chunk[0], chunk[2]) for chunk in chunks] == [(decoding, 1), (1, 47)]
+
+
+def test_least_recently_used_prefix_is_evicted_first() -> None:
+    harness = Harness(num_pages=8)
+    for token in (1, 2, 3):  # each leaves two full pages in the tree
+        harness.submit([token] * 33, 1)
+        harness.drain()
+    harness.submit([1] * 33, 1)  # 1 is fresh again
+    harness.drain()
+    harness.submit([4] * 60, 1)  # needs four pages: the two free ones and the two of 2
+    harness.drain()
+    for token, begin in ((1, 32), (3, 32), (2, 0)):
+        sequence_id = harness.submit([token] * 33, 1)
+        assert harness.scheduler.schedule()[0][1] == begin, f"prefix {token}"
+        harness.finish(sequence_id)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_pages": 0, "max_batch_tokens": 8, "max_sequences": 4},
+        {"num_pages": -1, "max_batch_tokens": 8, "max_sequences": 4},
+        {"num_pages": 4, "max_batch_tokens": 8, "max_sequences": 9},
+        {"num_pages": 4, "max_batch_tokens": 8, "max_sequences": 0},
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(_core.InvalidArgument):
+        _core.testing.Scheduler(**options)
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    harness = Harness(num_pages=2)
+    with pytest.raises(_core.InvalidArgument, match="33 slots"):
+        harness.submit([1] * 30, 4)
+    harness.submit([1] * 30, 3)
+    harness.drain()
