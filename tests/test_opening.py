@@ -1,4 +1,4 @@
-"""Where a call begins in free text: only for given tools, the same in whatever pieces it arrives."""
+"""Where a call begins in free text: only for given tools, the same in whatever pieces it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scanner finds a value's end wherever json does, and says what to close when a budget is used."""
+"""The scanner finds the end of a value where json does, and says what to close when it must."""
 
 from __future__ import annotations
 

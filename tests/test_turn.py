@@ -1,6 +1,6 @@
 """The turn machine: what its masks allow is always parsed, whole calls only, in every family.
 
-No model here: tokens are drawn at random from the mask (a worse model than any), or follow a script.
+No model here: tokens are drawn at random from the mask (worse than any model), or follow a script.
 """
 
 from __future__ import annotations
