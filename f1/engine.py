@@ -12,7 +12,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,17 +32,12 @@ from f1.errors import (
 from f1.models.checkpoint import Checkpoint, load_checkpoint, load_model
 from f1.settings import Settings
 from f1.types import (
-    CallDelta,
-    Completion,
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
-    Message,
     SamplingParams,
-    TextDelta,
     TokenLogprob,
-    ToolCall,
     Usage,
 )
 
@@ -108,7 +103,7 @@ class AsyncEngine:
 
     # --- requests ------------------------------------------------------------------------------
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """The request's events as they happen; closing the iterator early stops the work.
 
         Raises InvalidRequest and its kin before the first event, ConstraintError or EngineStopped
@@ -132,10 +127,6 @@ class AsyncEngine:
                 yield event
         finally:
             self._inbox.put(lambda: self._abort(choices))
-
-    async def complete(self, request: GenerateRequest) -> list[Completion]:
-        """The request's choices, whole."""
-        return gather([event async for event in self.generate(request)], request.n)
 
     def healthy(self) -> bool:
         """The stepping thread lives and, when it has work, has made a step lately."""
@@ -308,32 +299,6 @@ class AsyncEngine:
         for choice in self._running.values():
             choice.send(error)
         self._running.clear()
-
-
-def gather(events: Iterable[Event], n: int) -> list[Completion]:
-    """What the events of a request's `n` choices add up to."""
-    texts: list[list[str]] = [[] for _ in range(n)]
-    calls: list[list[ToolCall]] = [[] for _ in range(n)]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]
-    ends: dict[int, Finished] = {}
-    for event in events:
-        match event:
-            case TextDelta():
-                texts[event.choice].append(event.text)
-                logprobs[event.choice] += event.logprobs
-            case CallDelta():
-                calls[event.choice].append(event.call)
-            case Finished():
-                ends[event.choice] = event
-    return [
-        Completion(
-            Message("assistant", "".join(texts[i]), tuple(calls[i])),
-            ends[i].reason,
-            ends[i].usage,
-            tuple(logprobs[i]),
-        )
-        for i in range(n)
-    ]
 
 
 def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:
