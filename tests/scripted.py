@@ -16,8 +16,9 @@ def call(name: str, _id: str = "", /, **arguments: object) -> ToolCall:
 
 
 class ScriptedEngine:
-    """Plays the turns one after the other (a function is given the request), keeps the requests
-    it saw, and counts those that were closed before their end."""
+    """Plays the turns one after the other (a function is given the request; words that end with
+    "…" go on until somebody stops them), keeps the requests it saw, and counts those that were
+    closed before their end."""
 
     model_id = "scripted"
 
@@ -36,6 +37,8 @@ class ScriptedEngine:
         try:
             for choice in range(request.n):
                 for event in _events(choice, turn):
+                    if isinstance(event, Finished) and str(turn).endswith("…"):
+                        await asyncio.Event().wait()
                     yield event
                     await asyncio.sleep(0)
             done = True

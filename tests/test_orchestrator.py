@@ -129,7 +129,7 @@ async def test_a_forced_call_is_forced_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [GenerateRequest(ASK.messages, n=2), GenerateRequest(ASK.messages, (add.tool,))]
+    "request_", [GenerateRequest(ASK.messages, n=2), GenerateRequest(ASK.messages, (Tool("add"),))]
 )
 async def test_refuses_several_choices_and_names_given_twice(request_: GenerateRequest) -> None:
     with pytest.raises(InvalidRequest):
@@ -160,7 +160,7 @@ async def test_without_tools_of_its_own_it_passes_everything_on() -> None:
 
 
 async def test_closing_the_run_stops_the_turn() -> None:
-    engine = ScriptedEngine("One two three.")
+    engine = ScriptedEngine("One two …")
     async with aclosing(Orchestrator(engine, ToolRunner([add])).run(ASK)) as progress:
         async for item in progress:
             assert isinstance(item, TextDelta)

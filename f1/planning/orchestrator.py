@@ -134,10 +134,11 @@ class Orchestrator:
     def _with_our_tools(self, request: GenerateRequest) -> GenerateRequest:
         if request.n != 1:
             raise InvalidRequest("'n' must be 1 where tools are run for you", param="n")
-        for tool in request.tools:
-            if self.runner.owns(tool.name):
+        listed = {tool.name: tool for tool in request.tools}
+        for tool in self.runner.tools:
+            if listed.setdefault(tool.name, tool) != tool:
                 raise InvalidRequest(f"tool '{tool.name}' is given twice", param="tools")
-        return replace(request, tools=request.tools + self.runner.tools)
+        return replace(request, tools=tuple(listed.values()))
 
     def _outcome(self, completion: Completion) -> Outcome | None:
         """The outcome, or None where there are calls for us to run."""

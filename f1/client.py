@@ -1,0 +1,348 @@
+"""The Python client: the engine in this process, or a server's, behind the same calls.
+
+    f1 = F1()                                    # embeds the engine
+    f1 = F1(base_url="http://127.0.0.1:8000")    # talks to `f1 serve`
+
+    f1.chat("Weather in Rome?", tools=[weather]).calls     # what the model wants called
+    f1.run("Weather in Rome?", tools=[weather]).text       # calls run, question answered
+
+`achat`, `astream`, `arun` and `awatch` are the same for asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from f1.planning.orchestrator import (
+    CallTools,
+    Engine,
+    GiveUp,
+    Orchestrator,
+    Outcome,
+    Progress,
+    Reply,
+    gather,
+)
+from f1.portal import Portal
+from f1.serve.limits import Limits
+from f1.serve.wire.fields import Fields
+from f1.serve.wire.messages import write_message
+from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
+from f1.tools.function import make_tool
+from f1.tools.runner import ToolResult, ToolRunner
+from f1.types import (
+    Completion,
+    Event,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from f1.settings import Settings
+
+Messages = str | Sequence[Message | Mapping[str, Any]]
+AnyTool = Callable[..., Any] | Tool | Mapping[str, Any]
+
+
+class Options(TypedDict, total=False):
+    """What a call may set, named and bounded as on the wire. `tool_choice` also takes a tool's
+    plain name; `response_format` a pydantic model."""
+
+    tool_choice: str | Mapping[str, Any]
+    parallel_tool_calls: bool
+    response_format: type[BaseModel] | Mapping[str, Any]
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    stop: str | Sequence[str]
+    logit_bias: Mapping[str, float]
+    logprobs: bool
+    top_logprobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResult:
+    """One assistant turn. `parsed` is set where `response_format` was a pydantic model and the
+    turn came to its end."""
+
+    completion: Completion
+    parsed: Any = None
+
+    @property
+    def message(self) -> Message:
+        """To be appended to the conversation."""
+        return self.completion.message
+
+    @property
+    def text(self) -> str:
+        return self.completion.message.content
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self.completion.message.tool_calls
+
+    @property
+    def reason(self) -> FinishReason:
+        return self.completion.reason
+
+    @property
+    def usage(self) -> Usage:
+        return self.completion.usage
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return self.completion.logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended, and the calls that were run for it, in the order they finished."""
+
+    outcome: Outcome
+    results: tuple[ToolResult, ...]
+    parsed: Any = None
+
+    @property
+    def text(self) -> str:
+        """The answer; "" where there is none."""
+        return self.outcome.completion.message.content if isinstance(self.outcome, Reply) else ""
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Calls left for you to run: those to tools given as dicts."""
+        return self.outcome.calls if isinstance(self.outcome, CallTools) else ()
+
+    @property
+    def usage(self) -> Usage:
+        return self.outcome.completion.usage
+
+
+class F1:
+    """Thread-safe. Close it, or use it in a `with` statement, to free the engine.
+
+    Without `base_url` the model (a catalogue name, a path or a hub id) is fetched if need be and
+    loaded here. All calls raise F1Error.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        settings: Settings | None = None,
+    ):
+        self._closed = False
+        self._portal = Portal()
+        try:
+            if base_url is None:
+                self._engine, self._close = _embed(model, settings)
+            else:
+                self._engine, self._close = _connect(self._portal, base_url, model, api_key)
+        except BaseException:
+            self._portal.close()
+            raise
+
+    def close(self) -> None:
+        """Ends what still runs. Closing twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close()
+        self._portal.close()
+
+    def __enter__(self) -> F1:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- one turn ------------------------------------------------------------------------------
+
+    def chat(
+        self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
+    ) -> ChatResult:
+        """One assistant turn. Calls are returned, not run."""
+        request = _request(messages, tools, options)
+        (completion,) = self._portal.run(_complete(self._engine, request))
+        return ChatResult(completion, _parsed(completion, options))
+
+    async def achat(
+        self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
+    ) -> ChatResult:
+        request = _request(messages, tools, options)
+        (completion,) = await _complete(_Bridge(self._portal, self._engine), request)
+        return ChatResult(completion, _parsed(completion, options))
+
+    def stream(
+        self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
+    ) -> Generator[Event]:
+        """The turn as it is decoded: TextDelta, CallDelta, and Finished at the end. Closing the
+        generator stops the work."""
+        request = _request(messages, tools, options)
+        return self._portal.iterate(lambda: self._engine.generate(request))
+
+    def astream(
+        self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
+    ) -> AsyncGenerator[Event]:
+        request = _request(messages, tools, options)
+        return self._portal.aiterate(lambda: self._engine.generate(request))
+
+    # --- a whole run -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        messages: Messages,
+        tools: Sequence[AnyTool] = (),
+        *,
+        max_steps: int = 8,
+        **options: Unpack[Options],
+    ) -> RunResult:
+        """Decodes, runs the calls to your functions (those of one step side by side), and goes on
+        until there is an answer, a call to a tool given as a dict, or no step left."""
+        with closing(self.watch(messages, tools, max_steps=max_steps, **options)) as progress:
+            return _run_result(list(progress), options)
+
+    async def arun(
+        self,
+        messages: Messages,
+        tools: Sequence[AnyTool] = (),
+        *,
+        max_steps: int = 8,
+        **options: Unpack[Options],
+    ) -> RunResult:
+        """The same; coroutine functions among the tools run on the caller's loop."""
+        async with aclosing(self.awatch(messages, tools, max_steps=max_steps, **options)) as items:
+            return _run_result([item async for item in items], options)
+
+    def watch(
+        self,
+        messages: Messages,
+        tools: Sequence[AnyTool] = (),
+        *,
+        max_steps: int = 8,
+        **options: Unpack[Options],
+    ) -> Generator[Progress]:
+        """A run as it happens: TextDelta, StepBegun, ToolResult, and the outcome at the end."""
+        request = _request(messages, tools, options)
+        orchestrator = Orchestrator(self._engine, _runner(tools), max_steps=max_steps)
+        return self._portal.iterate(lambda: orchestrator.run(request))
+
+    def awatch(
+        self,
+        messages: Messages,
+        tools: Sequence[AnyTool] = (),
+        *,
+        max_steps: int = 8,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[Progress]:
+        request = _request(messages, tools, options)
+        engine = _Bridge(self._portal, self._engine)
+        return Orchestrator(engine, _runner(tools), max_steps=max_steps).run(request)
+
+
+class _Bridge:
+    """The engine on the portal's loop, for the caller's: an HTTP connection belongs to one."""
+
+    def __init__(self, portal: Portal, engine: Engine):
+        self.portal = portal
+        self.engine = engine
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        return self.portal.aiterate(lambda: self.engine.generate(request))
+
+
+def _embed(model: str | None, settings: Settings | None) -> tuple[Engine, Callable[[], None]]:
+    # Imported here: it takes seconds, and a client of a server does not need it.
+    from f1.engine import AsyncEngine
+    from f1.models.catalogue import DEFAULT_MODEL
+    from f1.settings import Settings
+
+    engine = AsyncEngine.start(model or DEFAULT_MODEL, settings or Settings.from_env())
+    return engine, engine.close
+
+
+def _connect(
+    portal: Portal, base_url: str, model: str | None, api_key: str | None
+) -> tuple[Engine, Callable[[], None]]:
+    from f1.remote import RemoteEngine
+
+    engine = RemoteEngine(base_url, model or "f1", api_key)
+    return engine, lambda: portal.run(engine.aclose())
+
+
+async def _complete(engine: Engine, request: GenerateRequest) -> list[Completion]:
+    async with aclosing(engine.generate(request)) as events:
+        return await gather(events, request.n)
+
+
+def _request(messages: Messages, tools: Sequence[AnyTool], options: Options) -> GenerateRequest:
+    """The request, through the wire's own checks: what a server refuses is refused here too."""
+    body: dict[str, Any] = {
+        **options,
+        "model": "f1",
+        "messages": _messages(messages),
+        "tools": [write_tool(_described(tool)) for tool in tools],
+    }
+    choice = options.get("tool_choice")
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        body["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    if (model := _response_model(options)) is not None:
+        schema = {"name": model.__name__, "schema": model.model_json_schema()}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return parse_chat_request(body, Limits()).generate
+
+
+def _messages(messages: Messages) -> list[Any]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    return [write_message(m) if isinstance(m, Message) else m for m in messages]
+
+
+def _described(tool: AnyTool) -> Tool:
+    if isinstance(tool, Tool):
+        return tool
+    if isinstance(tool, Mapping):
+        return parse_tool(Fields(tool, "tools"))
+    return make_tool(tool).tool
+
+
+def _runner(tools: Sequence[AnyTool]) -> ToolRunner:
+    """Runs those tools that are functions."""
+    return ToolRunner(make_tool(t) for t in tools if not isinstance(t, Tool | Mapping))
+
+
+def _response_model(options: Options) -> type[BaseModel] | None:
+    given = options.get("response_format")
+    return given if isinstance(given, type) else None
+
+
+def _parsed(completion: Completion, options: Options) -> Any:
+    model = _response_model(options)
+    if model is None or completion.reason != "stop":
+        return None
+    return model.model_validate_json(completion.message.content)
+
+
+def _run_result(items: Sequence[Progress], options: Options) -> RunResult:
+    outcome = items[-1]
+    assert isinstance(outcome, Reply | CallTools | GiveUp)
+    results = tuple(item for item in items if isinstance(item, ToolResult))
+    parsed = _parsed(outcome.completion, options) if isinstance(outcome, Reply) else None
+    return RunResult(outcome, results, parsed)

@@ -1,0 +1,100 @@
+"""An event loop in a thread of its own, for callers that have none or another one."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Source = Callable[[], AsyncGenerator[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[T]):
+    value: T
+
+
+class Portal:
+    """Runs coroutines and async generators on its loop and brings the results back."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="f1-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for the result. An interrupted wait cancels the work."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, source: Source[T]) -> Generator[T]:
+        """The generator's items. Closed early, it stops the source and waits until it has."""
+        items: queue.SimpleQueue[_Item[T] | _End] = queue.SimpleQueue()
+        pump = self._pump(source, items.put)
+        item: _Item[T] | _End | None = None
+        try:
+            while isinstance(item := items.get(), _Item):
+                yield item.value
+        finally:
+            pump.cancel()
+            while not isinstance(item, _End):
+                item = items.get()
+        if item.error is not None:
+            raise item.error
+
+    async def aiterate(self, source: Source[T]) -> AsyncGenerator[T]:
+        """The same for a caller on another loop."""
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[_Item[T] | _End] = asyncio.Queue()
+
+        def put(item: _Item[T] | _End) -> None:
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+        pump = self._pump(source, put)
+        item: _Item[T] | _End | None = None
+        try:
+            while isinstance(item := await items.get(), _Item):
+                yield item.value
+        finally:
+            pump.cancel()
+            while not isinstance(item, _End):
+                item = await items.get()
+        if item.error is not None:
+            raise item.error
+
+    def _pump(self, source: Source[T], put: Callable[[_Item[T] | _End], None]) -> Future[None]:
+        async def pump() -> None:
+            error: BaseException | None = None
+            items = source()
+            try:
+                async for item in items:
+                    put(_Item(item))
+            except BaseException as raised:
+                error = raised  # it is the reader's to handle
+            finally:
+                await items.aclose()
+                put(_End(error))
+
+        return asyncio.run_coroutine_threadsafe(pump(), self._loop)
+
+    def close(self) -> None:
+        """Stops the loop; whatever still runs on it is lost. Closing twice does no harm."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,174 @@
+"""The client's own logic: requests built, threads crossed, results typed. (test_server.py has it
+talk to a real server, and both to a real model.)"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
+
+import pydantic
+import pytest
+from scripted import ScriptedEngine, Turn, call
+
+from f1 import F1, F1Error, Message, Tool, tool
+from f1.planning.orchestrator import CallTools, Reply
+from f1.portal import Portal
+from f1.types import CallDelta, Finished, TextDelta
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+DOOR = {"type": "function", "function": {"name": "open_door", "description": "Opens a door."}}
+
+
+class City(pydantic.BaseModel):
+    name: str
+    people: int
+
+
+@pytest.fixture
+def embed(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A client around a scripted engine in place of a model."""
+    clients = []
+
+    def make(*turns: Turn) -> tuple[F1, ScriptedEngine]:
+        engine = ScriptedEngine(*turns)
+        monkeypatch.setattr("f1.client._embed", lambda *_: (engine, engine.close))
+        clients.append(F1())
+        return clients[-1], engine
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def test_chat_describes_functions_dicts_and_tools(embed) -> None:
+    f1, engine = embed("Hello there.")
+    result = f1.chat("Hi", tools=[add, DOOR, Tool("wave")], tool_choice="add", seed=3, top_k=2)
+    assert (result.text, result.reason, result.calls) == ("Hello there. ", "stop", ())
+    (request,) = engine.requests
+    assert [t.name for t in request.tools] == ["add", "open_door", "wave"]
+    assert request.tools[0] == add.tool
+    assert request.tool_choice.name == "add"
+    assert (request.sampling.seed, request.sampling.top_k) == (3, 2)
+
+
+def test_a_turn_can_be_appended_and_answered(embed) -> None:
+    f1, engine = embed([call("add", a=1, b=2)], "Three.")
+    first = f1.chat("1 + 2?", tools=[add])
+    answer = {"role": "tool", "tool_call_id": first.calls[0].id, "content": "3"}
+    assert f1.chat([Message("user", "1 + 2?"), first.message, answer], [add]).text == "Three. "
+    assert [m.role for m in engine.requests[1].messages] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": float("nan")}, {"temprature": 1}, {"tool_choice": "subtract"}, {"seed": "x"}],
+)
+def test_wrong_options_are_refused_before_any_work(embed, options) -> None:
+    f1, engine = embed("Hello.")
+    with pytest.raises(F1Error) as caught:
+        f1.chat("Hi", [add], **options)
+    assert caught.value.status == 400
+    assert engine.requests == []
+
+
+def test_response_format_takes_a_pydantic_model(embed) -> None:
+    f1, engine = embed('{"name": "Rome", "people": 3}')
+    result = f1.chat("A city", response_format=City)
+    assert result.parsed == City(name="Rome", people=3)
+    assert engine.requests[0].response_format.value == City.model_json_schema()
+
+
+def test_stream(embed) -> None:
+    f1, _ = embed("One two.")
+    assert [type(event) for event in f1.stream("Count")] == [TextDelta, TextDelta, Finished]
+
+
+def test_a_stream_closed_early_stops_the_work(embed) -> None:
+    f1, engine = embed("One two …")
+    with closing(f1.stream("Count")) as events:
+        next(events)
+    assert engine.stopped_early == 1
+
+
+def test_run_calls_functions_and_answers(embed) -> None:
+    f1, _ = embed([call("add", a=1, b=2)], "Three.")
+    result = f1.run("1 + 2?", [add])
+    assert isinstance(result.outcome, Reply)
+    assert (result.text, result.calls) == ("Three. ", ())
+    assert [r.content for r in result.results] == ["3"]
+
+
+def test_run_returns_calls_that_are_not_its_own(embed) -> None:
+    f1, _ = embed([call("open_door")])
+    result = f1.run("Let me in", [add, DOOR])
+    assert isinstance(result.outcome, CallTools)
+    assert (result.text, [c.name for c in result.calls]) == ("", ["open_door"])
+
+
+async def test_async_calls(embed) -> None:
+    f1, _ = embed("Hello.", [call("add", a=1, b=2)])
+    assert (await f1.achat("Hi")).text == "Hello. "
+    events = [event async for event in f1.astream("Hi", [add])]
+    assert [type(event) for event in events] == [CallDelta, Finished]
+
+
+async def test_arun_runs_coroutine_tools_on_the_callers_loop(embed) -> None:
+    loops = []
+
+    @tool
+    async def where() -> str:
+        """Tells nothing."""
+        loops.append(asyncio.get_running_loop())
+        return "here"
+
+    f1, _ = embed([call("where")], "Done.")
+    assert (await f1.arun("Where?", [where])).text == "Done. "
+    assert loops == [asyncio.get_running_loop()]
+
+
+async def test_a_cancelled_async_call_stops_the_work(embed) -> None:
+    f1, engine = embed("One two …")
+    async with aclosing(f1.astream("Count")) as events:
+        await anext(events)
+    assert engine.stopped_early == 1
+
+
+def test_it_can_be_used_from_many_threads(embed) -> None:
+    f1, engine = embed(*["Hello."] * 8)
+    texts: list[str] = []
+    threads = [threading.Thread(target=lambda: texts.append(f1.chat("Hi").text)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == ["Hello. "] * 8
+    assert len(engine.requests) == 8
+
+
+def test_closing_frees_the_engine(embed) -> None:
+    f1, engine = embed("Hello.")
+    with f1:
+        f1.chat("Hi")
+    f1.close()  # once more does no harm
+    assert engine.closed
+
+
+def test_an_error_in_a_stream_reaches_the_reader() -> None:
+    async def broken() -> AsyncGenerator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    portal = Portal()
+    items = portal.iterate(broken)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+    portal.close()

@@ -1,0 +1,235 @@
+"""Bodies read into requests, and what is said of the ones that are wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from f1.errors import InvalidRequest
+from f1.serve.limits import Limits
+from f1.serve.wire.request import ChatRequest, parse_chat_request, parse_json, write_chat_request
+from f1.types import Message, ResponseFormat, Tool, ToolCall, ToolChoice
+
+HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+def parse(**fields: object) -> ChatRequest:
+    return parse_chat_request(HELLO | fields, Limits())
+
+
+def messages(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": list(items)}
+
+
+def calls(*ids: str, arguments: object = "{}") -> dict[str, Any]:
+    items = [
+        {"id": i, "type": "function", "function": {"name": "clock", "arguments": arguments}}
+        for i in ids
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": items}
+
+
+USER = {"role": "user", "content": "Hi"}
+NULLABLE = (
+    "n", "stop", "stream", "stream_options", "seed", "temperature", "top_p", "logprobs",
+    "top_logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "max_tokens",
+    "max_completion_tokens", "store", "metadata", "tools", "tool_choice", "parallel_tool_calls",
+    "response_format", "functions", "user",
+)  # fmt: skip
+
+
+def test_null_counts_as_absent() -> None:
+    nulls = parse(**dict.fromkeys(NULLABLE))
+    assert nulls.generate.sampling.seed >= 0
+    assert parse(**dict.fromkeys(NULLABLE) | {"seed": 1}) == parse(seed=1)
+
+
+def test_a_full_conversation() -> None:
+    request = parse(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            calls("1", "2", arguments=""),
+            {"role": "tool", "tool_call_id": "2", "content": "two"},
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "one"}]},
+        ]
+    )
+    assert request.generate.messages == (
+        Message("system", "Be brief."),
+        Message("user", "a\nb"),
+        Message("assistant", "", (ToolCall("1", "clock", "{}"), ToolCall("2", "clock", "{}"))),
+        Message("tool", "two", tool_call_id="2"),
+        Message("tool", "one", tool_call_id="1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("auto", ToolChoice("auto")),
+        (None, ToolChoice("auto")),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        ({"type": "function", "function": {"name": "clock"}}, ToolChoice("named", "clock")),
+    ],
+)
+def test_tool_choice(value: object, expected: ToolChoice) -> None:
+    request = parse(tools=[WEATHER, CLOCK], tool_choice=value).generate
+    assert request.tool_choice == expected
+    assert request.tools[1] == Tool("clock")
+
+
+def test_allowed_tools_leave_fewer_tools() -> None:
+    allowed = {"mode": "required", "tools": [CLOCK]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    request = parse(tools=[WEATHER, CLOCK], tool_choice=choice).generate
+    assert (request.tools, request.tool_choice) == ((Tool("clock"),), ToolChoice("required"))
+
+
+def test_without_a_seed_every_request_draws_its_own() -> None:
+    assert parse().generate.sampling.seed != parse().generate.sampling.seed
+    assert parse(seed=-5).generate.sampling.seed == parse(seed=-5).generate.sampling.seed >= 0
+
+
+SCHEMA = {"type": "object"}
+WRONG = [
+    ({"model": None}, "model"),
+    ({"model": 3}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": None}, "messages"),
+    ({"messages": "Hello"}, "messages"),
+    ({"messages": ["Hello"]}, "messages[0]"),
+    ({"messages": [USER] * 3000}, "messages"),
+    (messages({"role": "robot", "content": ""}), "messages[0].role"),
+    (messages({"content": ""}), "messages[0].role"),
+    (messages({"role": "user"}), "messages[0].content"),
+    (messages({"role": "user", "content": 5}), "messages[0].content"),
+    (messages({"role": "user", "content": [{"type": "image_url"}]}), "messages[0].content[0].type"),
+    (messages({"role": "user", "content": [{"type": "text"}]}), "messages[0].content[0].text"),
+    (messages({"role": "assistant"}), "messages[0].content"),
+    (messages(USER, {"role": "tool", "content": "x"}), "messages[1].tool_call_id"),
+    (messages(USER, {"role": "tool", "tool_call_id": "1", "content": "x"}),
+     "messages[1].tool_call_id"),
+    (messages(USER, calls("1")), "messages"),
+    (messages(USER, calls("1"), USER), "messages"),
+    (messages(USER, calls("1", "1")), "messages[1].tool_calls"),
+    (messages(USER, calls("1", arguments="{not json")),
+     "messages[1].tool_calls[0].function.arguments"),
+    (messages(USER, calls("1", arguments="[1]")), "messages[1].tool_calls[0].function.arguments"),
+    (messages(USER, calls("1", arguments={})), "messages[1].tool_calls[0].function.arguments"),
+    *[({name: value}, name)
+      for name in ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty",
+                   "repetition_penalty")
+      for value in (math.nan, math.inf, -math.inf, 1e300, -3, "1", True, [])],
+    *[({name: value}, name)
+      for name in ("n", "max_tokens", "max_completion_tokens")
+      for value in (-1, 0, 2**31, 2**63, 1.5, "1", True)],
+    *[({"top_k": value}, "top_k") for value in (-1, 2**31, 1.5, "1", True)],
+    *[({"seed": value}, "seed") for value in (2**63, -(2**63) - 1, 1e29, "1")],
+    ({"logprobs": 1}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+    ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": [1]}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"tools": {}}, "tools"),
+    ({"tools": [CLOCK] * 600}, "tools"),
+    ({"tools": [{"function": {"name": "x"}}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "a" * 65}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": [1]}}]},
+     "tools[0].function.parameters"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [CLOCK], "tool_choice": "sometimes"}, "tool_choice"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+     "tool_choice.function.name"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+     "response_format.json_schema.name"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 3}}},
+     "response_format.json_schema.schema"),
+    ({"functions": [{}]}, "functions"),
+    ({"temprature": 1}, "temprature"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "param"), WRONG)
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**fields)
+    assert caught.value.param == param
+    assert param in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b'{"temperature": NaN}', b'{"temperature": Infinity}', b'{"temperature": 1e999}',
+        b'{"model": "\\ud800"}', b"\xff\xfe", b"null x",
+    ],
+    ids=lambda body: repr(body[:16]),
+)  # fmt: skip
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(body)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [None, [], 1, "x"])
+def test_a_body_that_is_no_object_is_refused(body: object) -> None:
+    with pytest.raises(InvalidRequest, match="body"):
+        parse_chat_request(body, Limits())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"stream": True, "stream_options": {"include_usage": True}, "n": 3},
+        {"tools": [WEATHER, CLOCK], "tool_choice": "required", "parallel_tool_calls": False},
+        {"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "clock"}}},
+        {"response_format": {"type": "regex", "pattern": "a+"}},
+        {"response_format": {"type": "ebnf", "grammar": 'root ::= "a"'}},
+        {"response_format": {"type": "json_object"}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": SCHEMA},
+            }
+        },
+        {"temperature": 0.5, "top_k": 4, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1},
+        {"logit_bias": {"5": -100}, "logprobs": True, "top_logprobs": 2, "stop": ["a", "b"]},
+        {"max_tokens": 7, "presence_penalty": 1, "frequency_penalty": -1},
+        messages(USER, calls("1"), {"role": "tool", "tool_call_id": "1", "content": "x"}),
+    ],
+)
+def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
+    request = parse(seed=1, **fields)
+    again = json.loads(json.dumps(write_chat_request(request)))
+    assert parse_chat_request(again, Limits()) == request
+
+
+def test_a_schema_less_response_format_is_any_object() -> None:
+    request = parse(response_format={"type": "json_schema", "json_schema": {"name": "x"}})
+    assert request.generate.response_format == ResponseFormat("json_object")
