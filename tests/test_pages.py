@@ -1,7 +1,7 @@
-"""Pages, prefix tree and scheduler, without a model: the test plays the model and keeps its own books.
+"""Pages, prefix tree and scheduler without a model: the test plays it and keeps its own books.
 
-The stand-in for K and V of a position is a hash of all tokens up to it. So a step can check that what
-a sequence is about to attend to was computed from its own tokens and from nothing else.
+The stand-in for K and V of a position is a hash of all tokens up to it. So a step can check that
+what a sequence is about to attend to was computed from its own tokens and from nothing else.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ class Harness:
                 self.cache[page][slot] = shadow.histories[position]
         for sequence_id, begin, num_tokens, page_ids in chunks:
             seen = [slot for page in page_ids for slot in self.cache[page]]
-            assert (
-                seen[: begin + num_tokens] == self.live[sequence_id].histories[: begin + num_tokens]
-            )
+            end = begin + num_tokens
+            assert seen[:end] == self.live[sequence_id].histories[:end]
         self.scheduler.commit()
         for sequence_id, begin, num_tokens, _ in chunks:
             shadow = self.live[sequence_id]

@@ -15,17 +15,13 @@ sample = _core.testing.sample
 
 def philox(counter: list[int], key: int) -> list[int]:
     """Philox-4x32-10 as in Salmon et al. 2011, section 4.3."""
-    key0, key1 = key & 0xFFFFFFFF, key >> 32
+    low = 0xFFFFFFFF
+    key0, key1 = key & low, key >> 32
     c0, c1, c2, c3 = counter
     for _ in range(10):
         a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (
-            (b >> 32) ^ c1 ^ key0,
-            b & 0xFFFFFFFF,
-            (a >> 32) ^ c3 ^ key1,
-            a & 0xFFFFFFFF,
-        )
-        key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ key0, b & low, (a >> 32) ^ c3 ^ key1, a & low
+        key0, key1 = (key0 + 0x9E3779B9) & low, (key1 + 0xBB67AE85) & low
     return [c0, c1, c2, c3]
 
 

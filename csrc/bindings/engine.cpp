@@ -49,11 +49,16 @@ Request make_request(const Int32Array& token_ids, SamplingParams sampling, int m
 
 const char* finish_name(Finish finish) {
   switch (finish) {
-    case Finish::kNot: return nullptr;
-    case Finish::kStop: return "stop";
-    case Finish::kLength: return "length";
-    case Finish::kNoLegalToken: return "no_legal_token";
-    case Finish::kFault: return "fault";
+    case Finish::kNot:
+      return nullptr;
+    case Finish::kStop:
+      return "stop";
+    case Finish::kLength:
+      return "length";
+    case Finish::kNoLegalToken:
+      return "no_legal_token";
+    case Finish::kFault:
+      return "fault";
   }
   return nullptr;
 }
@@ -92,15 +97,13 @@ class SharedEngine {
 
 py::dict stats_dict(const EngineStats& stats) {
   using namespace py::literals;
-  return py::dict("num_running"_a = stats.num_running, "num_waiting"_a = stats.num_waiting,
-                  "num_free_pages"_a = stats.num_free_pages,
-                  "num_cached_pages"_a = stats.num_cached_pages,
-                  "num_reclaimable_pages"_a = stats.num_reclaimable_pages,
-                  "num_steps"_a = stats.num_steps,
-                  "num_computed_tokens"_a = stats.num_computed_tokens,
-                  "num_sampled_tokens"_a = stats.num_sampled_tokens,
-                  "num_reused_tokens"_a = stats.num_reused_tokens,
-                  "num_preemptions"_a = stats.num_preemptions);
+  return py::dict(
+      "num_running"_a = stats.num_running, "num_waiting"_a = stats.num_waiting,
+      "num_free_pages"_a = stats.num_free_pages, "num_cached_pages"_a = stats.num_cached_pages,
+      "num_reclaimable_pages"_a = stats.num_reclaimable_pages, "num_steps"_a = stats.num_steps,
+      "num_computed_tokens"_a = stats.num_computed_tokens,
+      "num_sampled_tokens"_a = stats.num_sampled_tokens,
+      "num_reused_tokens"_a = stats.num_reused_tokens, "num_preemptions"_a = stats.num_preemptions);
 }
 
 void bind_requests(py::module_& module) {
@@ -119,15 +122,27 @@ void bind_requests(py::module_& module) {
            "token_ids: int32 [T]. `choice` tells the n decodings of one prompt and seed apart.");
   py::class_<StepOutput>(module, "StepOutput")
       .def_readonly("sequence_id", &StepOutput::sequence_id)
-      .def_property_readonly("token_id", [](const StepOutput& o) { return o.token.token_id; },
-                             "-1 where there is no token: finish says why.")
-      .def_property_readonly("logprob", [](const StepOutput& o) { return o.token.logprob; },
-                             "Natural logarithm, among the legal tokens; 0 where not asked for.")
-      .def_property_readonly("top", [](const StepOutput& o) { return o.token.top; },
-                             "The likeliest legal tokens: [(token_id, logprob)].")
-      .def_property_readonly("finish", [](const StepOutput& o) { return finish_name(o.finish); },
-                             "None, or why the sequence has ended: 'stop', 'length', "
-                             "'no_legal_token', 'fault' (logits that are not numbers).")
+      .def_property_readonly(
+          "token_id", [](const StepOutput& o) { return o.token.token_id; },
+          "-1 where there is no token: finish says why.")
+      .def_property_readonly(
+          "logprob",
+          [](const StepOutput& o) -> std::optional<float> {
+            if (!o.has_logprobs) return std::nullopt;
+            return o.token.logprob;
+          },
+          "Natural logarithm, among the legal tokens; None where not asked for.")
+      .def_property_readonly(
+          "top",
+          [](const StepOutput& o) -> std::optional<std::vector<std::pair<int32_t, float>>> {
+            if (!o.has_logprobs) return std::nullopt;
+            return o.token.top;
+          },
+          "The likeliest legal tokens: [(token_id, logprob)]; None where not asked for.")
+      .def_property_readonly(
+          "finish", [](const StepOutput& o) { return finish_name(o.finish); },
+          "None, or why the sequence has ended: 'stop', 'length', "
+          "'no_legal_token', 'fault' (logits that are not numbers).")
       .def_readonly("num_cached_tokens", &StepOutput::num_cached_tokens,
                     "Tokens of the prompt that an earlier request had computed.");
 }
@@ -136,7 +151,8 @@ void bind_requests(py::module_& module) {
 
 void bind_engine(py::module_& module) {
   bind_requests(module);
-  py::class_<SharedEngine>(module, "Engine", "Decodes many requests at once; usable from any thread.")
+  py::class_<SharedEngine>(module, "Engine",
+                           "Decodes many requests at once; usable from any thread.")
       .def(py::init([](std::shared_ptr<Model> model, int num_pages, int max_batch_tokens,
                        int max_sequences, bool prefix_reuse) {
              const EngineOptions options{num_pages, max_batch_tokens, max_sequences, prefix_reuse};
@@ -158,14 +174,19 @@ void bind_engine(py::module_& module) {
           py::arg("sequence_id"), "End it early; of no effect where it has ended.")
       .def(
           "begin_step",
-          [](SharedEngine& self) { return self([](Engine& engine) { return engine.begin_step(); }); },
+          [](SharedEngine& self) {
+            return self([](Engine& engine) { return engine.begin_step(); });
+          },
           "Run the layers over the next batch; the ids that now wait for their token.")
       .def("finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
            "Sample for those ids. masks: id -> int32 [ceil(V / 32)], bit set = legal, or None.")
-      .def_property_readonly("has_work",
-                             [](SharedEngine& self) {
-                               return self([](Engine& engine) { return engine.has_work(); });
-                             })
+      .def_property_readonly(
+          "has_work",
+          [](SharedEngine& self) { return self([](Engine& engine) { return engine.has_work(); }); })
+      .def_property_readonly(
+          "capacity",
+          [](SharedEngine& self) { return self([](Engine& engine) { return engine.capacity(); }); },
+          "Tokens that the cache has room for.")
       .def("stats",
            [](SharedEngine& self) {
              return stats_dict(self([](Engine& engine) { return engine.stats(); }));

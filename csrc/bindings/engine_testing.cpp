@@ -1,5 +1,5 @@
-// What the engine is made of, for tests: `_core.testing.Scheduler`, `sample` and `philox`. They need
-// no model.
+// What the engine is made of, for tests: `_core.testing.Scheduler`, `sample` and `philox`. They
+// need no model.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -40,8 +40,8 @@ class SchedulerProbe {
     py::list chunks;
     for (const Chunk& chunk : scheduler_.schedule()) {
       const Sequence& sequence = *chunk.sequence;
-      chunks.append(py::make_tuple(sequence.id, sequence.num_computed, chunk.num_tokens,
-                                   sequence.page_ids));
+      chunks.append(
+          py::make_tuple(sequence.id, sequence.num_computed, chunk.num_tokens, sequence.page_ids));
     }
     return chunks;
   }
@@ -99,8 +99,8 @@ void bind_engine_testing(py::module_& module) {
                              [](SchedulerProbe& self) { return self.scheduler().num_running(); })
       .def_property_readonly("num_waiting",
                              [](SchedulerProbe& self) { return self.scheduler().num_waiting(); })
-      .def_property_readonly("num_free",
-                             [](SchedulerProbe& self) { return self.scheduler().pool().num_free(); })
+      .def_property_readonly(
+          "num_free", [](SchedulerProbe& self) { return self.scheduler().pool().num_free(); })
       .def_property_readonly(
           "num_reclaimable",
           [](SchedulerProbe& self) { return self.scheduler().pool().num_reclaimable(); })
@@ -111,8 +111,7 @@ void bind_engine_testing(py::module_& module) {
         return self.scheduler().num_reused_tokens();
       });
   testing.def("sample", &sample_row, py::arg("logits"), py::arg("sampling"),
-              py::arg("mask") = std::nullopt,
-              py::arg("listed_tokens") = std::vector<int32_t>(),
+              py::arg("mask") = std::nullopt, py::arg("listed_tokens") = std::vector<int32_t>(),
               py::arg("seen") = std::vector<std::pair<int32_t, int32_t>>(), py::arg("choice") = 0,
               py::arg("position") = 0,
               "(token_id, logprob, top) of one row of logits; `seen` is ascending pairs (token, "

@@ -17,8 +17,8 @@ void check_request(const Request& request, const ModelConfig& config) {
   const auto check_ids = [&](const std::vector<int32_t>& ids, const char* name) {
     for (int32_t id : ids) {
       if (id >= 0 && id < config.vocab_size) continue;
-      throw InvalidArgument(concat(name, ": ", id, " is not in the vocabulary of ",
-                                   config.vocab_size, " tokens"));
+      throw InvalidArgument(
+          concat(name, ": ", id, " is not in the vocabulary of ", config.vocab_size, " tokens"));
     }
   };
   check_ids(request.token_ids, "token_ids");
@@ -105,8 +105,8 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
                            sequence->page_ids.end());
     batch_.page_begin.push_back(static_cast<int32_t>(batch_.page_ids.size()));
     if (num_tokens < sequence->num_to_compute()) continue;
-    pending_.push_back({.sequence = sequence,
-                        .head_index = static_cast<int>(batch_.head_tokens.size())});
+    pending_.push_back(
+        {.sequence = sequence, .head_index = static_cast<int>(batch_.head_tokens.size())});
     batch_.head_tokens.push_back(batch_.num_tokens() - 1);
   }
   ++num_steps_;
@@ -148,6 +148,7 @@ StepOutput Engine::sample(const Pending& pending) {
   Sequence& sequence = *pending.sequence;
   StepOutput output{.sequence_id = sequence.id,
                     .token = choose_token(pending),
+                    .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
                     .num_cached_tokens = sequence.num_cached_tokens};
   const int32_t token_id = output.token.token_id;
   if (token_id < 0) {

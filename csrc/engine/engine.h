@@ -4,9 +4,9 @@
 //   schedule -> forward     head of the legal tokens -> sample -> append, finish
 //               (between the two the caller fills grammar masks for what will be sampled)
 //
-// Failure is a state of one request (Finish::kNoLegalToken, kFault); exceptions mean that the caller
-// misused the engine or that the device failed, and leave the engine as it was before the call.
-// Not for several threads at once.
+// Failure is a state of one request (Finish::kNoLegalToken, kFault); exceptions mean that the
+// caller misused the engine or that the device failed, and leave the engine as it was before the
+// call. Not for several threads at once.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@ enum class Finish {
 struct StepOutput {
   int64_t sequence_id = 0;
   SampledToken token;
+  bool has_logprobs = false;     // they were asked for
   Finish finish = Finish::kNot;  // after anything but kNot the sequence is gone
   int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
 };
@@ -64,13 +65,15 @@ class Engine {
   // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
   void abort(int64_t id);
 
-  // Runs the layers over the next batch. Returns the sequences that now wait for their token, perhaps
-  // none (prompts too long for one step).
+  // Runs the layers over the next batch. Returns the sequences that now wait for their token,
+  // perhaps none (prompts too long for one step).
   std::vector<int64_t> begin_step();
   // Samples and appends the tokens of those sequences. Masks of others are ignored.
   std::vector<StepOutput> finish_step(const TokenMasks& masks);
 
   bool has_work() const { return scheduler_.has_work(); }
+  // Tokens that the cache has room for.
+  int capacity() const { return scheduler_.pool().num_pages() * kPageSize; }
   EngineStats stats() const;
   void check() const;  // throws InternalError where an invariant is broken
 

@@ -31,7 +31,8 @@ PrefixTree::NodeId PrefixTree::insert(NodeId parent, PageTokens tokens, int32_t 
     unused_nodes_.push_back(static_cast<NodeId>(nodes_.size()));
     nodes_.emplace_back();
   }
-  const auto [found, is_new] = children_.try_emplace(make_key(parent, tokens), unused_nodes_.back());
+  const auto [found, is_new] =
+      children_.try_emplace(make_key(parent, tokens), unused_nodes_.back());
   const NodeId node = found->second;
   if (is_new) {
     unused_nodes_.pop_back();
@@ -53,8 +54,8 @@ void PrefixTree::touch(NodeId node) {
 }
 
 bool PrefixTree::evict() {
-  // A sequence uses a whole path, so of the leaves it keeps at most one from eviction: this looks at
-  // no more than one leaf a running sequence.
+  // A sequence uses a whole path, so of the leaves it keeps at most one from eviction: this looks
+  // at no more than one leaf a running sequence.
   const auto oldest = std::find_if(leaves_.begin(), leaves_.end(), [&](const Leaf& leaf) {
     return pool_.num_users(nodes_[leaf.second].page_id) == 0;
   });

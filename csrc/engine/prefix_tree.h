@@ -4,8 +4,8 @@
 //                               \--[16 tokens]--> page 9        a node is one page; its key is its
 //                                                               parent and its 16 tokens, compared
 // token by token: a hash that collides can never show one request another one's context. Only whole
-// pages, already computed and never written again, are in the tree. What no sequence uses is evicted
-// from the leaves up, least recently used first.
+// pages, already computed and never written again, are in the tree. What no sequence uses is
+// evicted from the leaves up, least recently used first.
 #pragma once
 
 #include <array>
@@ -32,12 +32,13 @@ class PrefixTree {
 
   // The child of `parent` along `tokens`, or kNone.
   NodeId find(NodeId parent, PageTokens tokens) const;
-  // The same, made with `page_id` where there is none. The node found may hold another page with the
-  // same content.
+  // The same, made with `page_id` where there is none. The node found may hold another page with
+  // the same content.
   NodeId insert(NodeId parent, PageTokens tokens, int32_t page_id);
   // Marks the node as just used.
   void touch(NodeId node);
-  // Gives the least recently used page that no sequence uses back to the pool; false if there is none.
+  // Gives the least recently used page that no sequence uses back to the pool; false if there is
+  // none.
   bool evict();
 
   int32_t page_id(NodeId node) const { return nodes_[node].page_id; }

@@ -134,8 +134,8 @@ bool Scheduler::preempt_newer_than(const Sequence& sequence) {
   return true;
 }
 
-// Takes over pages that are in the prefix tree, as long as the sequence stands at a page's start. The
-// last token is always computed: its logits are what the sequence is here for.
+// Takes over pages that are in the prefix tree, as long as the sequence stands at a page's start.
+// The last token is always computed: its logits are what the sequence is here for.
 void Scheduler::reuse_prefix(Sequence& sequence) {
   if (!options_.prefix_reuse) return;
   while (sequence.num_computed == sequence.num_slots() &&

@@ -40,8 +40,8 @@ class Scheduler {
   // Ends the sequence, which is gone after this; what it computed stays in the prefix tree.
   void finish(Sequence& sequence);
 
-  // The next step: decodes first, then prompts in chunks, as the budget of tokens allows. Empty only
-  // when there is no work. The pages are reserved.
+  // The next step: decodes first, then prompts in chunks, as the budget of tokens allows. Empty
+  // only when there is no work. The pages are reserved.
   const std::vector<Chunk>& schedule();
   // The step was computed: its full pages enter the prefix tree.
   void commit();

@@ -37,10 +37,10 @@ struct Sequence {
   std::vector<int32_t> token_ids;  // the prompt and what was sampled
   std::vector<int32_t> page_ids;   // position p lives in page_ids[p / kPageSize]
   int num_computed = 0;
-  int num_published = 0;                              // pages that are nodes of the prefix tree
-  PrefixTree::NodeId last_node = PrefixTree::kRoot;   // of the last published page
-  int num_cached_tokens = -1;     // of the prompt, found in the tree on admission; -1: never admitted
-  std::vector<TokenCount> seen;   // kept only where penalties ask for it
+  int num_published = 0;                             // pages that are nodes of the prefix tree
+  PrefixTree::NodeId last_node = PrefixTree::kRoot;  // of the last published page
+  int num_cached_tokens = -1;  // of the prompt, found in the tree on admission; -1: never admitted
+  std::vector<TokenCount> seen;  // kept only where penalties ask for it
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_sampled() const { return num_tokens() - static_cast<int>(request.token_ids.size()); }

@@ -220,8 +220,8 @@ int Sampler::draw(std::span<const float> logits, const SamplingParams& params, d
   return is_cut ? draw_cut(params, total, uniform) : draw_any(total * uniform);
 }
 
-// Fills weights_ and block_sums_; the likeliest token weighs 1. Returns the sum, 0 where no logit is
-// a finite number.
+// Fills weights_ and block_sums_; the likeliest token weighs 1. Returns the sum, 0 where no logit
+// is a finite number.
 double Sampler::weigh(std::span<const float> logits, float temperature) {
   weights_.resize(logits.size());
   block_sums_.clear();
@@ -307,9 +307,8 @@ void Sampler::collect_likeliest(const SamplingParams& params, double total) {
         mass += weights_[i];
       }
     }
-    const bool is_enough = wanted > 0
-                               ? candidates_.size() >= wanted
-                               : least <= params.min_p || mass >= params.top_p * total;
+    const bool is_enough = wanted > 0 ? candidates_.size() >= wanted
+                                      : least <= params.min_p || mass >= params.top_p * total;
     if (is_enough || least == 0) return;
   }
 }

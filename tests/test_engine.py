@@ -1,0 +1,456 @@
+"""The engine over real models: one request's tokens do not depend on what else goes on.
+
+Most tests run on a tiny random model made here; the last ones on SmolLM2.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from f1 import _core
+from f1.models.checkpoint import load_checkpoint, load_model
+
+VOCAB_SIZE = 333
+MASK_WORDS = -(-VOCAB_SIZE // 32)
+
+
+def tiny_model(folder: Path, num_threads: int) -> _core.Model:
+    """Two layers of random F32 weights, loud enough that greedy output does not repeat itself."""
+    width, heads, kv_heads, head_dim, mlp = 64, 4, 2, 16, 96
+    layer = {
+        "attn_norm.weight": (width,),
+        "q.weight": (heads * head_dim, width),
+        "k.weight": (kv_heads * head_dim, width),
+        "v.weight": (kv_heads * head_dim, width),
+        "o.weight": (width, heads * head_dim),
+        "mlp_norm.weight": (width,),
+        "gate.weight": (mlp, width),
+        "up.weight": (mlp, width),
+        "down.weight": (width, mlp),
+    }
+    shapes = {"embed.weight": (VOCAB_SIZE, width), "head.weight": (VOCAB_SIZE, width)}
+    shapes["final_norm.weight"] = (width,)
+    shapes |= {f"layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+
+    generator = np.random.default_rng(5)
+    path = folder / "tiny.bin"
+    sources = {}
+    with path.open("wb") as file:
+        for name, shape in shapes.items():
+            scale = 1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1])
+            values = (generator.normal(size=shape) * scale).astype(np.float32)
+            offset = file.tell()
+            file.write(values.tobytes())
+            sources[name] = (offset, values.nbytes, shape)
+    config = _core.ModelConfig(
+        num_layers=2,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=VOCAB_SIZE,
+        max_positions=512,
+        norm_eps=1e-5,
+        rope_inv_freq=[10000.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)],
+        rope_interleaved=False,
+    )
+    tensors = {
+        name: _core.TensorSource(str(path), offset, num_bytes, "F32", list(shape))
+        for name, (offset, num_bytes, shape) in sources.items()
+    }
+    return _core.Model(config, tensors, num_threads=num_threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> _core.Model:
+    return tiny_model(tmp_path_factory.mktemp("tiny"), num_threads=1)
+
+
+def request(
+    token_ids: Sequence[int], max_tokens: int = 20, choice: int = 0, **sampling: Any
+) -> _core.Request:
+    stop_token_ids = sampling.pop("stop_token_ids", [])
+    return _core.Request(
+        np.array(token_ids, dtype=np.int32),
+        _core.SamplingParams(**sampling),
+        max_tokens=max_tokens,
+        stop_token_ids=stop_token_ids,
+        choice=choice,
+    )
+
+
+def steps(
+    engine: _core.Engine, masks: Mapping[int, np.ndarray] | None = None
+) -> Iterator[list[_core.StepOutput]]:
+    while engine.has_work:
+        waiting = engine.begin_step()
+        engine.check()
+        yield engine.finish_step({i: (masks or {}).get(i) for i in waiting})
+        engine.check()
+
+
+def run(
+    engine: _core.Engine,
+    requests: Sequence[_core.Request],
+    masks: Mapping[int, np.ndarray] | None = None,
+) -> list[list[int]]:
+    """The tokens of each request, all submitted at once. `masks` is by index in `requests`."""
+    ids = [engine.submit(r) for r in requests]
+    tokens: dict[int, list[int]] = {i: [] for i in ids}
+    by_id = {ids[index]: mask for index, mask in (masks or {}).items()}
+    for outputs in steps(engine, by_id):
+        for output in outputs:
+            if output.token_id >= 0:
+                tokens[output.sequence_id].append(output.token_id)
+    return [tokens[i] for i in ids]
+
+
+def alone(model: _core.Model, r: _core.Request) -> list[int]:
+    return run(_core.Engine(model, num_pages=32), [r])[0]
+
+
+def prompt(seed: int, length: int, vocab_size: int = VOCAB_SIZE) -> list[int]:
+    return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
+
+
+def mask_of(legal: Sequence[int], vocab_size: int = VOCAB_SIZE) -> np.ndarray:
+    bits = np.zeros(-(-vocab_size // 32) * 32, dtype=bool)
+    bits[list(legal)] = True
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+SAMPLINGS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 1.1, "seed": 9},
+    {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "min_p": 0.01, "seed": 2**64 - 1},
+    {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+]
+
+
+# --- the tokens of a request are its own ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+class TestInvariance:
+    @pytest.fixture
+    def asked(self, sampling: dict[str, Any]) -> _core.Request:
+        return request(prompt(0, 71), 40, **sampling)
+
+    @pytest.fixture
+    def expected(self, model: _core.Model, asked: _core.Request) -> list[int]:
+        tokens = alone(model, asked)
+        assert len(tokens) == 40
+        assert len(set(tokens)) > 8, "a model that repeats itself shows nothing"
+        return tokens
+
+    def test_in_a_batch_of_strangers(
+        self, model: _core.Model, asked: _core.Request, expected: list[int]
+    ) -> None:
+        strangers = [
+            request(prompt(i, 3 * i), 10 + i, temperature=i % 3, seed=i) for i in range(1, 16)
+        ]
+        engine = _core.Engine(model, num_pages=128)
+        assert run(engine, [*strangers[:7], asked, *strangers[7:]])[7] == expected
+
+    @pytest.mark.parametrize("max_batch_tokens", [1, 7, 16, 64])
+    def test_with_a_chunked_prompt(
+        self,
+        model: _core.Model,
+        asked: _core.Request,
+        expected: list[int],
+        max_batch_tokens: int,
+    ) -> None:
+        engine = _core.Engine(
+            model, num_pages=32, max_batch_tokens=max_batch_tokens, max_sequences=1
+        )
+        assert run(engine, [asked]) == [expected]
+
+    @pytest.mark.parametrize("prefix_reuse", [True, False])
+    def test_after_preemption(
+        self, model: _core.Model, asked: _core.Request, expected: list[int], prefix_reuse: bool
+    ) -> None:
+        older = [request(prompt(i, 30), 60) for i in (1, 2, 3)]
+        engine = _core.Engine(model, num_pages=16, prefix_reuse=prefix_reuse)
+        assert run(engine, [*older, asked])[3] == expected
+        assert engine.stats()["num_preemptions"] > 0
+
+    def test_with_its_prefix_reused(
+        self, model: _core.Model, asked: _core.Request, expected: list[int]
+    ) -> None:
+        engine = _core.Engine(model, num_pages=32)
+        run(engine, [request([*prompt(0, 71)[:50], 1, 2, 3])])
+        assert run(engine, [asked]) == [expected]
+        assert engine.stats()["num_reused_tokens"] == 48
+        assert run(engine, [asked]) == [expected]
+        assert engine.stats()["num_reused_tokens"] == 48 + 64
+
+    def test_with_two_threads(
+        self, tmp_path: Path, asked: _core.Request, expected: list[int]
+    ) -> None:
+        assert alone(tiny_model(tmp_path, num_threads=2), asked) == expected
+
+
+def test_greedy_output_is_the_argmax_of_teacher_forced_logits(model: _core.Model) -> None:
+    token_ids = prompt(3, 37)
+    output = alone(model, request(token_ids, 30))
+    logits = model.logits(np.array(token_ids + output, dtype=np.int32))
+    assert logits[36:-1].argmax(axis=1).tolist() == output
+
+
+def test_any_traffic_leaves_outputs_alone(model: _core.Model) -> None:
+    """Requests that share prefixes come, are aborted and preempted in a pool that is too small."""
+    generator = random.Random(11)
+    starts = [prompt(100, 40), prompt(101, 17), []]
+    engine = _core.Engine(model, num_pages=20, max_batch_tokens=40, max_sequences=8)
+    asked: dict[int, _core.Request] = {}
+    tokens: dict[int, list[int]] = {}
+    aborted: set[int] = set()
+    for _ in range(400):
+        if generator.random() < 0.3 and len(asked) < 90:
+            token_ids = generator.choice(starts) + prompt(generator.randrange(12), 20)
+            r = request(token_ids, generator.randint(1, 60), temperature=1, seed=len(asked) % 5)
+            sequence_id = engine.submit(r)
+            asked[sequence_id], tokens[sequence_id] = r, []
+        if generator.random() < 0.02 and asked:
+            sequence_id = generator.choice(list(asked))
+            aborted.add(sequence_id)  # perhaps one that has ended: no harm
+            engine.abort(sequence_id)
+        engine.begin_step()
+        for output in engine.finish_step():
+            tokens[output.sequence_id].append(output.token_id)
+        engine.check()
+    for outputs in steps(engine):
+        for output in outputs:
+            tokens[output.sequence_id].append(output.token_id)
+    assert engine.stats()["num_preemptions"] > 10
+    assert engine.stats()["num_reused_tokens"] > 1000
+    assert len(asked) == 90
+    for sequence_id, r in asked.items():
+        expected = alone(model, r)
+        got = tokens[sequence_id]
+        assert got == (expected[: len(got)] if sequence_id in aborted else expected)
+
+
+def test_choices_of_one_seed_differ_and_share_the_prompt(model: _core.Model) -> None:
+    token_ids = prompt(1, 40)
+    engine = _core.Engine(model, num_pages=32)
+    outputs = run(
+        engine, [request(token_ids, 12, choice=i, temperature=1, seed=4) for i in range(3)]
+    )
+    assert len({tuple(output) for output in outputs}) == 3
+    assert engine.stats()["num_computed_tokens"] == 40 + 2 * 8 + 3 * 11
+    assert run(engine, [request(token_ids, 12, choice=2, temperature=1, seed=4)])[0] == outputs[2]
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_only_legal_tokens_are_sampled(model: _core.Model, temperature: float) -> None:
+    engine = _core.Engine(model, num_pages=64)
+    requests = [request(prompt(i, 20), temperature=temperature, seed=i) for i in range(3)]
+    legal = [7, 31, 32, 64, 332]
+    free, masked, forced = run(engine, requests, {1: mask_of(legal), 2: mask_of([332])})
+    assert set(masked) <= set(legal)
+    assert len(set(masked)) > 1
+    assert forced == [332] * 20
+    assert free == alone(model, requests[0])
+
+
+def test_bits_beyond_the_vocabulary_are_ignored(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    mask = mask_of([5])
+    mask[-1] = np.int32(-1 << (VOCAB_SIZE % 32))
+    assert run(engine, [request([1, 2], 3)], {0: mask}) == [[5, 5, 5]]
+
+
+def test_no_legal_token_ends_that_request_alone(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=64)
+    good, dead = request(prompt(1, 9)), request(prompt(2, 9))
+    ids = [engine.submit(good), engine.submit(dead)]
+    nothing = np.zeros(MASK_WORDS, dtype=np.int32)
+    outputs = [output for step in steps(engine, {ids[1]: nothing}) for output in step]
+    ended = [output for output in outputs if output.sequence_id == ids[1]]
+    assert [(output.token_id, output.finish) for output in ended] == [(-1, "no_legal_token")]
+    assert [o.token_id for o in outputs if o.sequence_id == ids[0]] == alone(model, good)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros(MASK_WORDS - 1, np.int32),
+        np.zeros(MASK_WORDS + 1, np.int32),
+        np.zeros((1, MASK_WORDS), np.int32),
+        np.zeros(MASK_WORDS, np.float32),
+    ],
+    ids=["short", "long", "two dimensions", "float"],
+)
+def test_a_mask_of_the_wrong_form_is_refused_and_nothing_lost(
+    model: _core.Model, mask: np.ndarray
+) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    sequence_id = engine.submit(request([1, 2, 3], 1))
+    assert engine.begin_step() == [sequence_id]
+    with pytest.raises((_core.InvalidArgument, TypeError)):
+        engine.finish_step({sequence_id: mask})
+    (output,) = engine.finish_step({sequence_id: None})
+    assert [output.token_id] == alone(model, request([1, 2, 3], 1))
+
+
+# --- logprobs -------------------------------------------------------------------------------------
+
+
+def test_logprobs_are_over_the_legal_tokens(model: _core.Model) -> None:
+    token_ids = prompt(4, 25)
+    logits = model.logits(np.array(token_ids, dtype=np.int32))[-1].astype(np.float64)
+    legal = np.array([3, 50, 51, 200])
+    expected = logits[legal] - np.log(np.exp(logits[legal]).sum())
+    engine = _core.Engine(model, num_pages=8)
+    sequence_id = engine.submit(request(token_ids, 1, num_logprobs=2))
+    engine.begin_step()
+    (output,) = engine.finish_step({sequence_id: mask_of(legal.tolist())})
+    order = np.argsort(-expected)
+    assert output.token_id == legal[order[0]]
+    assert output.logprob == pytest.approx(expected[order[0]], abs=1e-4)
+    assert [t for t, _ in output.top] == legal[order[:2]].tolist()
+    assert [v for _, v in output.top] == pytest.approx(expected[order[:2]], abs=1e-4)
+
+
+def test_logprobs_of_a_forced_token_and_where_not_asked_for(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    ids = [engine.submit(request([1], 1, num_logprobs=n)) for n in (-1, 0, 4)]
+    outputs = [o for step in steps(engine, {i: mask_of([9]) for i in ids}) for o in step]
+    assert [(o.logprob, o.top) for o in outputs] == [(None, None), (0.0, []), (0.0, [(9, 0.0)])]
+
+
+# --- how sequences end ----------------------------------------------------------------------------
+
+
+def test_stop_token_is_returned_and_ends(model: _core.Model) -> None:
+    tokens = alone(model, request(prompt(5, 20)))
+    stop = tokens[6]
+    engine = _core.Engine(model, num_pages=8)
+    engine.submit(request(prompt(5, 20), stop_token_ids=[stop, 1]))
+    outputs = [output for step in steps(engine) for output in step]
+    end = tokens.index(stop)
+    assert [output.token_id for output in outputs] == tokens[: end + 1]
+    assert [output.finish for output in outputs] == [None] * end + ["stop"]
+
+
+def test_length_ends(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    engine.submit(request([1], 3))
+    finishes = [output.finish for step in steps(engine) for output in step]
+    assert finishes == [None, None, "length"]
+    assert not engine.has_work
+    assert engine.begin_step() == []
+    assert engine.finish_step() == []
+
+
+def test_abort_while_waiting_running_and_in_a_step(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=64, max_sequences=2)
+    first, second, third = (engine.submit(request(prompt(i, 20))) for i in range(3))
+    assert engine.begin_step() == [first, second]
+    engine.abort(second)
+    engine.abort(third)
+    engine.check()
+    assert [output.sequence_id for output in engine.finish_step({second: None})] == [first]
+    engine.abort(first)
+    engine.abort(first)
+    engine.abort(12345)
+    engine.check()
+    assert not engine.has_work
+    stats = engine.stats()
+    assert stats["num_free_pages"] + stats["num_reclaimable_pages"] == 64
+
+
+def test_steps_alternate(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    engine.submit(request([1], 2))
+    engine.begin_step()
+    with pytest.raises(_core.InvalidArgument, match="finish_step"):
+        engine.begin_step()
+    assert len(engine.finish_step()) == 1
+
+
+def test_cached_tokens_are_told(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=16)
+    for expected in (0, 32):
+        engine.submit(request(prompt(6, 40), 2))
+        outputs = [output for step in steps(engine) for output in step]
+        assert [output.num_cached_tokens for output in outputs] == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"token_ids": []}, "token_ids"),
+        ({"token_ids": [1, -1]}, "-1"),
+        ({"token_ids": [VOCAB_SIZE]}, "vocabulary"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2**31 - 1}, "context has 512"),
+        ({"token_ids": [1] * 500, "max_tokens": 13}, "context has 512"),
+        ({"token_ids": [1] * 200, "max_tokens": 58}, "cache has 256"),
+        ({"stop_token_ids": [VOCAB_SIZE]}, "stop_token_ids"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"presence_penalty": float("nan")}, "presence_penalty"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+        ({"num_logprobs": -2}, "num_logprobs"),
+        ({"num_logprobs": VOCAB_SIZE + 1}, "num_logprobs"),
+        ({"logit_bias": {VOCAB_SIZE: 1.0}}, "logit_bias"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias"),
+    ],
+    ids=str,
+)
+def test_requests_that_cannot_be_served_are_refused(
+    model: _core.Model, arguments: dict[str, Any], message: str
+) -> None:
+    engine = _core.Engine(model, num_pages=16)
+    with pytest.raises(_core.InvalidArgument, match=message):
+        engine.submit(request(**({"token_ids": [1], "max_tokens": 1} | arguments)))
+    assert not engine.has_work
+
+
+# --- the same on real weights ---------------------------------------------------------------------
+
+
+def test_smollm_tokens_are_its_own_whatever_the_traffic(smollm_path: Path) -> None:
+    """Quantised weights take other kernels than the tiny model: all ways at once, twice."""
+    checkpoint = load_checkpoint(str(smollm_path))
+    encode = checkpoint.tokenizer.encode
+    text = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
+    strangers = [
+        request(encode(f"{i} things to know about the number {i}: " * (i % 4 + 1)), 8)
+        for i in range(15)
+    ]
+    for sampling in ({}, {"temperature": 1.0, "seed": 3}):
+        asked = request(encode(text), 16, **sampling)
+        one = load_model(checkpoint, num_threads=1)
+        expected = alone(one, asked)
+        if not sampling:
+            assert checkpoint.tokenizer.decode(expected).lstrip().startswith(b"Madrid")
+        engine = _core.Engine(one, num_pages=96)
+        assert run(engine, [*strangers, asked])[15] == expected
+        assert run(engine, [asked]) == [expected]
+        assert engine.stats()["num_reused_tokens"] >= 16
+        small = _core.Engine(
+            load_model(checkpoint, num_threads=2), num_pages=7, max_batch_tokens=9, max_sequences=4
+        )
+        older = [request(encode(f"Once upon a time, {i} "), 40) for i in range(3)]
+        assert run(small, [*older, asked])[3] == expected
+        assert small.stats()["num_preemptions"] > 0
