@@ -214,8 +214,13 @@ def _for_grammar(schema: Any, without: Collection[str]) -> Any:
 
 
 def _is_hostile(pattern: object) -> bool:
-    """Could put a bare quote or backslash into a string, which xgrammar would let it."""
-    return isinstance(pattern, str) and ('"' in pattern or "\\\\" in pattern)
+    """Known to be compiled into something else: xgrammar lets a literal quote or backslash through
+    unescaped, and miscounts repeats beyond 127."""
+    return isinstance(pattern, str) and (
+        '"' in pattern
+        or "\\\\" in pattern
+        or any(int(count) > 127 for count in re.findall(r"\{(?:\d*,)?(\d+)\}", pattern))
+    )
 
 
 def _piece(piece: str) -> str:

@@ -83,7 +83,8 @@ def validate(schema: JsonSchema, value: object) -> str | None:
     if error is None:
         return None
     path = error.json_path.removeprefix("$").removeprefix(".")
-    return f"{path}: {error.message}" if path else error.message
+    message = error.message if len(error.message) <= 500 else f"{error.message[:500]}…"
+    return f"{path}: {message}" if path else message
 
 
 def schema_text(schema: JsonSchema, param: str) -> bytes:

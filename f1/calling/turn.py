@@ -250,7 +250,7 @@ class Turn:
         """Releases the call just closed. False: it repeats an earlier one, which ends the turn."""
         if self._tool is None:
             raise ConstraintError("arguments ended outside a call")
-        arguments = self._arguments.decode().strip()
+        arguments = self._arguments.decode("utf-8", "replace").strip()
         if (wrong := validate_arguments(self._tool, arguments)) is not None:
             message = (
                 f"the model's call of {self._tool.name!r} does not satisfy its schema: {wrong}"
