@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from f1.errors import InvalidRequest
 
@@ -54,7 +55,7 @@ def parse_bytes(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _parse(name: str, text: str) -> Path | int:
+def _parse(name: str, text: str) -> Any:
     if name == "cache":
         return Path(text)
     try:

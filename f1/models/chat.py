@@ -66,15 +66,24 @@ class ChatTemplate:
                 eos_token=self.tokenizer.eos_token,
                 tools=None,
             )
-        except TemplateError as error:
-            message = f"the model's chat template refuses these messages: {error}"
-            raise InvalidRequest(message, param="messages") from error
+        except Exception as error:  # templates are foreign code; they raise what they like
+            refusal = f"the model's chat template refuses these messages: {error}"
+            raise InvalidRequest(refusal, param="messages") from error
         return self.tokenizer.encode_prompt(text, marker)
 
     def _protect(self, message: Message, marker: str) -> str:
         if message.role in ("system", "assistant"):
             return self.tokenizer.protect_control(message.content, marker)
         return self.tokenizer.protect(message.content, marker)
+
+
+def template_or_default(template: object, tokenizer: Tokenizer) -> str:
+    """The file's own template; without one, ChatML where the tokenizer knows it."""
+    if isinstance(template, str) and template:
+        return template
+    if all(tokenizer.token_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
+        return CHATML
+    raise ModelFileError("no chat template in the file, and the tokenizer does not know ChatML")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -19,6 +19,8 @@ from f1.types import Message
 if TYPE_CHECKING:
     from f1 import _core
 
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -53,7 +55,7 @@ class Checkpoint:
     """One model, ready to load. `tensors` has the names listed in csrc/model/model.h."""
 
     name: str
-    architecture: str  # "llama", "qwen2" or "qwen3"
+    architecture: str  # one of ARCHITECTURES
     config: ModelConfig
     tensors: Mapping[str, TensorRef]
     tokenizer: Tokenizer

@@ -12,13 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from f1.errors import ModelFileError
-from f1.models.chat import CHATML, ChatTemplate
-from f1.models.checkpoint import Checkpoint, ModelConfig, TensorRef
+from f1.models.chat import ChatTemplate, template_or_default
+from f1.models.checkpoint import ARCHITECTURES, Checkpoint, ModelConfig, TensorRef
 from f1.models.rope import inverse_frequencies
-from f1.models.tokenizer import Tokenizer
 from f1.models.tokenizer_gguf import tokenizer_from_gguf
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 _WHOLE = {
     "token_embd.weight": "embed.weight",
@@ -68,7 +65,8 @@ def _load(path: Path, name: str) -> Checkpoint:
             f"tokenizer.ggml.tokens has {tokenizer.vocab_size} entries, but token_embd.weight "
             f"{config.vocab_size} rows"
         )
-    template = ChatTemplate(_template(file.metadata, tokenizer), tokenizer)
+    source = file.metadata.get("tokenizer.chat_template")
+    template = ChatTemplate(template_or_default(source, tokenizer), tokenizer)
     return Checkpoint(name, fields.architecture, config, tensors, tokenizer, template)
 
 
@@ -96,7 +94,7 @@ class _Fields:
 
     def __init__(self, metadata: Mapping[str, Any]):
         self._metadata = metadata
-        self.architecture = metadata.get("general.architecture")
+        self.architecture = str(metadata.get("general.architecture"))
         if self.architecture not in ARCHITECTURES:
             raise ModelFileError(
                 f"general.architecture is {self.architecture!r}; known are "
@@ -173,12 +171,3 @@ def _rope_factors(ref: TensorRef, count: int) -> np.ndarray[Any, np.dtype[np.flo
     if len(factors) != count or not np.all(np.isfinite(factors) & (factors > 0)):
         raise ModelFileError(f"tensor {_ROPE_FACTORS!r} has values that are not positive")
     return factors.astype(np.float64)
-
-
-def _template(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str) and template:
-        return template
-    if all(tokenizer.token_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
-        return CHATML
-    raise ModelFileError("field tokenizer.chat_template is missing; a chat model is needed")

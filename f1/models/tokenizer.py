@@ -16,6 +16,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+# Control tokens that end a turn or a document in every model that has them; the files' own
+# `eos_token_id` often names only one of two.
+STOP_SPELLINGS = frozenset(
+    [
+        *("<|im_end|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"),
+        *("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+    ]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
@@ -97,7 +106,7 @@ class Tokenizer:
         return self._control_start.sub(lambda match: match[0] + marker, text)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; a control token gives its spelling. IndexError if out of range."""
+        """The bytes of one token; of an added one, its spelling. IndexError if out of range."""
         if token_id < 0:
             raise IndexError(f"token id {token_id} is negative")
         return self._token_bytes[token_id]

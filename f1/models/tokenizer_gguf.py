@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,13 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
-from f1.models.tokenizer import AddedToken, Encode, Tokenizer, Vocabulary
-
-# Control tokens that end a turn or a document wherever they exist; `eos_token_id` often names only
-# one of two.
-STOP_SPELLINGS = frozenset(
-    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>"]
-    + ["<|end|>", "<end_of_turn>", "<EOT>"]
-)
+from f1.models.spelling import SENTENCEPIECE_SPACE, byte_level_bytes, sentencepiece_bytes
+from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
-
-_SPACE = "\u2581"  # SentencePiece writes a space as this
 
 
 class _Kind(IntEnum):
@@ -41,19 +31,24 @@ class _Kind(IntEnum):
     BYTE = 6
 
 
+_PLAIN_KINDS = (_Kind.NORMAL, _Kind.BYTE)
+_ADDED_KINDS = (_Kind.UNKNOWN, _Kind.CONTROL, _Kind.USER_DEFINED)
+
+Kinds = np.ndarray[Any, np.dtype[np.int32]]
+
+
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """Builds the tokenizer; raises ModelFileError naming the field that is missing or wrong."""
     spellings = _spellings(metadata)
     kinds = _kinds(metadata, len(spellings))
     model = metadata.get("tokenizer.ggml.model")
-    if model == "gpt2":
-        token_bytes = _bytes_of_byte_level(spellings, kinds)
-        encode = encode_after_token = _byte_level_bpe(metadata, spellings, kinds)
-    elif model == "llama":
-        token_bytes = _bytes_of_sentencepiece(spellings, kinds)
-        encode = encode_after_token = _sentencepiece_bpe(metadata, spellings, kinds)
-    else:
+    if model not in ("gpt2", "llama"):
         raise ModelFileError(f"tokenizer.ggml.model is {model!r}; known are 'gpt2' and 'llama'")
+    token_bytes = _token_bytes(model, spellings, kinds)
+    if model == "gpt2":
+        encode = _byte_level_bpe(metadata, spellings, kinds)
+    else:
+        encode = _sentencepiece_bpe(metadata, spellings, kinds)
     vocabulary = Vocabulary(
         token_bytes=token_bytes,
         added=[
@@ -65,12 +60,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         bos_token=_spelling_of(metadata, "bos", spellings),
         eos_token=_spelling_of(metadata, "eos", spellings),
     )
-    return Tokenizer(vocabulary, encode, encode_after_token)
-
-
-_ADDED_KINDS = (_Kind.UNKNOWN, _Kind.CONTROL, _Kind.USER_DEFINED)
-
-Kinds = np.ndarray[Any, np.dtype[np.int32]]
+    return Tokenizer(vocabulary, encode, encode)
 
 
 def _byte_level_bpe(metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds) -> Encode:
@@ -136,9 +126,9 @@ def _sentencepiece_bpe(
         fuse_unk=True,
     )
     encoder = Encoder(model)
-    to_pieces = [normalizers.Replace(" ", _SPACE)]
+    to_pieces: list[normalizers.Normalizer] = [normalizers.Replace(" ", SENTENCEPIECE_SPACE)]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
-        to_pieces.insert(0, normalizers.Prepend(_SPACE))
+        to_pieces.insert(0, normalizers.Prepend(SENTENCEPIECE_SPACE))
     encoder.normalizer = normalizers.Sequence(to_pieces)
     return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
 
@@ -154,9 +144,26 @@ def _plain_ids(spellings: Sequence[str], kinds: Kinds) -> dict[str, int]:
     """Ids of the tokens that merging may make. Added tokens must not be among them: a piece of
     text spelled just so would become one."""
     ids = dict(zip(spellings, range(len(spellings)), strict=True))
-    for token_id in np.flatnonzero(~np.isin(kinds, (_Kind.NORMAL, _Kind.BYTE))).tolist():
+    for token_id in np.flatnonzero(~np.isin(kinds, _PLAIN_KINDS)).tolist():
         ids.pop(spellings[token_id], None)
     return ids
+
+
+def _token_bytes(model: str, spellings: Sequence[str], kinds: Kinds) -> list[bytes]:
+    """Added tokens stand for their spelling, padding rows for nothing."""
+    token_bytes = [b""] * len(spellings)
+    for token_id in np.flatnonzero(np.isin(kinds, _ADDED_KINDS)).tolist():
+        token_bytes[token_id] = spellings[token_id].encode()
+    plain = np.flatnonzero(np.isin(kinds, _PLAIN_KINDS)).tolist()
+    plain_spellings = [spellings[token_id] for token_id in plain]
+    found = (
+        byte_level_bytes(plain_spellings)
+        if model == "gpt2"
+        else list(map(sentencepiece_bytes, plain_spellings))
+    )
+    for token_id, token in zip(plain, found, strict=True):
+        token_bytes[token_id] = token
+    return token_bytes
 
 
 def _pair(merge: bytes) -> tuple[str, str]:
@@ -170,7 +177,7 @@ def _stop_token_ids(
     metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds
 ) -> frozenset[int]:
     named = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
-    spelled = (i for i in np.flatnonzero(kinds == _Kind.CONTROL).tolist())
+    spelled = np.flatnonzero(kinds == _Kind.CONTROL).tolist()
     return frozenset(i for i in named if isinstance(i, int) and 0 <= i < len(spellings)) | {
         i for i in spelled if spellings[i] in STOP_SPELLINGS
     }
@@ -202,56 +209,3 @@ def _list(metadata: Mapping[str, Any], field: str) -> list[Any]:
     if not isinstance(value, list) or not value:
         raise ModelFileError(f"{field} is missing or not a list")
     return value
-
-
-# --- the bytes a token stands for ---------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def byte_level_alphabet() -> Mapping[str, int]:
-    """GPT-2's printable stand-in for each byte → the byte. Printable Latin-1 stands for itself, the
-    other 68 bytes for the characters from U+0100 on."""
-    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = sorted(set(range(256)) - set(itself))
-    return {chr(b): b for b in itself} | {chr(0x100 + n): b for n, b in enumerate(others)}
-
-
-def _bytes_of_byte_level(spellings: Sequence[str], kinds: Kinds) -> list[bytes]:
-    table = np.full(0x10FFFF + 1, -1, dtype=np.int16)
-    for character, byte in byte_level_alphabet().items():
-        table[ord(character)] = byte
-    codes = table[np.frombuffer("".join(spellings).encode("utf-32-le"), dtype=np.uint32)]
-    ends = np.cumsum([len(spelling) for spelling in spellings])
-    strange = np.searchsorted(ends, np.flatnonzero(codes < 0), side="right")
-    for token_id in strange[kinds[strange] == _Kind.NORMAL].tolist():
-        raise ModelFileError(
-            f"tokenizer.ggml.tokens: {spellings[token_id]!r} (token {token_id}) is not written in "
-            "the byte-level alphabet"
-        )
-    everything = codes.astype(np.uint8).tobytes()
-    token_bytes = [
-        everything[begin:end]
-        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
-    ]
-    for token_id in np.flatnonzero(kinds != _Kind.NORMAL).tolist():
-        unused = kinds[token_id] == _Kind.UNUSED
-        token_bytes[token_id] = b"" if unused else spellings[token_id].encode()
-    return token_bytes
-
-
-def _bytes_of_sentencepiece(spellings: Sequence[str], kinds: Kinds) -> list[bytes]:
-    return [
-        _sentencepiece_bytes(spelling, _Kind(kind))
-        for spelling, kind in zip(spellings, kinds.tolist(), strict=True)
-    ]
-
-
-def _sentencepiece_bytes(spelling: str, kind: _Kind) -> bytes:
-    if kind == _Kind.UNUSED:
-        return b""
-    if kind == _Kind.BYTE:
-        match = re.fullmatch(r"<0x([0-9A-F]{2})>", spelling)
-        if not match:
-            raise ModelFileError(f"tokenizer.ggml.tokens: {spelling!r} is not a byte token")
-        return bytes.fromhex(match[1])
-    return spelling.replace(_SPACE, " ").encode() if kind == _Kind.NORMAL else spelling.encode()
