@@ -39,6 +39,7 @@ TokenMask = NDArray[np.int32]
 _RELAXATIONS = (
     ("pattern", "patternProperties"),
     ("format", "minLength", "maxLength", "multipleOf"),
+    ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 )
 
 
