@@ -1,0 +1,89 @@
+"""The house's walls: who may import whom, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+INCLUDE = re.compile(r'^\s*#include\s+[<"]([^>"]+)[>"]', re.MULTILINE)
+
+# C++: what each part may include, itself aside.
+CORE = {
+    "core": set(),
+    "backend": {"core"},
+    "weights": {"core"},
+    "model": {"core", "backend", "weights"},
+    "engine": {"core", "backend", "weights", "model"},
+    "bindings": {"core", "backend", "weights", "model", "engine"},
+}
+
+# Python, low to high: a module imports only what stands before it (or its own package).
+ORDER = (
+    "types errors settings _core models calling engine tools planning serve "
+    "portal remote client demo cli"
+).split()
+
+# Who may use a library that has one door.
+DOORS = {
+    "xgrammar": {"calling"},
+    "jsonschema": {"calling"},
+    "re2": {"calling"},
+    "tokenizers": {"models"},
+    "huggingface_hub": {"models"},
+    "fastapi": {"serve"},
+    "typer": {"cli"},
+}
+
+
+def sources(folder: str, *endings: str) -> list[Path]:
+    found = [p for p in sorted((ROOT / folder).rglob("*")) if p.suffix in endings]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", sources("csrc", ".h", ".cpp"), ids=lambda p: p.name)
+def test_cpp_includes(path: Path) -> None:
+    part = path.relative_to(ROOT / "csrc").parts[0]
+    for included in INCLUDE.findall(path.read_text()):
+        other = included.split("/")[0]
+        if other in CORE:
+            assert other == part or other in CORE[part], f"{path} includes {included}"
+        if other in ("pybind11", "Python.h"):
+            assert part == "bindings", f"{path} includes {included}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "f1").with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names imported anywhere in the file, in functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sources("f1", ".py"), ids=lambda p: p.name)
+def test_python_imports(path: Path) -> None:
+    module = module_of(path)
+    if module == "__init__":
+        return  # the front door: lazily imports what it re-exports
+    assert module in ORDER, f"{module} has no place in the order"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        assert top not in ("tests", "bench"), f"{path} imports {name}"
+        if top in DOORS:
+            assert module in DOORS[top], f"{path} imports {name}"
+        if top == "f1" and rest:
+            other = rest.split(".")[0]
+            assert ORDER.index(other) <= ORDER.index(module), f"{path} imports {name}"
