@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace f1 {
@@ -26,6 +27,12 @@ struct Batch {
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_sequences() const { return static_cast<int>(page_begin.size()) - 1; }
+};
+
+// One row of logits to compute: of the s-th head token, for all V tokens or for the listed ones.
+struct HeadRow {
+  int head_index = 0;                      // s, an index into Batch::head_tokens
+  std::span<const int32_t> listed_tokens;  // ascending; empty means all V
 };
 
 }  // namespace f1

@@ -9,16 +9,10 @@
 
 #include "backend/backend.h"
 #include "backend/batch.h"
-#include "model/config.h"
+#include "core/model_config.h"
 #include "weights/source.h"
 
 namespace f1 {
-
-// One row of logits to compute: of the s-th head token, for all V tokens or for the listed ones.
-struct HeadRow {
-  int head_index = 0;                    // s, an index into Batch::head_tokens
-  std::span<const int32_t> listed_tokens;  // ascending; empty means all V
-};
 
 class Model {
  public:
@@ -46,7 +40,7 @@ class Model {
   // states in `activations` for head().
   void forward(const Batch& batch, KvCache& cache, Activations& activations) const;
   // Logits of the last forward(): row i goes to out[i * V ...], compactly when tokens are listed.
-  void head(std::span<const HeadRow> rows, const Activations& activations, float* out) const;
+  void head(std::span<const HeadRow> rows, Activations& activations, float* out) const;
 
  private:
   struct Weights;

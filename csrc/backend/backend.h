@@ -1,0 +1,109 @@
+// The whole contract with a device: pack weights once, then run fused stages over a batch.
+//
+// Shapes use one legend: T tokens of the step, S tokens whose logits are wanted, D width, H query
+// heads, G key/value heads, E head width, V vocabulary. All arithmetic is row by row: what a token
+// gets does not depend on the rest of the batch, on how a prompt was cut or on the number of threads.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/batch.h"
+#include "core/model_config.h"
+#include "core/tensor.h"
+
+namespace f1 {
+
+// A tensor in the device's own form.
+class DeviceTensor {
+ public:
+  virtual ~DeviceTensor() = default;
+  virtual size_t num_bytes() const = 0;  // in memory of its own; 0 when it is read in place
+};
+using TensorHandle = std::unique_ptr<DeviceTensor>;  // null: the model has no such tensor
+
+// How a tensor will be read, which decides its form.
+enum class TensorRole {
+  kMatrix,  // a layer's matrix: repacked, the source is not needed afterwards
+  kTable,   // embedding or head: single rows are read, in place where the device can
+  kVector,  // norm weights and biases: f32
+};
+
+struct LayerWeights {
+  TensorHandle attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, o;
+  TensorHandle mlp_norm, gate, up, down;
+};
+
+// Pages of K and V of all layers. Page p of a layer holds kPageSize positions of every KV head.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual int num_pages() const = 0;
+};
+
+// What flows between the stages of one step, for at most max_tokens tokens.
+class Activations {
+ public:
+  // Those that can be read and set from outside, row by row (for tests).
+  enum class Part {
+    kHidden,    // [T, D] the residual stream
+    kQuery,     // [T, H * E] scaled by 1 / sqrt(E)
+    kAttended,  // [T, H * E]
+    kMlp,       // [T, intermediate]
+    kFinal,     // [S, D] normed hidden states for head()
+  };
+  virtual ~Activations() = default;
+  virtual int max_tokens() const = 0;
+  virtual void read(Part part, std::span<float> out) const = 0;
+  virtual void write(Part part, std::span<const float> values) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;  // "cpu scalar", "cpu avx512"
+
+  // kTable keeps reading tensor.data, so the caller keeps it alive.
+  virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
+  virtual size_t kv_page_bytes(const ModelConfig& config) const = 0;
+  virtual std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) = 0;
+  virtual std::unique_ptr<Activations> make_activations(const ModelConfig& config,
+                                                        int max_tokens) = 0;
+
+  // hidden = rows of the table; also prepares what all layers share (rotation angles).
+  virtual void embed(const DeviceTensor& table, const Batch& batch, Activations& activations) = 0;
+  // query, K, V = rope(qk_norm(norm(hidden) W + b)); K and V go to the batch's pages of `layer`.
+  virtual void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,
+                   Activations& activations) = 0;
+  // attended = softmax(query K) V over positions 0..own of each token's sequence.
+  virtual void attend(int layer, const Batch& batch, const KvCache& cache,
+                      Activations& activations) = 0;
+  // hidden += attended W_o
+  virtual void attn_out(const LayerWeights& weights, const Batch& batch,
+                        Activations& activations) = 0;
+  // mlp = silu(norm(hidden) W_gate) * (norm(hidden) W_up)
+  virtual void mlp_up(const LayerWeights& weights, const Batch& batch,
+                      Activations& activations) = 0;
+  // hidden += mlp W_down
+  virtual void mlp_down(const LayerWeights& weights, const Batch& batch,
+                        Activations& activations) = 0;
+  // final = norm(hidden) of the S head tokens.
+  virtual void final_norm(const DeviceTensor& norm, const Batch& batch,
+                          Activations& activations) = 0;
+  // Logits of row i to out[i * V ...]; those of listed tokens compactly, in their order.
+  virtual void head(const DeviceTensor& table, std::span<const HeadRow> rows,
+                    Activations& activations, float* out) = 0;
+};
+
+struct BackendOptions {
+  int num_threads = 0;       // 0: one a core
+  std::string isa = "auto";  // "auto", "scalar", "avx512"
+};
+
+// Throws InvalidArgument for an option that is unknown or that this machine cannot do.
+std::shared_ptr<Backend> make_backend(const BackendOptions& options);
+
+}  // namespace f1

@@ -1,0 +1,379 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include "backend/cpu/pack.h"
+#include "core/error.h"
+#include "core/half.h"
+
+namespace f1 {
+namespace {
+
+using namespace cpu;
+
+constexpr int64_t kTokenChunk = 4;    // tokens a thread takes at a time in row-wise work
+constexpr int64_t kPanelChunk = 2;    // panels, in matrix products
+constexpr int64_t kTableChunk = 128;  // rows, in the head
+
+int num_threads_of(int requested) {
+  if (requested < 0) throw InvalidArgument(concat("num_threads is ", requested, ", must be >= 0"));
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return requested == 0 ? cores : requested;
+}
+
+bool supports_avx512() {
+#if defined(__x86_64__)
+  return kAvx512Kernels && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
+const Kernels& kernels_of(const std::string& isa) {
+  if (isa == "scalar" || (isa == "auto" && !supports_avx512())) return kScalarKernels;
+  if (isa != "auto" && isa != "avx512")
+    throw InvalidArgument(concat("isa '", isa, "' is not one of auto, scalar, avx512"));
+  if (!supports_avx512()) throw InvalidArgument("isa 'avx512': this processor does not have it");
+  return *kAvx512Kernels;
+}
+
+const PanelMatrix& panels_of(const TensorHandle& handle) {
+  return static_cast<const MatrixTensor&>(*handle).panels;
+}
+
+// Null when the model has no such vector.
+const float* vector_of(const TensorHandle& handle) {
+  return handle ? static_cast<const VectorTensor&>(*handle).values.data() : nullptr;
+}
+
+const Tensor& table_of(const DeviceTensor& table) {
+  return static_cast<const TableTensor&>(table).tensor;
+}
+
+CpuActivations& cpu_of(Activations& activations) {
+  return static_cast<CpuActivations&>(activations);
+}
+
+// For every panel of `matrix` in [begin, end) and every tile of tokens: finish(first output row,
+// number of rows, first token, number of tokens, tile[token][16]).
+template <typename Finish>
+void multiply(const Kernels& kernels, const PanelMatrix& matrix, int64_t begin, int64_t end,
+              const Rows& rows, int64_t num_tokens, const Finish& finish) {
+  alignas(64) float tile[kTile * kPanelRows];
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t row = panel * kPanelRows;
+    const int64_t num_rows = std::min<int64_t>(kPanelRows, matrix.rows - row);
+    for (int64_t t = 0; t < num_tokens; t += kTile) {
+      const int count = static_cast<int>(std::min<int64_t>(kTile, num_tokens - t));
+      kernels.panel_dot(matrix, panel, rows, t, count, tile);
+      finish(row, num_rows, t, count, tile);
+    }
+  }
+}
+
+// hidden += rows W
+void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& matrix,
+                 const Rows& rows, int64_t num_tokens, float* hidden) {
+  pool.run(matrix.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
+    multiply(kernels, matrix, begin, end, rows, num_tokens,
+             [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* tile) {
+               for (int i = 0; i < count; ++i)
+                 for (int64_t r = 0; r < num_rows; ++r)
+                   hidden[(t + i) * matrix.rows + row + r] += tile[i * kPanelRows + r];
+             });
+  });
+}
+
+void quantize_rows(const Kernels& kernels, ThreadPool& pool, const Rows& rows, int64_t num_tokens) {
+  pool.run(num_tokens, kTokenChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) kernels.quantize(rows, t);
+  });
+}
+
+// Codes are made only when some weights need them: widths of float models fit no groups of 32.
+bool any_quantized(std::initializer_list<const TensorHandle*> matrices) {
+  return std::ranges::any_of(matrices,
+                             [](const auto* handle) { return !is_float(panels_of(*handle).dtype); });
+}
+
+void norm_rows(const Kernels& kernels, ThreadPool& pool, const CpuActivations& a,
+               const float* weight, int64_t num_tokens, bool quantized) {
+  const int64_t width = a.config.hidden_size;
+  pool.run(num_tokens, kTokenChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      kernels.rms_norm(a.hidden.data() + t * width, weight, width, a.config.norm_eps,
+                       a.normed.rows.row(t));
+      if (quantized) kernels.quantize(a.normed.rows, t);
+    }
+  });
+}
+
+// Rotary embedding of one head (Su et al., arXiv 2104.09864), in place.
+void rotate(const ModelConfig& config, const float* cosines, const float* sines, float* x) {
+  const int half = config.head_dim / 2;
+  const int step = config.rope_interleaved ? 2 : 1, apart = config.rope_interleaved ? 1 : half;
+  for (int i = 0; i < half; ++i) {
+    float& a = x[i * step];
+    float& b = x[i * step + apart];
+    const float rotated = a * cosines[i] - b * sines[i];
+    b = a * sines[i] + b * cosines[i];
+    a = rotated;
+  }
+}
+
+// Norms (when the model has them) and rotates all heads of one token.
+void finish_heads(const Kernels& kernels, const CpuActivations& a, int64_t t, int num_heads,
+                  const float* norm, float* x) {
+  const int width = a.config.head_dim;
+  for (int h = 0; h < num_heads; ++h, x += width) {
+    if (norm) kernels.rms_norm(x, norm, width, a.config.norm_eps, x);
+    rotate(a.config, a.cosines.data() + t * width / 2, a.sines.data() + t * width / 2, x);
+  }
+}
+
+int32_t page_of(const Batch& batch, int64_t t) {
+  const int32_t sequence = batch.sequence_of[t];
+  return batch.page_ids[batch.page_begin[sequence] + batch.positions[t] / kPageSize];
+}
+
+void write_page(const CpuKvCache& cache, const CpuActivations& a, int layer, const Batch& batch,
+                int64_t t) {
+  const int width = a.config.head_dim, num_groups = a.config.num_kv_heads;
+  const int64_t page = page_of(batch, t) * cache.page_stride();
+  const int slot = batch.positions[t] % kPageSize;
+  for (int g = 0; g < num_groups; ++g) {
+    uint16_t* keys = cache.keys(layer, g) + page + slot;
+    uint16_t* values = cache.values(layer, g) + page + slot * width;
+    const int64_t source = (t * num_groups + g) * width;
+    for (int e = 0; e < width; ++e) {
+      keys[e * kPageSize] = float_to_f16(a.new_keys.data()[source + e]);
+      values[e] = float_to_f16(a.new_values.data()[source + e]);
+    }
+  }
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const BackendOptions& options)
+    : kernels_(kernels_of(options.isa)), pool_(num_threads_of(options.num_threads)) {}
+
+std::string CpuBackend::name() const { return concat("cpu ", kernels_.name); }
+
+TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
+  if (role == TensorRole::kTable) {
+    auto table = std::make_unique<TableTensor>();
+    table->tensor = tensor;
+    return table;
+  }
+  if (role == TensorRole::kVector) {
+    auto vector = std::make_unique<VectorTensor>();
+    vector->values.resize(static_cast<size_t>(tensor.rows * tensor.inputs));
+    for (int64_t row = 0; row < tensor.rows; ++row)
+      kernels_.decode_row(tensor, row, vector->values.data() + row * tensor.inputs);
+    return vector;
+  }
+  auto matrix = std::make_unique<MatrixTensor>();
+  matrix->panels = {tensor.dtype, tensor.rows, tensor.inputs,
+                    panel_bytes(tensor.dtype, tensor.inputs), nullptr};
+  const int64_t num_panels = matrix->panels.num_panels();
+  matrix->memory = Buffer<std::byte>(static_cast<size_t>(num_panels) * matrix->panels.panel_bytes);
+  matrix->panels.data = matrix->memory.data();
+  pool_.run(num_panels, kPanelChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t panel = begin; panel < end; ++panel)
+      pack_panel(tensor, panel,
+                 matrix->memory.data() + static_cast<size_t>(panel) * matrix->panels.panel_bytes);
+  });
+  return matrix;
+}
+
+size_t CpuBackend::kv_page_bytes(const ModelConfig& config) const {
+  return sizeof(uint16_t) * 2 * kPageSize * static_cast<size_t>(config.num_layers) *
+         static_cast<size_t>(config.num_kv_heads * config.head_dim);
+}
+
+std::unique_ptr<KvCache> CpuBackend::make_kv_cache(const ModelConfig& config, int num_pages) {
+  return std::make_unique<CpuKvCache>(config, num_pages);
+}
+
+std::unique_ptr<Activations> CpuBackend::make_activations(const ModelConfig& config,
+                                                          int max_tokens) {
+  return std::make_unique<CpuActivations>(config, max_tokens, pool_.num_threads());
+}
+
+void CpuBackend::embed(const DeviceTensor& table, const Batch& batch, Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  const int half = a.config.head_dim / 2;
+  pool_.run(batch.num_tokens(), kTokenChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      kernels_.decode_row(table_of(table), batch.token_ids[t],
+                          a.hidden.data() + t * a.config.hidden_size);
+      for (int i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(batch.positions[t]) * a.config.rope_inv_freq[i];
+        a.cosines.data()[t * half + i] = std::cos(angle);
+        a.sines.data()[t * half + i] = std::sin(angle);
+      }
+    }
+  });
+}
+
+void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,
+                     Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  const int64_t num_tokens = batch.num_tokens();
+  norm_rows(kernels_, pool_, a, vector_of(weights.attn_norm), num_tokens,
+            any_quantized({&weights.q, &weights.k, &weights.v}));
+
+  struct Part {
+    const PanelMatrix& matrix;
+    const float* bias;
+    float* out;
+  };
+  const Part parts[] = {
+      {panels_of(weights.q), vector_of(weights.q_bias), a.query.data()},
+      {panels_of(weights.k), vector_of(weights.k_bias), a.new_keys.data()},
+      {panels_of(weights.v), vector_of(weights.v_bias), a.new_values.data()},
+  };
+  int64_t num_panels = 0;
+  for (const Part& part : parts) num_panels += part.matrix.num_panels();
+  pool_.run(num_panels, kPanelChunk, [&](int64_t begin, int64_t end, int) {
+    for (const Part& part : parts) {  // [begin, end) counts the parts' panels one after another
+      const int64_t size = part.matrix.num_panels();
+      multiply(kernels_, part.matrix, std::clamp<int64_t>(begin, 0, size),
+               std::clamp<int64_t>(end, 0, size), a.normed.rows, num_tokens,
+               [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* tile) {
+                 for (int i = 0; i < count; ++i)
+                   for (int64_t r = 0; r < num_rows; ++r)
+                     part.out[(t + i) * part.matrix.rows + row + r] =
+                         tile[i * kPanelRows + r] + (part.bias ? part.bias[row + r] : 0.0f);
+               });
+      begin -= size;
+      end -= size;
+    }
+  });
+
+  auto& pages = static_cast<CpuKvCache&>(cache);
+  const int width = a.config.head_dim, num_heads = a.config.num_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+  pool_.run(num_tokens, kTokenChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* query = a.query.data() + t * num_heads * width;
+      finish_heads(kernels_, a, t, num_heads, vector_of(weights.q_norm), query);
+      for (int i = 0; i < num_heads * width; ++i) query[i] *= scale;
+      finish_heads(kernels_, a, t, a.config.num_kv_heads, vector_of(weights.k_norm),
+                   a.new_keys.data() + t * a.config.num_kv_heads * width);
+      write_page(pages, a, layer, batch, t);
+    }
+  });
+}
+
+void CpuBackend::attend(int layer, const Batch& batch, const KvCache& cache,
+                        Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  const auto& pages = static_cast<const CpuKvCache&>(cache);
+  const int num_groups = a.config.num_kv_heads, width = a.config.head_dim;
+  const int heads_a_group = a.config.num_heads / num_groups;
+  pool_.run(int64_t{batch.num_tokens()} * num_groups, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / num_groups;
+      const int group = static_cast<int>(task % num_groups);
+      const int64_t heads = task * heads_a_group * width;  // == (t * H + group * H / G) * E
+      kernels_.attend({a.query.data() + heads, a.attended.values.data() + heads, heads_a_group,
+                       width, batch.page_ids.data() + batch.page_begin[batch.sequence_of[t]],
+                       batch.positions[t] + 1, pages.keys(layer, group),
+                       pages.values(layer, group), pages.page_stride()});
+    }
+  });
+}
+
+void CpuBackend::attn_out(const LayerWeights& weights, const Batch& batch,
+                          Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  if (any_quantized({&weights.o})) quantize_rows(kernels_, pool_, a.attended.rows, batch.num_tokens());
+  add_product(kernels_, pool_, panels_of(weights.o), a.attended.rows, batch.num_tokens(),
+              a.hidden.data());
+}
+
+void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  const int64_t num_tokens = batch.num_tokens();
+  norm_rows(kernels_, pool_, a, vector_of(weights.mlp_norm), num_tokens,
+            any_quantized({&weights.gate, &weights.up}));
+  const PanelMatrix& gate = panels_of(weights.gate);
+  const PanelMatrix& up = panels_of(weights.up);
+  pool_.run(gate.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      multiply(kernels_, gate, panel, panel + 1, a.normed.rows, num_tokens,
+               [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* gate_tile) {
+                 alignas(64) float up_tile[kTile * kPanelRows];
+                 kernels_.panel_dot(up, panel, a.normed.rows, t, count, up_tile);
+                 for (int i = 0; i < count; ++i)
+                   kernels_.silu_mul(gate_tile + i * kPanelRows, up_tile + i * kPanelRows, num_rows,
+                                     a.mlp.rows.row(t + i) + row);
+               });
+    }
+  });
+}
+
+void CpuBackend::mlp_down(const LayerWeights& weights, const Batch& batch,
+                          Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  if (any_quantized({&weights.down})) quantize_rows(kernels_, pool_, a.mlp.rows, batch.num_tokens());
+  add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(),
+              a.hidden.data());
+}
+
+void CpuBackend::final_norm(const DeviceTensor& norm, const Batch& batch,
+                            Activations& activations) {
+  CpuActivations& a = cpu_of(activations);
+  const float* weight = static_cast<const VectorTensor&>(norm).values.data();
+  const int64_t width = a.config.hidden_size;
+  for (size_t s = 0; s < batch.head_tokens.size(); ++s)
+    kernels_.rms_norm(a.hidden.data() + batch.head_tokens[s] * width, weight, width,
+                      a.config.norm_eps, a.final_rows.rows.row(static_cast<int64_t>(s)));
+}
+
+void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
+                      Activations& activations, float* out) {
+  CpuActivations& a = cpu_of(activations);
+  const Tensor& weights = table_of(table);
+  if (!is_float(weights.dtype))
+    for (const HeadRow& row : rows) kernels_.quantize(a.final_rows.rows, row.head_index);
+
+  std::vector<int32_t> full_heads;   // head_index of the rows that want all of V
+  std::vector<size_t> full_rows;     // and where in `rows` they stand
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].listed_tokens.empty()) continue;
+    full_heads.push_back(rows[i].head_index);
+    full_rows.push_back(i);
+  }
+  const int num_full = static_cast<int>(full_heads.size());
+  const int64_t vocab = weights.rows;
+  if (num_full > 0) {
+    pool_.run(vocab, kTableChunk, [&](int64_t begin, int64_t end, int thread) {
+      float* scratch = a.thread_scratch(thread);
+      float* logits = scratch + row_scratch(weights.inputs);
+      for (int64_t token = begin; token < end; ++token) {
+        kernels_.table_dot(weights, token, a.final_rows.rows, full_heads.data(), num_full, scratch,
+                           logits);
+        for (int i = 0; i < num_full; ++i)
+          out[static_cast<int64_t>(full_rows[i]) * vocab + token] = logits[i];
+      }
+    });
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<const int32_t> listed = rows[i].listed_tokens;
+    pool_.run(static_cast<int64_t>(listed.size()), kTableChunk,
+              [&](int64_t begin, int64_t end, int thread) {
+                for (int64_t j = begin; j < end; ++j)
+                  kernels_.table_dot(weights, listed[j], a.final_rows.rows, &rows[i].head_index, 1,
+                                     a.thread_scratch(thread),
+                                     out + static_cast<int64_t>(i) * vocab + j);
+              });
+  }
+}
+
+}  // namespace f1

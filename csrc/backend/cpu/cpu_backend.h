@@ -1,0 +1,38 @@
+// The backend for processors.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_tensors.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/thread_pool.h"
+
+namespace f1 {
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const BackendOptions& options);
+
+  std::string name() const override;
+  TensorHandle pack(const Tensor& tensor, TensorRole role) override;
+  size_t kv_page_bytes(const ModelConfig& config) const override;
+  std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) override;
+  std::unique_ptr<Activations> make_activations(const ModelConfig& config, int max_tokens) override;
+
+  void embed(const DeviceTensor& table, const Batch& batch, Activations& activations) override;
+  void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,
+           Activations& activations) override;
+  void attend(int layer, const Batch& batch, const KvCache& cache,
+              Activations& activations) override;
+  void attn_out(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
+  void mlp_up(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
+  void mlp_down(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
+  void final_norm(const DeviceTensor& norm, const Batch& batch, Activations& activations) override;
+  void head(const DeviceTensor& table, std::span<const HeadRow> rows, Activations& activations,
+            float* out) override;
+
+ private:
+  const cpu::Kernels& kernels_;
+  cpu::ThreadPool pool_;
+};
+
+}  // namespace f1

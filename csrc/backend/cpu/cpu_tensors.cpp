@@ -1,0 +1,72 @@
+#include "backend/cpu/cpu_tensors.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace f1::cpu {
+
+CpuKvCache::CpuKvCache(const ModelConfig& config, int num_pages)
+    : num_pages_(num_pages),
+      num_groups_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      page_stride_(2 * num_groups_ * head_dim_ * kPageSize),
+      memory_(static_cast<size_t>(config.num_layers * page_stride_ * num_pages)) {}
+
+uint16_t* CpuKvCache::keys(int layer, int group) const {
+  return memory_.data() + layer * page_stride_ * num_pages_ + group * head_dim_ * kPageSize;
+}
+
+uint16_t* CpuKvCache::values(int layer, int group) const {
+  return keys(layer, group) + num_groups_ * head_dim_ * kPageSize;
+}
+
+OwnedRows::OwnedRows(int64_t max_tokens, int64_t inputs)
+    : values(static_cast<size_t>(max_tokens * inputs)),
+      scales(static_cast<size_t>(max_tokens * padded(inputs) / kGroup)),
+      scaled_sums(scales.size()),
+      codes(static_cast<size_t>(max_tokens * padded(inputs))),
+      minus_sums(static_cast<size_t>(max_tokens * padded(inputs) / 16)),
+      rows{inputs,        values.data(),      codes.data(),
+           scales.data(), scaled_sums.data(), minus_sums.data()} {}
+
+CpuActivations::CpuActivations(const ModelConfig& config, int max_tokens, int num_threads)
+    : config(config),
+      max_tokens_(max_tokens),
+      hidden(static_cast<size_t>(max_tokens) * static_cast<size_t>(config.hidden_size)),
+      normed(max_tokens, config.hidden_size),
+      query(static_cast<size_t>(max_tokens * config.num_heads * config.head_dim)),
+      new_keys(static_cast<size_t>(max_tokens * config.num_kv_heads * config.head_dim)),
+      new_values(new_keys.size()),
+      attended(max_tokens, config.num_heads * config.head_dim),
+      mlp(max_tokens, config.intermediate_size),
+      final_rows(max_tokens, config.hidden_size),
+      cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),
+      sines(cosines.size()),
+      scratch_size(row_scratch(config.hidden_size) + max_tokens),
+      scratch(static_cast<size_t>(num_threads * scratch_size)) {}
+
+std::span<float> CpuActivations::part(Part part) const {
+  switch (part) {
+    case Part::kHidden: return {hidden.data(), hidden.size()};
+    case Part::kQuery: return {query.data(), query.size()};
+    case Part::kAttended: return {attended.values.data(), attended.values.size()};
+    case Part::kMlp: return {mlp.values.data(), mlp.values.size()};
+    case Part::kFinal: return {final_rows.values.data(), final_rows.values.size()};
+  }
+  F1_CHECK(false, "part ", static_cast<int>(part));
+}
+
+void CpuActivations::read(Part which, std::span<float> out) const {
+  const std::span<float> source = part(which);
+  F1_CHECK(out.size() <= source.size());
+  std::copy_n(source.begin(), out.size(), out.begin());
+}
+
+void CpuActivations::write(Part which, std::span<const float> values) {
+  const std::span<float> target = part(which);
+  F1_CHECK(values.size() <= target.size());
+  std::copy(values.begin(), values.end(), target.begin());
+}
+
+}  // namespace f1::cpu

@@ -1,0 +1,101 @@
+// Sixteen lanes in one AVX-512 register, with VNNI's dot products. See lanes_scalar.h for meanings.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace f1::cpu {
+
+struct Avx512Lanes {
+  using F32 = __m512;
+  struct I32 { __m512i v; };
+  struct U8 { __m512i v; };
+
+  static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static __m256i load_halves(const uint16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static __m128i load_16_bytes(const void* p) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(p));
+  }
+
+  static F32 load(const float* p) { return _mm512_loadu_ps(p); }
+  static F32 load(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
+  static F32 load_f16(const uint16_t* p) { return _mm512_cvtph_ps(load_halves(p)); }
+  static F32 load_f16(const uint16_t* p, int n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p));
+  }
+  static F32 load_bf16(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(load_halves(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  static F32 load_u8(const uint8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16_bytes(p)));
+  }
+  static F32 load_s8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16_bytes(p)));
+  }
+  static F32 spread4(const float* p) {
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+  }
+  static F32 spread2(const float* p) {
+    return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(p[0]), _mm512_set1_ps(p[1]));
+  }
+  static void store(float* p, F32 a) { _mm512_storeu_ps(p, a); }
+  static void store(float* p, F32 a, int n) { _mm512_mask_storeu_ps(p, mask(n), a); }
+  static void store_s8(int8_t* p, I32 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+  }
+
+  static F32 set(float x) { return _mm512_set1_ps(x); }
+  static F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+  static F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+  static F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+  static F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+  static F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
+  static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+  static F32 abs(F32 a) { return _mm512_abs_ps(a); }
+  static F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+  static F32 first(int n, F32 a, F32 b) { return _mm512_mask_blend_ps(mask(n), b, a); }
+  static F32 round(F32 a) { return _mm512_roundscale_ps(a, 0); }  // nearest, ties to even
+  static I32 to_i32(F32 a) { return {_mm512_cvtps_epi32(a)}; }
+  static F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a.v); }
+  static F32 times_power_of_2(F32 a, F32 n) { return _mm512_scalef_ps(a, n); }
+  static float sum(F32 a) { return _mm512_reduce_add_ps(a); }
+  static float largest(F32 a) { return _mm512_reduce_max_ps(a); }
+
+  static I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  static I32 times_zero_point(I32 a, int zero) {
+    return {_mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
+  }
+  static I32 negate(I32 a) { return {_mm512_sub_epi32(_mm512_setzero_si512(), a.v)}; }
+  static int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
+
+  static U8 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+  static U8 set_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+  static U8 low_nibbles(U8 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+  static U8 high_nibbles(U8 a) {
+    return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+  }
+  static U8 add_16(U8 a, uint64_t where) {
+    return {_mm512_mask_add_epi8(a.v, where, a.v, _mm512_set1_epi8(16))};
+  }
+  template <int kField>
+  static U8 add_bits45(U8 a, U8 plane) {
+    __m512i bits;
+    if constexpr (kField < 2) bits = _mm512_slli_epi16(plane.v, 4 - 2 * kField);
+    else bits = _mm512_srli_epi16(plane.v, 2 * kField - 4);
+    return {_mm512_or_si512(a.v, _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))};
+  }
+  static I32 dot(I32 acc, U8 a, U8 b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
+  static I32 dot_quad(I32 acc, U8 a, const int8_t* quad) {
+    int32_t four;
+    std::memcpy(&four, quad, 4);
+    return {_mm512_dpbusd_epi32(acc.v, a.v, _mm512_set1_epi32(four))};
+  }
+};
+
+}  // namespace f1::cpu

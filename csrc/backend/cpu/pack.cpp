@@ -1,0 +1,145 @@
+#include "backend/cpu/pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/formats.h"
+#include "backend/cpu/panels.h"
+#include "core/error.h"
+
+namespace f1::cpu {
+namespace {
+
+// `codes`: one row's 32 codes of a group. They join the other rows' in `out`.
+void put_codes(Codes<8>& out, int row, const uint8_t* codes) {
+  for (int quad = 0; quad < kQuads; ++quad)
+    std::memcpy(&out.bytes[quad][row * 4], codes + quad * 4, 4);
+}
+
+void put_nibbles(uint8_t (&out)[4][64], int row, const uint8_t* codes) {
+  for (int i = 0; i < 4; ++i) {
+    uint32_t low, high;
+    std::memcpy(&low, codes + 8 * i, 4);
+    std::memcpy(&high, codes + 8 * i + 4, 4);
+    const uint32_t joined = (low & 0x0f0f0f0fu) | (high & 0x0f0f0f0fu) << 4;
+    std::memcpy(&out[i][row * 4], &joined, 4);
+  }
+}
+
+void put_codes(Codes<4>& out, int row, const uint8_t* codes) {
+  put_nibbles(out.nibbles, row, codes);
+}
+
+void put_codes(Codes<5>& out, int row, const uint8_t* codes) {
+  put_nibbles(out.nibbles, row, codes);
+  for (int quad = 0; quad < kQuads; ++quad) {
+    uint32_t four;
+    std::memcpy(&four, codes + quad * 4, 4);
+    // The product moves bit 0 of each byte side by side into bits 24 to 27.
+    const uint64_t bits = (four >> 4 & 0x01010101u) * 0x01020408u >> 24 & 15;
+    out.bit4[quad] |= bits << (row * 4);
+  }
+}
+
+void put_codes(Codes<6>& out, int row, const uint8_t* codes) {
+  put_nibbles(out.nibbles, row, codes);
+  for (int quad = 0; quad < kQuads; ++quad) {
+    uint32_t four, plane;
+    std::memcpy(&four, codes + quad * 4, 4);
+    uint8_t* target = &out.bits45[quad / 4][row * 4];
+    std::memcpy(&plane, target, 4);
+    plane |= (four >> 4 & 0x03030303u) << (quad % 4 * 2);
+    std::memcpy(target, &plane, 4);
+  }
+}
+
+template <typename Block, int kBits, int kZero>
+void put_scales(ScalePanel<kBits, kZero>& out, int row, const Block& block) {
+  out.scale[row] = block.d;
+}
+
+template <typename Block, int kBits>
+void put_scales(MinPanel<kBits>& out, int row, const Block& block) {
+  out.scale[row] = block.d;
+  out.min[row] = block.m;
+}
+
+template <typename Block, int kBits>
+void put_scales(SuperPanel<kBits>& out, int row, const Block& block) {
+  uint8_t scales[8], mins[8];
+  decode_k_scales(block.scales, scales, mins);
+  out.d[row] = block.d;
+  out.dmin[row] = block.dmin;
+  for (int g = 0; g < 8; ++g) {
+    out.scales[g][row] = scales[g];
+    out.mins[g][row] = mins[g];
+  }
+}
+
+void put_scales(HalfGroupPanel& out, int row, const Q6_K& block) {
+  out.d[row] = block.d;
+  for (int i = 0; i < 16; ++i) out.scales[i][row] = block.scales[i];
+}
+
+template <typename Block, typename Panel>
+void pack_quantized(const Tensor& tensor, int64_t index, std::byte* out) {
+  auto* panels = reinterpret_cast<Panel*>(out);
+  const int64_t first = index * kPanelRows;
+  const int num_rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - first));
+  uint8_t codes[256];
+  float scales[16], mins[8];  // the panels keep the file's own
+  for (int row = 0; row < num_rows; ++row) {
+    const std::byte* source = tensor.row(first + row);
+    for (int64_t b = 0; b < tensor.inputs / Block::kBlock; ++b) {
+      Block block;
+      std::memcpy(&block, source + b * static_cast<int64_t>(sizeof(Block)), sizeof(Block));
+      block.decode({codes, scales, mins});
+      for (int g = 0; g < Panel::kGroups; ++g)
+        put_codes(panels[b].codes[g], row, codes + g * kGroup);
+      put_scales(panels[b], row, block);
+    }
+  }
+}
+
+void pack_floats(const Tensor& tensor, int64_t index, std::byte* out) {
+  const size_t width = row_bytes(tensor.dtype, 1);
+  const int64_t first = index * kPanelRows;
+  const int64_t num_rows = std::min<int64_t>(kPanelRows, tensor.rows - first);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const std::byte* source = tensor.row(first + row);
+    for (int64_t k = 0; k < tensor.inputs; ++k)
+      std::memcpy(out + static_cast<size_t>(k * kPanelRows + row) * width,
+                  source + static_cast<size_t>(k) * width, width);
+  }
+}
+
+}  // namespace
+
+size_t panel_bytes(DType dtype, int64_t inputs) {
+  if (is_float(dtype)) return row_bytes(dtype, inputs) * kPanelRows;
+  const size_t groups = static_cast<size_t>(inputs / kGroup);
+  switch (dtype) {
+    case DType::kQ4_K: return groups / 8 * sizeof(SuperPanel<4>);
+    case DType::kQ5_K: return groups / 8 * sizeof(SuperPanel<5>);
+    default: return row_bytes(dtype, inputs) * kPanelRows;
+  }
+}
+
+void pack_panel(const Tensor& tensor, int64_t index, std::byte* out) {
+  switch (tensor.dtype) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16: return pack_floats(tensor, index, out);
+    case DType::kQ4_0: return pack_quantized<Q4_0, ScalePanel<4, 8>>(tensor, index, out);
+    case DType::kQ4_1: return pack_quantized<Q4_1, MinPanel<4>>(tensor, index, out);
+    case DType::kQ5_0: return pack_quantized<Q5_0, ScalePanel<5, 16>>(tensor, index, out);
+    case DType::kQ5_1: return pack_quantized<Q5_1, MinPanel<5>>(tensor, index, out);
+    case DType::kQ8_0: return pack_quantized<Q8_0, ScalePanel<8, 128>>(tensor, index, out);
+    case DType::kQ4_K: return pack_quantized<Q4_K, SuperPanel<4>>(tensor, index, out);
+    case DType::kQ5_K: return pack_quantized<Q5_K, SuperPanel<5>>(tensor, index, out);
+    case DType::kQ6_K: return pack_quantized<Q6_K, HalfGroupPanel>(tensor, index, out);
+  }
+  F1_CHECK(false, "dtype ", static_cast<int>(tensor.dtype));
+}
+
+}  // namespace f1::cpu

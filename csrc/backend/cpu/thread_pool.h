@@ -1,0 +1,50 @@
+// A pool that splits a range over the calling thread and num_threads - 1 workers.
+//
+// Work is taken in chunks, so a thread that the system has put aside holds up one chunk, not half of
+// the stage; and the caller never waits for a worker that has taken none. Idle workers spin for some
+// microseconds (stages follow each other that fast), then yield, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace f1::cpu {
+
+class ThreadPool {
+ public:
+  // (begin, end, thread index in 0..num_threads-1); must not throw.
+  using Task = std::function<void(int64_t, int64_t, int)>;
+
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // Runs `task` over [0, size) in chunks of `chunk`; returns when all are done. Calls from several
+  // threads take turns.
+  void run(int64_t size, int64_t chunk, const Task& task);
+
+ private:
+  struct Job {
+    const Task* task = nullptr;
+    int64_t size = 0;
+    int64_t chunk = 0;
+  };
+  void work(int thread_index);
+  void take_chunks(int thread_index);
+
+  std::mutex caller_;
+  Job job_;
+  // Number of chunks in the high half, next chunk in the low half: whoever draws a chunk below the
+  // number knows from the ticket alone that job_ is the one it belongs to, however late it comes.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace f1::cpu

@@ -1,0 +1,32 @@
+// A read-only mapping of a file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace f1 {
+
+class MappedFile {
+ public:
+  // Throws InvalidArgument when the file cannot be opened or is empty.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  uint64_t size() const { return size_; }
+  // Throws InvalidArgument when the range leaves the file.
+  std::span<const std::byte> bytes(uint64_t offset, uint64_t size) const;
+  // Drops the whole pages inside the range from this process's memory; they can be read again.
+  void release(uint64_t offset, uint64_t size) const;
+
+ private:
+  std::string path_;
+  std::byte* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+}  // namespace f1

@@ -1,0 +1,195 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace f1 {
+namespace {
+
+void check_config(const ModelConfig& c) {
+  const std::pair<const char*, int> positive[] = {
+      {"num_layers", c.num_layers},     {"hidden_size", c.hidden_size},
+      {"num_heads", c.num_heads},       {"intermediate_size", c.intermediate_size},
+      {"num_kv_heads", c.num_kv_heads}, {"head_dim", c.head_dim},
+      {"vocab_size", c.vocab_size},     {"max_positions", c.max_positions},
+  };
+  for (const auto& [name, value] : positive)
+    if (value <= 0 || value > (1 << 24))
+      throw InvalidArgument(concat("config: ", name, " is ", value, ", must be 1 to 2^24"));
+  if (c.num_heads % c.num_kv_heads != 0)
+    throw InvalidArgument(concat("config: num_heads ", c.num_heads,
+                                 " is no multiple of num_kv_heads ", c.num_kv_heads));
+  if (c.head_dim % 2 != 0 || c.rope_inv_freq.size() != static_cast<size_t>(c.head_dim / 2))
+    throw InvalidArgument(concat("config: rope_inv_freq has ", c.rope_inv_freq.size(),
+                                 " values, head_dim ", c.head_dim, " needs half as many"));
+  if (!(c.norm_eps > 0)) throw InvalidArgument("config: norm_eps must be positive");
+}
+
+// Packs named tensors, checking their shapes.
+class Loader {
+ public:
+  Loader(const std::map<std::string, TensorSource>& sources, Backend& backend)
+      : sources_(sources), backend_(backend) {}
+
+  bool has(const std::string& name) const { return sources_.contains(name); }
+
+  TensorHandle matrix(const std::string& name, int64_t rows, int64_t inputs) {
+    const TensorSource& source = find(name);
+    TensorHandle handle = backend_.pack(checked(name, source, rows, inputs), TensorRole::kMatrix);
+    source.file->release(source.offset, source.num_bytes);
+    packed_bytes_ += handle->num_bytes();
+    return handle;
+  }
+
+  TensorHandle table(const std::string& name, int64_t rows, int64_t inputs) {
+    return backend_.pack(checked(name, find(name), rows, inputs), TensorRole::kTable);
+  }
+
+  TensorHandle vector(const std::string& name, int64_t size) {
+    TensorHandle handle = backend_.pack(checked(name, find(name), 1, size), TensorRole::kVector);
+    packed_bytes_ += handle->num_bytes();
+    return handle;
+  }
+
+  TensorHandle optional_vector(const std::string& name, int64_t size) {
+    return has(name) ? vector(name, size) : nullptr;
+  }
+
+  size_t packed_bytes() const { return packed_bytes_; }
+
+ private:
+  const TensorSource& find(const std::string& name) const {
+    const auto found = sources_.find(name);
+    if (found == sources_.end()) throw InvalidArgument(concat("tensor '", name, "' is missing"));
+    return found->second;
+  }
+
+  static Tensor checked(const std::string& name, const TensorSource& source, int64_t rows,
+                        int64_t inputs) {
+    const Tensor tensor = source.tensor(name);
+    if (tensor.rows != rows || tensor.inputs != inputs)
+      throw InvalidArgument(concat(source.file->path(), ": tensor '", name, "' has shape [",
+                                   tensor.rows, ", ", tensor.inputs, "], expected [", rows, ", ",
+                                   inputs, "]"));
+    return tensor;
+  }
+
+  const std::map<std::string, TensorSource>& sources_;
+  Backend& backend_;
+  size_t packed_bytes_ = 0;
+};
+
+LayerWeights load_layer(Loader& loader, const ModelConfig& c, int layer) {
+  const auto name = [&](const char* part) { return concat("layers.", layer, ".", part); };
+  const int64_t width = c.hidden_size, inner = c.intermediate_size;
+  const int64_t query_width = int64_t{c.num_heads} * c.head_dim;
+  const int64_t key_width = int64_t{c.num_kv_heads} * c.head_dim;
+  LayerWeights w;
+  w.attn_norm = loader.vector(name("attn_norm.weight"), width);
+  w.q = loader.matrix(name("q.weight"), query_width, width);
+  w.k = loader.matrix(name("k.weight"), key_width, width);
+  w.v = loader.matrix(name("v.weight"), key_width, width);
+  w.q_bias = loader.optional_vector(name("q.bias"), query_width);
+  w.k_bias = loader.optional_vector(name("k.bias"), key_width);
+  w.v_bias = loader.optional_vector(name("v.bias"), key_width);
+  w.q_norm = loader.optional_vector(name("q_norm.weight"), c.head_dim);
+  w.k_norm = loader.optional_vector(name("k_norm.weight"), c.head_dim);
+  w.o = loader.matrix(name("o.weight"), width, query_width);
+  w.mlp_norm = loader.vector(name("mlp_norm.weight"), width);
+  w.gate = loader.matrix(name("gate.weight"), inner, width);
+  w.up = loader.matrix(name("up.weight"), inner, width);
+  w.down = loader.matrix(name("down.weight"), width, inner);
+  return w;
+}
+
+// The engine builds batches; a broken one would read memory that is not ours.
+void check_batch(const Batch& batch, const ModelConfig& config, const KvCache& cache,
+                 const Activations& activations) {
+  const size_t num_tokens = batch.token_ids.size();
+  F1_CHECK(num_tokens <= static_cast<size_t>(activations.max_tokens()), num_tokens, " tokens");
+  F1_CHECK(batch.positions.size() == num_tokens && batch.sequence_of.size() == num_tokens);
+  F1_CHECK(!batch.page_begin.empty() && batch.page_begin.front() >= 0);
+  F1_CHECK(std::ranges::is_sorted(batch.page_begin));
+  F1_CHECK(batch.page_begin.back() <= static_cast<int>(batch.page_ids.size()));
+  for (const int32_t page : batch.page_ids) F1_CHECK(page >= 0 && page < cache.num_pages(), page);
+  for (size_t t = 0; t < num_tokens; ++t) {
+    const int32_t token = batch.token_ids[t], sequence = batch.sequence_of[t];
+    F1_CHECK(token >= 0 && token < config.vocab_size, "token ", token);
+    F1_CHECK(sequence >= 0 && sequence < batch.num_sequences(), "sequence ", sequence);
+    const int num_pages = batch.page_begin[sequence + 1] - batch.page_begin[sequence];
+    F1_CHECK(batch.positions[t] >= 0 && batch.positions[t] / kPageSize < num_pages, "position ",
+             batch.positions[t], " of sequence ", sequence, " with ", num_pages, " pages");
+  }
+  F1_CHECK(batch.head_tokens.size() <= static_cast<size_t>(activations.max_tokens()));
+  for (const int32_t t : batch.head_tokens)
+    F1_CHECK(t >= 0 && t < static_cast<int>(num_tokens), "head token ", t);
+}
+
+}  // namespace
+
+struct Model::Weights {
+  TensorHandle embed, head, final_norm;  // head is null when it is tied to embed
+  std::vector<LayerWeights> layers;
+  std::vector<std::shared_ptr<const MappedFile>> table_files;  // tables are read in place
+  size_t packed_bytes = 0;
+};
+
+Model::Model(ModelConfig config, const std::map<std::string, TensorSource>& sources,
+             std::shared_ptr<Backend> backend)
+    : config_(std::move(config)), backend_(std::move(backend)), weights_(new Weights) {
+  check_config(config_);
+  Loader loader(sources, *backend_);
+  const int64_t vocab = config_.vocab_size, width = config_.hidden_size;
+  weights_->embed = loader.table("embed.weight", vocab, width);
+  weights_->table_files.push_back(sources.at("embed.weight").file);
+  if (loader.has("head.weight")) {
+    weights_->head = loader.table("head.weight", vocab, width);
+    weights_->table_files.push_back(sources.at("head.weight").file);
+  }
+  weights_->final_norm = loader.vector("final_norm.weight", width);
+  for (int layer = 0; layer < config_.num_layers; ++layer)
+    weights_->layers.push_back(load_layer(loader, config_, layer));
+  weights_->packed_bytes = loader.packed_bytes();
+}
+
+Model::~Model() = default;
+
+size_t Model::packed_bytes() const { return weights_->packed_bytes; }
+size_t Model::kv_page_bytes() const { return backend_->kv_page_bytes(config_); }
+
+std::unique_ptr<KvCache> Model::make_kv_cache(int num_pages) const {
+  return backend_->make_kv_cache(config_, num_pages);
+}
+
+std::unique_ptr<Activations> Model::make_activations(int max_tokens) const {
+  return backend_->make_activations(config_, max_tokens);
+}
+
+void Model::forward(const Batch& batch, KvCache& cache, Activations& activations) const {
+  check_batch(batch, config_, cache, activations);
+  backend_->embed(*weights_->embed, batch, activations);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const LayerWeights& weights = weights_->layers[static_cast<size_t>(layer)];
+    backend_->qkv(weights, layer, batch, cache, activations);
+    backend_->attend(layer, batch, cache, activations);
+    backend_->attn_out(weights, batch, activations);
+    backend_->mlp_up(weights, batch, activations);
+    backend_->mlp_down(weights, batch, activations);
+  }
+  backend_->final_norm(*weights_->final_norm, batch, activations);
+}
+
+void Model::head(std::span<const HeadRow> rows, Activations& activations, float* out) const {
+  for (const HeadRow& row : rows) {
+    F1_CHECK(row.head_index >= 0 && row.head_index < activations.max_tokens());
+    for (const int32_t token : row.listed_tokens)
+      F1_CHECK(token >= 0 && token < config_.vocab_size, "listed token ", token);
+  }
+  const TensorHandle& table = weights_->head ? weights_->head : weights_->embed;
+  backend_->head(*table, rows, activations, out);
+}
+
+}  // namespace f1
