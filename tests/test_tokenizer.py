@@ -19,6 +19,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from f1 import _core
 from f1.errors import ModelFileError
 from f1.models.spelling import byte_level_alphabet
 from f1.models.tokenizer import Tokenizer
@@ -70,9 +71,7 @@ def smollm_metadata(smollm_path: Path) -> Metadata:
 
 
 def _read_metadata(path: Path) -> Metadata:
-    from f1.models._gguf_interim import read_gguf
-
-    return read_gguf(str(path)).metadata
+    return _core.read_gguf(str(path)).metadata
 
 
 @pytest.fixture(scope="module")

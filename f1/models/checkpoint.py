@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from f1.errors import ModelFileError
 from f1.models.chat import ChatTemplate
 from f1.models.pull import resolve
 from f1.models.tokenizer import Tokenizer
@@ -77,18 +78,24 @@ def load_checkpoint(name_or_path: str, settings: Settings | None = None) -> Chec
 
 
 def load_model(checkpoint: Checkpoint, *, num_threads: int = 0, isa: str = "auto") -> _core.Model:
-    """Maps and packs the weights. `num_threads` 0 means every core."""
+    """Maps and packs the weights. `num_threads` 0 means every core.
+
+    Raises ModelFileError naming the tensor that is missing or of the wrong shape.
+    """
     from f1 import _core
 
-    sources = {
-        name: _core.TensorSource(
-            str(ref.path), ref.offset, ref.num_bytes, ref.dtype, list(ref.shape)
-        )
-        for name, ref in checkpoint.tensors.items()
-    }
     fields: dict[str, Any] = asdict(checkpoint.config)
     config = _core.ModelConfig(**fields | {"rope_inv_freq": list(fields["rope_inv_freq"])})
-    return _core.Model(config, sources, num_threads=num_threads, isa=isa)
+    try:
+        sources = {
+            name: _core.TensorSource(
+                str(ref.path), ref.offset, ref.num_bytes, ref.dtype, list(ref.shape)
+            )
+            for name, ref in checkpoint.tensors.items()
+        }
+        return _core.Model(config, sources, num_threads=num_threads, isa=isa)
+    except _core.InvalidArgument as error:
+        raise ModelFileError(f"{checkpoint.name}: {error}") from error
 
 
 def render_prompt(checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int]:

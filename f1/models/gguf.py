@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from f1 import _core
 from f1.errors import ModelFileError
 from f1.models.chat import ChatTemplate, template_or_default
 from f1.models.checkpoint import ARCHITECTURES, Checkpoint, ModelConfig, TensorRef
@@ -70,10 +71,11 @@ def _load(path: Path, name: str) -> Checkpoint:
     return Checkpoint(name, fields.architecture, config, tensors, tokenizer, template)
 
 
-def _read(path: Path) -> Any:
-    from f1.models._gguf_interim import read_gguf
-
-    return read_gguf(str(path))
+def _read(path: Path) -> _core.GgufFile:
+    try:
+        return _core.read_gguf(str(path))
+    except _core.InvalidArgument as error:
+        raise ModelFileError(str(error)) from error
 
 
 def _canonical_name(name: str) -> str:
