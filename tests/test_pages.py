@@ -169,6 +169,43 @@ def test_another_token_in_a_page_is_no_match() -> None:
     harness.scheduler.commit()
 
 
+def colliding_pages() -> tuple[list[int], list[int]]:
+    """Two first pages whose hashes are the same 64 bits, by the birthday of their upper halves."""
+    seen: dict[int, tuple[int, int]] = {}
+    generator = random.Random(0)
+    for _ in range(1_000_000):
+        token = generator.randrange(2**31)
+        mixed = ((0xFFFFFFFF ^ token) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+        low = (mixed ^ (mixed >> 32)) & 0xFFFFFFFF
+        other, other_low = seen.setdefault(mixed >> 32, (token, low))
+        difference = low ^ other_low  # the next token makes up for it
+        if other != token and difference < 2**31:
+            return [token, difference, *range(14)], [other, 0, *range(14)]
+    raise AssertionError("no collision found")
+
+
+def test_colliding_hashes_are_no_match() -> None:
+    page, other = colliding_pages()
+    assert page != other
+    assert _core.testing.page_hash(page) == _core.testing.page_hash(other)
+    harness = Harness(num_pages=16)
+    harness.submit([*page, 1], 1)
+    harness.drain()
+    harness.submit([*other, 1], 1)
+    assert harness.scheduler.schedule()[0][1] == 0
+    harness.scheduler.commit()
+    harness.scheduler.check()
+
+
+def test_admission_leaves_room_to_grow() -> None:
+    """Two more pages are free, but who moves in now would be preempted when the first one grows."""
+    harness = Harness(num_pages=4)
+    harness.submit([1] * 31, 20)
+    harness.submit([2] * 32, 2)
+    harness.drain()
+    assert harness.scheduler.num_preemptions == 0
+
+
 def test_twins_share_what_one_of_them_computes() -> None:
     """n decodings of one prompt, submitted together: the prompt is computed once, not n times."""
     harness = Harness(num_pages=32)

@@ -116,6 +116,12 @@ void bind_engine_testing(py::module_& module) {
               py::arg("position") = 0,
               "(token_id, logprob, top) of one row of logits; `seen` is ascending pairs (token, "
               "times sampled).");
+  testing.def(
+      "page_hash",
+      [](const std::array<int32_t, kPageSize>& tokens) {
+        return PrefixTree::hash(PrefixTree::kRoot, tokens);
+      },
+      "The prefix tree's hash of the first page of a sequence.");
   testing.def("philox", &philox, py::arg("counter"), py::arg("key"));
 }
 

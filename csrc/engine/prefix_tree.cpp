@@ -6,9 +6,9 @@
 
 namespace f1 {
 
-size_t PrefixTree::KeyHash::operator()(const Key& key) const {
-  uint64_t hash = static_cast<uint32_t>(key.parent);
-  for (int32_t token : key.tokens) {
+uint64_t PrefixTree::hash(NodeId parent, PageTokens tokens) {
+  uint64_t hash = static_cast<uint32_t>(parent);
+  for (int32_t token : tokens) {
     hash = (hash ^ static_cast<uint32_t>(token)) * 0x9E3779B97F4A7C15ull;
     hash ^= hash >> 32;
   }

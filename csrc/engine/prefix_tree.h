@@ -41,6 +41,7 @@ class PrefixTree {
   // none.
   bool evict();
 
+  static uint64_t hash(NodeId parent, PageTokens tokens);
   int32_t page_id(NodeId node) const { return nodes_[node].page_id; }
   int num_pages() const { return static_cast<int>(children_.size()); }
 
@@ -53,7 +54,7 @@ class PrefixTree {
     bool operator==(const Key&) const = default;
   };
   struct KeyHash {
-    size_t operator()(const Key& key) const;
+    size_t operator()(const Key& key) const { return hash(key.parent, key.tokens); }
   };
   struct Node {
     Key key;

@@ -52,13 +52,9 @@ void Scheduler::finish(Sequence& sequence) {
 const std::vector<Chunk>& Scheduler::schedule() {
   chunks_.clear();
   budget_ = options_.max_batch_tokens;
-  // plan() may preempt from the back of running_, never the sequence it plans or one before it.
-  for (size_t i = 0; i < running_.size(); ++i) {
-    if (running_[i]->is_decoding()) plan(*running_[i]);
-  }
-  for (size_t i = 0; i < running_.size(); ++i) {
-    if (!running_[i]->is_decoding()) plan(*running_[i]);
-  }
+  // Oldest first is also decodes first: a prompt is admitted only when those before it are through.
+  // plan() may preempt from the back of running_, but neither the sequence it plans nor one before.
+  for (size_t i = 0; i < running_.size(); ++i) plan(*running_[i]);
   admit_waiting();
   return chunks_;
 }
@@ -123,11 +119,6 @@ bool Scheduler::preempt_newer_than(const Sequence& sequence) {
   Sequence& newest = *running_.back();
   if (&newest == &sequence) return false;
   release_pages(newest);
-  const auto its_chunk = std::ranges::find(chunks_, &newest, &Chunk::sequence);
-  if (its_chunk != chunks_.end()) {
-    budget_ += its_chunk->num_tokens;
-    chunks_.erase(its_chunk);
-  }
   waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
   ++num_preemptions_;

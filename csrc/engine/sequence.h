@@ -46,7 +46,6 @@ struct Sequence {
   int num_sampled() const { return num_tokens() - static_cast<int>(request.token_ids.size()); }
   int num_to_compute() const { return num_tokens() - num_computed; }
   int num_slots() const { return static_cast<int>(page_ids.size()) * kPageSize; }
-  bool is_decoding() const { return num_sampled() > 0 && num_to_compute() == 1; }
 
   // The 16 tokens of a page that the sequence's tokens fill.
   PrefixTree::PageTokens page_tokens(int page) const {
