@@ -171,16 +171,19 @@ def test_another_token_in_a_page_is_no_match() -> None:
 
 def colliding_pages() -> tuple[list[int], list[int]]:
     """Two first pages whose hashes are the same 64 bits, by the birthday of their upper halves."""
-    seen: dict[int, tuple[int, int]] = {}
+
+    def mix(state: int, token: int) -> int:
+        state = ((state ^ token) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+        return state ^ state >> 32
+
     generator = random.Random(0)
+    seen: dict[int, tuple[list[int], int]] = {}
     for _ in range(1_000_000):
-        token = generator.randrange(2**31)
-        mixed = ((0xFFFFFFFF ^ token) * 0x9E3779B97F4A7C15) & (2**64 - 1)
-        low = (mixed ^ (mixed >> 32)) & 0xFFFFFFFF
-        other, other_low = seen.setdefault(mixed >> 32, (token, low))
-        difference = low ^ other_low  # the next token makes up for it
-        if other != token and difference < 2**31:
-            return [token, difference, *range(14)], [other, 0, *range(14)]
+        tokens = [generator.randrange(2**31), generator.randrange(2**31)]
+        state = mix(mix(0xFFFFFFFF, tokens[0]), tokens[1])
+        others, other = seen.setdefault(state >> 32, (tokens, state))
+        if others != tokens and state ^ other < 2**31:  # the next token makes up for it
+            return [*tokens, state ^ other, *range(13)], [*others, 0, *range(13)]
     raise AssertionError("no collision found")
 
 
