@@ -3,6 +3,9 @@
 
 #include <bit>
 #include <cstdint>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 namespace f1 {
 
@@ -12,12 +15,16 @@ static inline float bf16_to_float(uint16_t bits) {
 }
 
 static inline float f16_to_float(uint16_t bits) {
+#ifdef __F16C__
+  return _cvtsh_ss(bits);
+#else
   const uint32_t sign = (bits & 0x8000u) << 16;
   const uint32_t rest = bits & 0x7fffu;
   if (rest >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
   // Shifted into an f32's fields the exponent is 112 too small; the product mends it, subnormals too.
   const float magnitude = std::bit_cast<float>(rest << 13) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+#endif
 }
 
 static inline uint16_t float_to_f16(float value) {

@@ -145,9 +145,10 @@ uint64_t alignment_of(const Cursor& cursor, const GgufFile& gguf) {
     if (key != "general.alignment") continue;
     const auto* scalar = std::get_if<GgufScalar>(&value.value);
     const auto* alignment = scalar ? std::get_if<uint64_t>(scalar) : nullptr;
-    if (!alignment || *alignment == 0 || *alignment > kMaxAlignment ||
+    if (!alignment || *alignment < 8 || *alignment > kMaxAlignment ||
         (*alignment & (*alignment - 1)) != 0)
-      cursor.fail("metadata 'general.alignment'", cursor.offset(), "must be a power of two");
+      cursor.fail("metadata 'general.alignment'", cursor.offset(),
+                  concat("must be a power of two from 8 to ", kMaxAlignment));
     return *alignment;
   }
   return kDefaultAlignment;

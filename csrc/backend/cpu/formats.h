@@ -2,7 +2,7 @@
 //
 //     value[i] = scale[i / 16] * (code[i] - kZero) + min[i / 32]          code: unsigned, kBits wide
 //
-// Everything that reads a file's blocks goes through decode(): packing, embedding, head rows.
+// Everything that reads a file's blocks goes through their methods: packing, embedding, head rows.
 // Layouts: ggml-common.h and the dequantisers in ggml-quants.c of github.com/ggml-org/ggml.
 #pragma once
 
@@ -16,29 +16,25 @@ namespace f1::cpu {
 // compiled for its own instruction set.
 namespace {
 
-// Where a block of up to 256 values is decoded to. Formats whose scales hold for 32 values repeat
-// them; those without mins leave `mins` alone.
-struct Decoded {
-  uint8_t* codes;  // [block]
-  float* scales;   // [block / 16]
-  float* mins;     // [block / 32]
-};
+// codes() writes a block's codes; scales() those of each 16 values (formats whose scales hold for 32
+// repeat them) and, where there are, the mins of each 32. The codes overlap nothing: without knowing
+// that, byte stores keep the compiler from vectorising.
 
 // qs[i]: low nibble value i, high nibble value i + 16.
 template <typename Block>
-inline void decode_nibbles(const Block& block, uint8_t* codes) {
+inline void decode_nibbles(const Block& block, uint8_t* __restrict out) {
   for (int i = 0; i < 16; ++i) {
-    codes[i] = block.qs[i] & 15;
-    codes[i + 16] = block.qs[i] >> 4;
+    out[i] = block.qs[i] & 15;
+    out[i + 16] = block.qs[i] >> 4;
   }
 }
 
 // Bit i of qh is bit 4 of value i.
 template <typename Block>
-inline void decode_fifth_bits(const Block& block, uint8_t* codes) {
+inline void decode_fifth_bits(const Block& block, uint8_t* __restrict out) {
   uint32_t bits;
   std::memcpy(&bits, block.qh, 4);
-  for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((bits >> i & 1) << 4);
+  for (int i = 0; i < 32; ++i) out[i] |= static_cast<uint8_t>((bits >> i & 1) << 4);
 }
 
 struct Q4_0 {
@@ -46,9 +42,11 @@ struct Q4_0 {
   static constexpr bool kHasMin = false;
   uint16_t d;
   uint8_t qs[16];
-  void decode(Decoded out) const {
-    decode_nibbles(*this, out.codes);
-    out.scales[0] = out.scales[1] = f16_to_float(d);
+  void codes(uint8_t* out) const {
+    decode_nibbles(*this, out);
+  }
+  void scales(float* out, float* ) const {
+    out[0] = out[1] = f16_to_float(d);
   }
 };
 static_assert(sizeof(Q4_0) == 18);
@@ -58,10 +56,12 @@ struct Q4_1 {
   static constexpr bool kHasMin = true;
   uint16_t d, m;
   uint8_t qs[16];
-  void decode(Decoded out) const {
-    decode_nibbles(*this, out.codes);
-    out.scales[0] = out.scales[1] = f16_to_float(d);
-    out.mins[0] = f16_to_float(m);
+  void codes(uint8_t* out) const {
+    decode_nibbles(*this, out);
+  }
+  void scales(float* out, float* mins) const {
+    out[0] = out[1] = f16_to_float(d);
+    mins[0] = f16_to_float(m);
   }
 };
 static_assert(sizeof(Q4_1) == 20);
@@ -71,10 +71,12 @@ struct Q5_0 {
   static constexpr bool kHasMin = false;
   uint16_t d;
   uint8_t qh[4], qs[16];
-  void decode(Decoded out) const {
-    decode_nibbles(*this, out.codes);
-    decode_fifth_bits(*this, out.codes);
-    out.scales[0] = out.scales[1] = f16_to_float(d);
+  void codes(uint8_t* out) const {
+    decode_nibbles(*this, out);
+    decode_fifth_bits(*this, out);
+  }
+  void scales(float* out, float* ) const {
+    out[0] = out[1] = f16_to_float(d);
   }
 };
 static_assert(sizeof(Q5_0) == 22);
@@ -84,11 +86,13 @@ struct Q5_1 {
   static constexpr bool kHasMin = true;
   uint16_t d, m;
   uint8_t qh[4], qs[16];
-  void decode(Decoded out) const {
-    decode_nibbles(*this, out.codes);
-    decode_fifth_bits(*this, out.codes);
-    out.scales[0] = out.scales[1] = f16_to_float(d);
-    out.mins[0] = f16_to_float(m);
+  void codes(uint8_t* out) const {
+    decode_nibbles(*this, out);
+    decode_fifth_bits(*this, out);
+  }
+  void scales(float* out, float* mins) const {
+    out[0] = out[1] = f16_to_float(d);
+    mins[0] = f16_to_float(m);
   }
 };
 static_assert(sizeof(Q5_1) == 24);
@@ -98,10 +102,10 @@ struct Q8_0 {
   static constexpr bool kHasMin = false;
   uint16_t d;
   uint8_t qs[32];  // signed
-  void decode(Decoded out) const {
-    for (int i = 0; i < 32; ++i) out.codes[i] = qs[i] ^ 0x80;
-    out.scales[0] = out.scales[1] = f16_to_float(d);
+  void codes(uint8_t* __restrict out) const {
+    for (int i = 0; i < 32; ++i) out[i] = qs[i] ^ 0x80;
   }
+  void scales(float* out, float*) const { out[0] = out[1] = f16_to_float(d); }
 };
 static_assert(sizeof(Q8_0) == 34);
 
@@ -109,7 +113,7 @@ static_assert(sizeof(Q8_0) == 34);
 //   bytes 0-3   scale g in bits 0-5, scale g+4's two high bits in bits 6-7    (g = 0..3)
 //   bytes 4-7   min g likewise
 //   bytes 8-11  scale g+4's low nibble | min g+4's low nibble << 4
-inline void decode_k_scales(const uint8_t* packed, uint8_t* scales, uint8_t* mins) {
+inline void unpack_k_scales(const uint8_t* packed, uint8_t* scales, uint8_t* mins) {
   for (int g = 0; g < 4; ++g) {
     scales[g] = packed[g] & 63;
     mins[g] = packed[g + 4] & 63;
@@ -120,16 +124,21 @@ inline void decode_k_scales(const uint8_t* packed, uint8_t* scales, uint8_t* min
 
 // Every 32 bytes of qs hold group 2j in their low and group 2j + 1 in their high nibbles.
 template <typename Block>
-inline void decode_k(const Block& block, Decoded out) {
-  uint8_t scales[8], mins[8];
-  decode_k_scales(block.scales, scales, mins);
+inline void decode_k_codes(const Block& block, uint8_t* __restrict out) {
+  for (int g = 0; g < 8; ++g) {
+    const uint8_t* qs = block.qs + g / 2 * 32;
+    for (int i = 0; i < 32; ++i) out[g * 32 + i] = static_cast<uint8_t>(qs[i] >> (g % 2 * 4) & 15);
+  }
+}
+
+template <typename Block>
+inline void decode_k_scales(const Block& block, float* out, float* mins) {
+  uint8_t small_scales[8], small_mins[8];
+  unpack_k_scales(block.packed_scales, small_scales, small_mins);
   const float d = f16_to_float(block.d), dmin = f16_to_float(block.dmin);
   for (int g = 0; g < 8; ++g) {
-    out.scales[2 * g] = out.scales[2 * g + 1] = d * static_cast<float>(scales[g]);
-    out.mins[g] = -(dmin * static_cast<float>(mins[g]));
-    const uint8_t* qs = block.qs + g / 2 * 32;
-    for (int i = 0; i < 32; ++i)
-      out.codes[g * 32 + i] = static_cast<uint8_t>(qs[i] >> (g % 2 * 4) & 15);
+    out[2 * g] = out[2 * g + 1] = d * static_cast<float>(small_scales[g]);
+    mins[g] = -(dmin * static_cast<float>(small_mins[g]));
   }
 }
 
@@ -137,8 +146,9 @@ struct Q4_K {
   static constexpr int kBlock = 256, kBits = 4, kZero = 0;
   static constexpr bool kHasMin = true;
   uint16_t d, dmin;
-  uint8_t scales[12], qs[128];
-  void decode(Decoded out) const { decode_k(*this, out); }
+  uint8_t packed_scales[12], qs[128];
+  void codes(uint8_t* out) const { decode_k_codes(*this, out); }
+  void scales(float* out, float* mins) const { decode_k_scales(*this, out, mins); }
 };
 static_assert(sizeof(Q4_K) == 144);
 
@@ -146,13 +156,13 @@ struct Q5_K {
   static constexpr int kBlock = 256, kBits = 5, kZero = 0;
   static constexpr bool kHasMin = true;
   uint16_t d, dmin;
-  uint8_t scales[12], qh[32], qs[128];  // bit g of qh[i]: bit 4 of value i of group g
-  void decode(Decoded out) const {
-    decode_k(*this, out);
+  uint8_t packed_scales[12], qh[32], qs[128];  // bit g of qh[i]: bit 4 of value i of group g
+  void codes(uint8_t* __restrict out) const {
+    decode_k_codes(*this, out);
     for (int g = 0; g < 8; ++g)
-      for (int i = 0; i < 32; ++i)
-        out.codes[g * 32 + i] |= static_cast<uint8_t>((qh[i] >> g & 1) << 4);
+      for (int i = 0; i < 32; ++i) out[g * 32 + i] |= static_cast<uint8_t>((qh[i] >> g & 1) << 4);
   }
+  void scales(float* out, float* mins) const { decode_k_scales(*this, out, mins); }
 };
 static_assert(sizeof(Q5_K) == 176);
 
@@ -162,20 +172,21 @@ struct Q6_K {
   static constexpr int kBlock = 256, kBits = 6, kZero = 32;
   static constexpr bool kHasMin = false;
   uint8_t ql[128], qh[64];
-  int8_t scales[16];
+  int8_t small_scales[16];
   uint16_t d;
-  void decode(Decoded out) const {
-    for (int half = 0; half < 2; ++half) {
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        const uint8_t* low = ql + half * 64 + quarter % 2 * 32;
-        const uint8_t* high = qh + half * 32;
-        uint8_t* codes = out.codes + half * 128 + quarter * 32;
-        for (int i = 0; i < 32; ++i)
-          codes[i] = static_cast<uint8_t>((low[i] >> (quarter / 2 * 4) & 15) |
-                                          (high[i] >> (quarter * 2) & 3) << 4);
-      }
+  void codes(uint8_t* __restrict out) const {
+    for (int i = 0; i < 8; ++i) {  // 32 values
+      const int half = i / 4, quarter = i % 4;
+      const uint8_t* low = ql + half * 64 + quarter % 2 * 32;
+      const uint8_t* high = qh + half * 32;
+      for (int j = 0; j < 32; ++j)
+        out[i * 32 + j] = static_cast<uint8_t>((low[j] >> (quarter / 2 * 4) & 15) |
+                                               (high[j] >> (quarter * 2) & 3) << 4);
     }
-    for (int i = 0; i < 16; ++i) out.scales[i] = f16_to_float(d) * static_cast<float>(scales[i]);
+  }
+  void scales(float* out, float*) const {
+    const float scale = f16_to_float(d);
+    for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>(small_scales[i]);
   }
 };
 static_assert(sizeof(Q6_K) == 210);

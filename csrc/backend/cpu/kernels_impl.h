@@ -319,16 +319,6 @@ struct KernelsOf {
 
   // ---- tables: embedding and head ----------------------------------------------------------------
 
-  template <typename Block>
-  static void decode_blocks(const std::byte* source, int64_t inputs, Decoded out) {
-    for (int64_t begin = 0; begin < inputs; begin += Block::kBlock) {
-      Block block;
-      std::memcpy(&block, source + begin / Block::kBlock * static_cast<int64_t>(sizeof(Block)),
-                  sizeof(Block));
-      block.decode({out.codes + begin, out.scales + begin / 16, out.mins + begin / 32});
-    }
-  }
-
   static void decode_floats(const Tensor& table, int64_t row, float* out) {
     const std::byte* source = table.row(row);
     for (int64_t i = 0; i < table.inputs; ++i) {
@@ -342,34 +332,34 @@ struct KernelsOf {
     }
   }
 
-  // Splits a thread's scratch into one decoded row, padded with zero codes.
-  static Decoded decoded_row(float* scratch, int64_t inputs) {
-    const int64_t width = padded(inputs);
-    float* mins = scratch + width / 16;
-    auto* codes = reinterpret_cast<uint8_t*>(mins + width / 16);
-    std::memset(codes + inputs, 0, static_cast<size_t>(width - inputs));
-    std::memset(scratch, 0, static_cast<size_t>(width / 8) * sizeof(float));
-    return {codes, scratch, mins};
-  }
-
   template <typename Block>
   static void decode_quantized(const Tensor& table, int64_t row, float* out) {
-    for (int64_t begin = 0; begin < table.inputs; begin += Block::kBlock) {
-      uint8_t codes[256];
-      float scales[16], mins[8] = {};
-      decode_blocks<Block>(table.row(row) + begin / Block::kBlock * int64_t{sizeof(Block)},
-                           Block::kBlock, {codes, scales, mins});
+    const auto* blocks = reinterpret_cast<const Block*>(table.row(row));
+    uint8_t codes[256];
+    float scales[16], mins[8] = {};
+    for (int64_t b = 0; b < table.inputs / Block::kBlock; ++b, out += Block::kBlock) {
+      blocks[b].codes(codes);
+      blocks[b].scales(scales, mins);
       for (int i = 0; i < Block::kBlock; ++i)
-        out[begin + i] = scales[i / 16] * static_cast<float>(codes[i] - Block::kZero) + mins[i / 32];
+        out[i] = scales[i / 16] * static_cast<float>(codes[i] - Block::kZero) + mins[i / 32];
     }
   }
 
+  // The row is decoded once, into `scratch`, for all `count` products.
   template <typename Block>
   static void quantized_table_dot(const Tensor& table, int64_t row, const Rows& rows,
                                   const int32_t* which, int count, float* scratch, float* out) {
-    const Decoded w = decoded_row(scratch, table.inputs);
-    decode_blocks<Block>(table.row(row), table.inputs, w);
     const int64_t width = padded(table.inputs);
+    float* w_scales = scratch;
+    float* w_mins = w_scales + width / 16;
+    auto* w_codes = reinterpret_cast<uint8_t*>(w_mins + width / 32);
+    L::store(w_scales + width / 16 - 4, L::set(0.0f), 4);  // of the padding, where there is any
+    L::store(w_mins + width / 32 - 2, L::set(0.0f), 2);
+    const auto* blocks = reinterpret_cast<const Block*>(table.row(row));
+    for (int64_t b = 0; b < table.inputs / Block::kBlock; ++b) {
+      blocks[b].codes(w_codes + b * Block::kBlock);
+      blocks[b].scales(w_scales + b * (Block::kBlock / 16), w_mins + b * (Block::kBlock / 32));
+    }
     for (int i = 0; i < count; ++i) {
       const int64_t t = which[i];
       const int8_t* codes = rows.codes + t * width;
@@ -380,15 +370,15 @@ struct KernelsOf {
         I32 dot = L::set(int32_t{0});
         if constexpr (Block::kZero != 0)
           dot = L::times_zero_point(L::negate(L::dot(dot, L::set_bytes(1), x)), Block::kZero);
-        dot = L::dot(dot, L::load_bytes(w.codes + k), x);
-        const F32 scale = L::mul(L::spread4(w.scales + k / 16), L::spread2(scales + k / kGroup));
+        dot = L::dot(dot, L::load_bytes(w_codes + k), x);
+        const F32 scale = L::mul(L::spread4(w_scales + k / 16), L::spread2(scales + k / kGroup));
         sum = L::fma(L::to_f32(dot), scale, sum);
       }
       if constexpr (Block::kHasMin) {
         const float* sums = rows.scaled_sums + t * width / kGroup;
         for (int64_t g = 0; g < width / kGroup; g += 16) {
           const int n = lanes_left(width / kGroup - g);
-          sum = L::fma(L::load(w.mins + g, n), L::load(sums + g, n), sum);
+          sum = L::fma(L::load(w_mins + g, n), L::load(sums + g, n), sum);
         }
       }
       out[i] = L::sum(sum);

@@ -67,7 +67,7 @@ void put_scales(MinPanel<kBits>& out, int row, const Block& block) {
 template <typename Block, int kBits>
 void put_scales(SuperPanel<kBits>& out, int row, const Block& block) {
   uint8_t scales[8], mins[8];
-  decode_k_scales(block.scales, scales, mins);
+  unpack_k_scales(block.packed_scales, scales, mins);
   out.d[row] = block.d;
   out.dmin[row] = block.dmin;
   for (int g = 0; g < 8; ++g) {
@@ -78,7 +78,7 @@ void put_scales(SuperPanel<kBits>& out, int row, const Block& block) {
 
 void put_scales(HalfGroupPanel& out, int row, const Q6_K& block) {
   out.d[row] = block.d;
-  for (int i = 0; i < 16; ++i) out.scales[i][row] = block.scales[i];
+  for (int i = 0; i < 16; ++i) out.scales[i][row] = block.small_scales[i];
 }
 
 template <typename Block, typename Panel>
@@ -87,16 +87,13 @@ void pack_quantized(const Tensor& tensor, int64_t index, std::byte* out) {
   const int64_t first = index * kPanelRows;
   const int num_rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - first));
   uint8_t codes[256];
-  float scales[16], mins[8];  // the panels keep the file's own
   for (int row = 0; row < num_rows; ++row) {
-    const std::byte* source = tensor.row(first + row);
+    const auto* blocks = reinterpret_cast<const Block*>(tensor.row(first + row));
     for (int64_t b = 0; b < tensor.inputs / Block::kBlock; ++b) {
-      Block block;
-      std::memcpy(&block, source + b * static_cast<int64_t>(sizeof(Block)), sizeof(Block));
-      block.decode({codes, scales, mins});
+      blocks[b].codes(codes);
       for (int g = 0; g < Panel::kGroups; ++g)
         put_codes(panels[b].codes[g], row, codes + g * kGroup);
-      put_scales(panels[b], row, block);
+      put_scales(panels[b], row, blocks[b]);
     }
   }
 }
