@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "backend/sampling.h"
 #include "core/model_config.h"
 #include "core/tensor.h"
 
@@ -96,6 +97,8 @@ class Backend {
   // Logits of row i to out[i * V ...]; those of listed tokens compactly, in their order.
   virtual void head(const DeviceTensor& table, std::span<const HeadRow> rows,
                     Activations& activations, float* out) = 0;
+  // tokens[i] is drawn from rows[i], each row by itself. Spoils the logits.
+  virtual void sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) = 0;
 };
 
 struct BackendOptions {

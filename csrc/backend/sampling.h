@@ -63,28 +63,4 @@ struct SampledToken {
 // or how often the sequence was preempted.
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key);
 
-// Samples rows on the host. Keeps scratch between rows; use one a thread.
-class Sampler {
- public:
-  SampledToken sample(const SampleRow& row);
-
- private:
-  struct Candidate {
-    float weight;
-    int32_t index;
-  };
-
-  void adjust(const SampleRow& row);
-  int draw(std::span<const float> logits, const SamplingParams& params, double uniform);
-  double weigh(std::span<const float> logits, float temperature);
-  int draw_any(double target) const;
-  int draw_cut(const SamplingParams& params, double total, double uniform);
-  void collect_likeliest(const SamplingParams& params, double total);
-
-  std::vector<std::pair<int32_t, float>> replaced_;  // (index, logit before adjust())
-  std::vector<float> weights_;                       // exp((logit - peak) / temperature)
-  std::vector<double> block_sums_;                   // of weights_, kBlock at a time
-  std::vector<Candidate> candidates_;
-};
-
 }  // namespace f1

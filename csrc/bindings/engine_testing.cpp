@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "backend/sampling.h"
+#include "backend/backend.h"
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "engine/scheduler.h"
@@ -71,14 +71,15 @@ py::tuple sample_row(const Array<float>& logits, const SamplingParams& params,
   std::vector<float> row(logits.data(), logits.data() + logits.size());
   std::vector<TokenCount> counts;
   for (const auto& [token_id, num_sampled] : seen) counts.push_back({token_id, num_sampled});
-  Sampler sampler;
-  const SampledToken token = sampler.sample({.logits = row,
-                                             .listed_tokens = listed_tokens,
-                                             .mask = mask ? mask->data() : nullptr,
-                                             .params = &params,
-                                             .seen = counts,
-                                             .choice = choice,
-                                             .position = position});
+  const SampleRow sample_row{.logits = row,
+                             .listed_tokens = listed_tokens,
+                             .mask = mask ? mask->data() : nullptr,
+                             .params = &params,
+                             .seen = counts,
+                             .choice = choice,
+                             .position = position};
+  SampledToken token;
+  make_backend({.num_threads = 1})->sample({&sample_row, 1}, {&token, 1});
   return py::make_tuple(token.token_id, token.logprob, token.top);
 }
 

@@ -78,9 +78,10 @@ std::vector<int64_t> Engine::begin_step() {
 std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks) {
   list_legal_tokens(masks);
   compute_logits();
+  sample_rows();
   std::vector<StepOutput> outputs;
   outputs.reserve(pending_.size());
-  for (const Pending& pending : pending_) outputs.push_back(sample(pending));
+  for (const Pending& pending : pending_) outputs.push_back(commit_token(pending));
   pending_.clear();
   return outputs;
 }
@@ -144,10 +145,29 @@ void Engine::compute_logits() {
   if (!head_rows_.empty()) model_->head(head_rows_, *activations_, logits_.get());
 }
 
-StepOutput Engine::sample(const Pending& pending) {
+void Engine::sample_rows() {
+  const size_t vocab_size = model_->config().vocab_size;
+  sample_rows_.clear();
+  for (const Pending& pending : pending_) {
+    if (pending.row < 0) continue;
+    const Sequence& sequence = *pending.sequence;
+    const size_t num_logits = pending.is_listed ? pending.num_legal : vocab_size;
+    sample_rows_.push_back({.logits = {logits_.get() + pending.row * vocab_size, num_logits},
+                            .listed_tokens = listed_tokens(pending),
+                            .mask = pending.is_listed ? nullptr : pending.mask,
+                            .params = &sequence.request.sampling,
+                            .seen = sequence.seen,
+                            .choice = sequence.request.choice,
+                            .position = sequence.num_tokens()});
+  }
+  sampled_.assign(sample_rows_.size(), {});
+  if (!sample_rows_.empty()) model_->backend().sample(sample_rows_, sampled_);
+}
+
+StepOutput Engine::commit_token(const Pending& pending) {
   Sequence& sequence = *pending.sequence;
   StepOutput output{.sequence_id = sequence.id,
-                    .token = choose_token(pending),
+                    .token = token_of(pending),
                     .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
                     .num_cached_tokens = sequence.num_cached_tokens};
   const int32_t token_id = output.token.token_id;
@@ -166,33 +186,21 @@ StepOutput Engine::sample(const Pending& pending) {
   return output;
 }
 
-// The next token, or -1. Whatever came out of the logits, a token that is not legal never leaves.
-SampledToken Engine::choose_token(const Pending& pending) {
-  const Sequence& sequence = *pending.sequence;
-  const SamplingParams& params = sequence.request.sampling;
-  const std::span<const int32_t> listed = listed_tokens(pending);
-  if (pending.row < 0) {
-    if (listed.empty()) return {};
-    SampledToken forced;
-    forced.token_id = listed.front();
-    if (params.num_logprobs > 0) forced.top.emplace_back(listed.front(), 0.0f);
-    return forced;
+// What was sampled, or the one token that is legal, or -1. Whatever came out of the logits, a token
+// that is not legal never leaves.
+SampledToken Engine::token_of(const Pending& pending) {
+  if (pending.row >= 0) {
+    SampledToken& token = sampled_[pending.row];
+    const bool is_in_range = token.token_id >= 0 && token.token_id < model_->config().vocab_size;
+    if (!is_in_range || (pending.mask && !is_legal(pending.mask, token.token_id))) return {};
+    return std::move(token);
   }
-  const size_t vocab_size = model_->config().vocab_size;
-  const size_t num_logits = pending.is_listed ? listed.size() : vocab_size;
-  SampledToken token =
-      sampler_.sample({.logits = {logits_.get() + pending.row * vocab_size, num_logits},
-                       .listed_tokens = listed,
-                       .mask = pending.is_listed ? nullptr : pending.mask,
-                       .params = &params,
-                       .seen = sequence.seen,
-                       .choice = sequence.request.choice,
-                       .position = sequence.num_tokens()});
-  const bool is_in_range = token.token_id >= 0 && token.token_id < model_->config().vocab_size;
-  if (!is_in_range || (pending.mask != nullptr && !is_legal(pending.mask, token.token_id))) {
-    return {};
-  }
-  return token;
+  SampledToken forced;
+  if (pending.num_legal == 0) return forced;
+  forced.token_id = legal_tokens_[pending.legal_begin];
+  const bool wants_top = pending.sequence->request.sampling.num_logprobs > 0;
+  if (wants_top) forced.top.emplace_back(forced.token_id, 0.0f);
+  return forced;
 }
 
 EngineStats Engine::stats() const {

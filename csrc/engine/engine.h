@@ -88,14 +88,15 @@ class Engine {
     bool is_listed = false;         // legal tokens are few: legal_tokens_[legal_begin ...]
     size_t legal_begin = 0;
     size_t num_legal = 0;
-    int row = -1;  // of its logits; -1: none are needed
+    int row = -1;  // of head_rows_, logits_ and sampled_; -1: no logits are needed
   };
 
   void fill_batch(const std::vector<Chunk>& chunks);
   void list_legal_tokens(const TokenMasks& masks);
   void compute_logits();
-  StepOutput sample(const Pending& pending);
-  SampledToken choose_token(const Pending& pending);
+  void sample_rows();
+  StepOutput commit_token(const Pending& pending);
+  SampledToken token_of(const Pending& pending);
   std::span<const int32_t> listed_tokens(const Pending& pending) const;
 
   std::shared_ptr<const Model> model_;
@@ -107,7 +108,8 @@ class Engine {
   std::vector<Pending> pending_;
   std::vector<int32_t> legal_tokens_;
   std::vector<HeadRow> head_rows_;
-  Sampler sampler_;
+  std::vector<SampleRow> sample_rows_;
+  std::vector<SampledToken> sampled_;
   int64_t next_id_ = 0;
   int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
 };

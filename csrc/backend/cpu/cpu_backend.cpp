@@ -159,7 +159,9 @@ void write_page(const CpuKvCache& cache, const CpuActivations& a, int layer, con
 }  // namespace
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : kernels_(kernels_of(options.isa)), pool_(num_threads_of(options.num_threads)) {}
+    : kernels_(kernels_of(options.isa)),
+      pool_(num_threads_of(options.num_threads)),
+      samplers_(static_cast<size_t>(pool_.num_threads())) {}
 
 std::string CpuBackend::name() const { return concat("cpu ", kernels_.name); }
 

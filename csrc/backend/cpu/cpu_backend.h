@@ -4,6 +4,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu_tensors.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/sampler.h"
 #include "backend/cpu/thread_pool.h"
 
 namespace f1 {
@@ -29,10 +30,12 @@ class CpuBackend final : public Backend {
   void final_norm(const DeviceTensor& norm, const Batch& batch, Activations& activations) override;
   void head(const DeviceTensor& table, std::span<const HeadRow> rows, Activations& activations,
             float* out) override;
+  void sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override;
 
  private:
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;
+  std::vector<cpu::Sampler> samplers_;  // one a thread
 };
 
 }  // namespace f1
