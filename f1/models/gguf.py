@@ -5,9 +5,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +39,6 @@ _IN_LAYER = {
 }
 _WITH_BIAS = frozenset("qkv")
 _ROPE_FACTORS = "rope_freqs.weight"
-
-T = TypeVar("T", int, float, str)
 
 
 def load_gguf(path: Path, name: str) -> Checkpoint:
@@ -103,21 +102,31 @@ class _Fields:
                 + ", ".join(ARCHITECTURES)
             )
 
-    def get(self, field: str, convert: Callable[[Any], T], default: T | None = None) -> T:
-        key = f"{self.architecture}.{field}"
-        value = self._metadata.get(key, default)
-        if value is None:
-            raise ModelFileError(f"field {key} is missing")
-        if isinstance(value, list | dict) or isinstance(value, str) != (convert is str):
-            raise ModelFileError(f"field {key} is {type(value).__name__}, not {convert.__name__}")
-        return convert(value)
-
     def size(self, field: str, default: int | None = None) -> int:
-        """A count that must be positive."""
-        value = self.get(field, int, default)
-        if not 0 < value < 2**31:
-            raise ModelFileError(f"field {self.architecture}.{field} is {value}")
+        """A count: a positive integer."""
+        value = self._get(field, default)
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ModelFileError(f"field {self._key(field)} is {value!r}, not a positive integer")
         return value
+
+    def number(self, field: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._get(field, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ModelFileError(f"field {self._key(field)} is {value!r}, not a positive number")
+        return float(value)
+
+    def text(self, field: str, default: str) -> str:
+        return str(self._get(field, default))
+
+    def _get(self, field: str, default: Any) -> Any:
+        value = self._metadata.get(self._key(field), default)
+        if value is None:
+            raise ModelFileError(f"field {self._key(field)} is missing")
+        return value
+
+    def _key(self, field: str) -> str:
+        return f"{self.architecture}.{field}"
 
 
 def _config(
@@ -143,7 +152,7 @@ def _config(
         head_dim=head_dim,
         vocab_size=embed.shape[0],
         max_positions=fields.size("context_length"),
-        norm_eps=fields.get("attention.layer_norm_rms_epsilon", float),
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
         rope_inv_freq=_rope(fields, head_dim, factors),
         # Converters permute the rows of q and k of this architecture alone.
         rope_interleaved=fields.architecture == "llama",
@@ -151,10 +160,10 @@ def _config(
 
 
 def _rope(fields: _Fields, head_dim: int, factors: TensorRef | None) -> tuple[float, ...]:
-    frequencies = inverse_frequencies(head_dim, fields.get("rope.freq_base", float, 10000.0))
-    scaling = fields.get("rope.scaling.type", str, "none")
+    frequencies = inverse_frequencies(head_dim, fields.number("rope.freq_base", 10000.0))
+    scaling = fields.text("rope.scaling.type", "none")
     if scaling == "linear":
-        frequencies = frequencies / fields.get("rope.scaling.factor", float)
+        frequencies = frequencies / fields.number("rope.scaling.factor")
     elif scaling != "none":
         raise ModelFileError(
             f"field {fields.architecture}.rope.scaling.type is {scaling!r}; known are none, linear"

@@ -100,8 +100,6 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
 def _config(fields: Mapping[str, Any]) -> ModelConfig:
     num_heads, hidden_size = _size(fields, "num_attention_heads"), _size(fields, "hidden_size")
     head_dim = _size(fields, "head_dim", hidden_size // num_heads or None)
-    if head_dim % 2:
-        raise ModelFileError(f"config.json: head_dim is {head_dim}, an odd number")
     return ModelConfig(
         num_layers=_size(fields, "num_hidden_layers"),
         hidden_size=hidden_size,

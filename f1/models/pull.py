@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,10 @@ def pull_entry(entry: CatalogueEntry, models_dir: Path) -> Path:
     models_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not _is_complete(target, entry):
-            _fetch(entry, target)
+            try:
+                _fetch(entry, target)
+            except OSError as error:  # no room on the disk, no right to write
+                raise DownloadError(f"{entry.name}: {error}") from error
     return target
 
 
@@ -132,10 +136,25 @@ def _from_hub(entry: CatalogueEntry, parts: Path) -> Path:
 
 
 def _check_reachable(url: str) -> None:
-    """Any answer will do. The hub's own client would retry for minutes before giving up."""
+    """Any answer within the time will do; the hub's own client would retry for minutes. In a
+    thread of its own, because looking up a name knows no time-out."""
     import httpx
 
-    httpx.head(url, timeout=httpx.Timeout(5 * CONNECT_SECONDS, connect=CONNECT_SECONDS))
+    def ask() -> None:
+        try:
+            httpx.head(url, timeout=CONNECT_SECONDS)
+            answer.append(None)
+        except httpx.HTTPError as error:
+            answer.append(error)
+
+    answer: list[httpx.HTTPError | None] = []
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * CONNECT_SECONDS)
+    if not answer:
+        raise DownloadError(f"no answer within {2 * CONNECT_SECONDS:.0f} s")
+    if answer[0]:
+        raise answer[0]
 
 
 def _from_hub_id(repo: str, file: str | None) -> Path:

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from f1.errors import ModelFileError
+
 Frequencies = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Frequencies:
     """theta^(-2i / head_dim) for i in 0 .. head_dim/2 - 1."""
+    if head_dim % 2:
+        raise ModelFileError(f"heads are {head_dim} wide, an odd number: rotation takes pairs")
     return theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
