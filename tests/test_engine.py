@@ -20,8 +20,13 @@ VOCAB_SIZE = 333
 MASK_WORDS = -(-VOCAB_SIZE // 32)
 
 
-def tiny_model(folder: Path, num_threads: int) -> _core.Model:
-    """Two layers of random F32 weights, loud enough that greedy output does not repeat itself."""
+def tiny_model(
+    folder: Path, num_threads: int, poison: int | None = None, isa: str = "auto"
+) -> _core.Model:
+    """Two layers of random F32 weights, loud enough that greedy output does not repeat itself.
+
+    The token `poison` has an embedding that is no number.
+    """
     width, heads, kv_heads, head_dim, mlp = 64, 4, 2, 16, 96
     layer = {
         "attn_norm.weight": (width,),
@@ -45,6 +50,8 @@ def tiny_model(folder: Path, num_threads: int) -> _core.Model:
         for name, shape in shapes.items():
             scale = 1.0 if len(shape) == 1 else 2.0 / np.sqrt(shape[-1])
             values = (generator.normal(size=shape) * scale).astype(np.float32)
+            if name == "embed.weight" and poison is not None:
+                values[poison] = np.nan
             offset = file.tell()
             file.write(values.tobytes())
             sources[name] = (offset, values.nbytes, shape)
@@ -65,7 +72,7 @@ def tiny_model(folder: Path, num_threads: int) -> _core.Model:
         name: _core.TensorSource(str(path), offset, num_bytes, "F32", list(shape))
         for name, (offset, num_bytes, shape) in sources.items()
     }
-    return _core.Model(config, tensors, num_threads=num_threads)
+    return _core.Model(config, tensors, num_threads=num_threads, isa=isa)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +287,22 @@ def test_no_legal_token_ends_that_request_alone(model: _core.Model) -> None:
     ended = [output for output in outputs if output.sequence_id == ids[1]]
     assert [(output.token_id, output.finish) for output in ended] == [(-1, "no_legal_token")]
     assert [o.token_id for o in outputs if o.sequence_id == ids[0]] == alone(model, good)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "auto"])
+def test_logits_that_are_no_numbers_end_that_request_alone(tmp_path: Path, isa: str) -> None:
+    """Nor does anybody meet them later in the pages that the request leaves behind."""
+    poisoned = tiny_model(tmp_path, num_threads=1, poison=7, isa=isa)
+    tokens = [token for token in prompt(8, 60) if token != 7]
+    good = request(tokens[:45], 3)
+    expected = alone(poisoned, good)
+    engine = _core.Engine(poisoned, num_pages=8, prefix_reuse=False)
+    for length in (1, 16, 25, 40, 70):
+        ids = [engine.submit(request([7] * length, 5)), engine.submit(good)]
+        outputs = [output for step in steps(engine) for output in step]
+        ended = [(o.token_id, o.finish) for o in outputs if o.sequence_id == ids[0]]
+        assert ended == [(-1, "fault")]
+        assert [o.token_id for o in outputs if o.sequence_id == ids[1]] == expected
 
 
 @pytest.mark.parametrize(
