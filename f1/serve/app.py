@@ -94,7 +94,8 @@ def create_app(
         try:
             server.engine = await asyncio.to_thread(load)
         except Exception as error:
-            log.exception("the model could not be loaded")
+            if not isinstance(error, F1Error):
+                log.exception("the model could not be loaded")
             if on_load_error is not None:
                 on_load_error(error)
 

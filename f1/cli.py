@@ -1,0 +1,164 @@
+"""The `f1` command. Whatever is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from f1 import __version__
+from f1.errors import F1Error
+
+app = typer.Typer(
+    help="F1: function calling on open models, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MODEL_HELP = "Catalogue name, path of a GGUF file or model folder, or hub id."
+_URL_HELP = "Ask this server instead of loading a model."
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL_HELP)]
+UrlOption = Annotated[str | None, typer.Option("--base-url", help=_URL_HELP)]
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 an error of F1's (on stderr), 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except F1Error as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"f1 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    question: Annotated[str | None, typer.Argument(help="What to ask instead.")] = None,
+    model: ModelOption = None,
+    base_url: UrlOption = None,
+) -> None:
+    """Answer a question with tools: two side by side, then one that uses both results.
+
+    The tools are built in and offline: flight_price, hotel_price and total_cost.
+    """
+    from f1.client import F1
+    from f1.demo import QUESTION, run_demo
+
+    console = Console(highlight=False)
+    with F1(model, base_url=base_url) as f1:
+        if not run_demo(f1, QUESTION if question is None else question, console):
+            raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    prompt: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
+    model: ModelOption = None,
+    base_url: UrlOption = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Where to stop at the latest.")] = 1024,
+) -> None:
+    """Say one thing to a model and print its answer as it comes."""
+    from f1.client import F1
+    from f1.types import TextDelta
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with F1(model, base_url=base_url) as f1:
+        for event in f1.stream(text, temperature=temperature, max_tokens=max_tokens):
+            if isinstance(event, TextDelta):
+                typer.echo(event.text, nl=False)
+    typer.echo()
+
+
+@app.command()
+def serve(
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+) -> None:
+    """Serve OpenAI's chat completions API, for any of its clients.
+
+    Base URL: http://HOST:PORT/v1, models: "f1" and the name of the one loaded. /ready answers
+    200 as soon as the model is loaded.
+    """
+    from f1.models.catalogue import DEFAULT_MODEL
+    from f1.serve.process import run_server
+
+    if not run_server(model or DEFAULT_MODEL, host, port):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(help="Catalogue names or hub ids.")],
+) -> None:
+    """Fetch models into the cache folder. An interrupted pull goes on where it stopped."""
+    from f1.models.pull import resolve
+    from f1.settings import Settings
+
+    settings = Settings.from_env()
+    for name in names:
+        typer.echo(str(resolve(name, settings)))
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the models of the catalogue and of the cache folder."""
+    from rich.table import Table
+
+    from f1.models.catalogue import CATALOGUE
+    from f1.models.pull import installed
+    from f1.settings import Settings
+
+    settings = Settings.from_env()
+    here = {model.name: model for model in installed(settings)}
+    table = Table("model", "size", "here", "what", box=None, pad_edge=False)
+    for name in [*CATALOGUE, *sorted(here.keys() - CATALOGUE.keys())]:
+        entry = CATALOGUE.get(name)
+        num_bytes = here[name].num_bytes if name in here else CATALOGUE[name].num_bytes
+        mark = "yes" if name in here else "no"
+        table.add_row(
+            name, f"{num_bytes / 1e6:,.0f} MB", mark, entry.description if entry else "your own"
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"[dim]in {escape(str(settings.models_dir))}[/]")
+
+
+@app.command()
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Names as `f1 list` shows them.")],
+) -> None:
+    """Delete models from the cache folder."""
+    from f1.models.pull import remove
+    from f1.settings import Settings
+
+    settings = Settings.from_env()
+    for name in names:
+        remove(name, settings)
+        typer.echo(f"removed {name}")
+
+
+if __name__ == "__main__":
+    main()

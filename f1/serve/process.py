@@ -1,0 +1,52 @@
+"""`f1 serve` as a process: bind, load, serve until told to stop."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from rich.console import Console
+from rich.markup import escape
+
+from f1.engine import AsyncEngine
+from f1.errors import F1Error
+from f1.models.pull import resolve
+from f1.serve.app import create_app
+from f1.settings import Settings
+
+_GRACE = 5  # seconds that running answers get to end once the process is told to stop
+
+
+def run_server(model: str, host: str, port: int) -> bool:
+    """Serves until SIGINT or SIGTERM. False when the model could not be loaded: a supervisor
+    must see that from the exit code."""
+    settings = Settings.from_env()
+    resolve(model, settings)  # a fetch shows its progress here, before the server is up
+    console = Console(stderr=True, highlight=False)
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise F1Error(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    failures: list[BaseException] = []
+
+    def load() -> AsyncEngine:
+        engine = AsyncEngine.start(model, settings)
+        address = f"http://{host}:{listener.getsockname()[1]}/v1"
+        console.print(f"[green]ready[/] {escape(engine.model_id)} at [bold]{escape(address)}[/]")
+        return engine
+
+    def stop(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        create_app(load, on_load_error=stop),
+        log_level="warning",
+        timeout_graceful_shutdown=_GRACE,
+    )
+    server = uvicorn.Server(config)
+    with listener:
+        server.run(sockets=[listener])
+    for failure in failures:
+        console.print(f"[red]error:[/] {escape(str(failure))}")
+    return not failures
