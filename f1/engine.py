@@ -55,6 +55,7 @@ Send = Callable[[Event | F1Error], None]
 class _Choice:
     """One choice of a request while it runs; only the stepping thread touches it once submitted."""
 
+    index: int
     turn: Turn
     core_request: _core.Request
     num_prompt_tokens: int
@@ -203,7 +204,7 @@ class AsyncEngine:
             stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
             choice=index,
         )
-        return _Choice(turn, core_request, len(prompt), send, num_tokens=len(prefix))
+        return _Choice(index, turn, core_request, len(prompt), send, num_tokens=len(prefix))
 
     # --- stepping thread -------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class AsyncEngine:
         if reason is not None:
             self._abort([choice])
             usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-            choice.send(Finished(turn.choice, reason, usage))
+            choice.send(Finished(choice.index, reason, usage))
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
         if output.top is None:
