@@ -133,10 +133,15 @@ def test_template_sees_what_hub_templates_expect():
     source = (
         "{%- for m in messages %}\n"
         "    {%- if loop.index > 1 %}{% break %}{% endif %}\n"
-        "{{- m['role'] + ':' + m.content | trim + eos_token }}\n"
+        "{%- set seen = namespace(first=messages[::-1][-1].content is string) %}\n"
+        "{%- if not strftime_now is defined and seen.first and not tools %}\n"
+        "{{- m['role'] + ':' + m.content.split('|')[-1].strip('\\n') | trim + eos_token }}\n"
+        "{%- endif %}\n"
         "{%- endfor %}"
         "{{ {'k': 'ab'} | tojson }}{% if add_generation_prompt %}A{% endif %}"
     )
-    token_ids = ChatTemplate(source, tokenizer).render([Message("user", "a"), Message("user", "b")])
+    token_ids = ChatTemplate(source, tokenizer).render(
+        [Message("user", "x|\na "), Message("user", "b")]
+    )
     assert tokenizer.decode(token_ids) == b'user:a<end>{"k": "ab"}A'
     assert [t for t in token_ids if t in tokenizer.stop_token_ids] == [tokenizer.token_id("<end>")]

@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -20,6 +21,8 @@ import tokenizers
 import torch
 import transformers
 
+import f1.models.gguf
+from f1 import _core
 from f1.errors import ModelFileError
 from f1.models.checkpoint import load_checkpoint, load_model, render_prompt
 from f1.models.safetensors import read_header
@@ -448,3 +451,48 @@ def test_broken_index(index: str, message: str, folder: Path, tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelFileError, match=message):
         load_checkpoint(str(tmp_path))
+
+
+# --- any field, any value ------------------------------------------------------------------------
+
+ODD = [None, True, 0, -1, 2**40, 1.5, float("nan"), "x", b"x", [], [1], [b"x"], [1.5] * V, {"x": 1}]
+
+
+def test_odd_gguf_values_are_typed_errors(
+    llama_tensors: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever a field holds: the file opens, or a ModelFileError says why not."""
+    path = write_gguf(tmp_path / "m.gguf", "llama", llama_tensors)
+    file = _core.read_gguf(str(path))
+    refused = 0
+    for field in [*file.metadata, "llama.attention.key_length", "tokenizer.chat_template"]:
+        for value in ODD:
+            changed = SimpleNamespace(
+                metadata={**file.metadata, field: value}, tensors=file.tensors
+            )
+            monkeypatch.setattr(f1.models.gguf, "_read", lambda path, changed=changed: changed)
+            refused += _is_refused(path)
+    assert refused > 100
+
+
+def test_odd_json_values_are_typed_errors(folder: Path, tmp_path: Path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    values = [v for v in ODD if v != b"x" and v != [b"x"] and v == v]
+    refused = 0
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"]:
+        spec = json.loads((folder / name).read_text())
+        for field in spec:
+            for value in values:
+                (tmp_path / name).write_text(json.dumps({**spec, field: value}))
+                refused += _is_refused(tmp_path)
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert refused > 50
+
+
+def _is_refused(path: Path) -> bool:
+    try:
+        load_checkpoint(str(path))
+    except ModelFileError:
+        return True
+    return False

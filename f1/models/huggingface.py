@@ -117,8 +117,10 @@ def _config(fields: Mapping[str, Any]) -> ModelConfig:
 
 def _rope(fields: Mapping[str, Any], head_dim: int) -> Frequencies:
     """`rope_parameters` holds everything in new configs; before, `rope_theta` stood on its own."""
-    rope = {"rope_theta": fields.get("rope_theta")}
-    rope |= fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    scaling = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(scaling, dict):
+        raise ModelFileError(f"config.json: rope_parameters is {scaling!r}, not an object")
+    rope = {"rope_theta": fields.get("rope_theta"), **scaling}
     frequencies = inverse_frequencies(head_dim, _number(rope, "rope_theta", 10000.0))
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
@@ -160,6 +162,8 @@ def _template(folder: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     path = folder / "tokenizer_config.json"
     found = read_json(path).get("chat_template") if path.is_file() else None
-    if isinstance(found, list):  # several, by name
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+    for entry in found if isinstance(found, list) else ():  # several, by name
+        match entry:
+            case {"name": "default", "template": template}:
+                found = template
     return found if isinstance(found, str) else None

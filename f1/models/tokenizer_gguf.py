@@ -34,7 +34,7 @@ class _Kind(IntEnum):
 _PLAIN_KINDS = (_Kind.NORMAL, _Kind.BYTE)
 _ADDED_KINDS = (_Kind.UNKNOWN, _Kind.CONTROL, _Kind.USER_DEFINED)
 
-Kinds = np.ndarray[Any, np.dtype[np.int32]]
+Kinds = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -64,8 +64,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _byte_level_bpe(metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds) -> Encode:
-    merges = [_pair(merge) for merge in _list(metadata, "tokenizer.ggml.merges")]
-    name = metadata.get("tokenizer.ggml.pre", "default")
+    merges = [_pair(merge) for merge in _list(metadata, "tokenizer.ggml.merges", bytes)]
+    name = str(metadata.get("tokenizer.ggml.pre", "default"))
     model = _bpe(_plain_ids(spellings, kinds), merges, ignore_merges=name in _LLAMA3_NAMES)
     encoder = Encoder(model)
     encoder.pre_tokenizer = _pre_tokenizer(name)
@@ -100,7 +100,7 @@ def _sentencepiece_bpe(
 ) -> Encode:
     """SentencePiece's BPE merges whatever pair makes the piece of the highest score. Listing every
     split of every piece into two pieces, by falling score, gives the same order as merges do."""
-    scores = _list(metadata, "tokenizer.ggml.scores")
+    scores = _list(metadata, "tokenizer.ggml.scores", float, int)
     if len(scores) != len(spellings):
         raise ModelFileError(
             f"tokenizer.ggml.scores has {len(scores)} entries for {len(spellings)} tokens"
@@ -114,15 +114,14 @@ def _sentencepiece_bpe(
         if piece[:cut] in normal and piece[cut:] in normal
     ]
     merges.sort(key=lambda merge: merge[:3])
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
-    unknown_spelling = spellings[unknown] if 0 <= unknown < len(spellings) else None
-    if unknown_spelling is not None:
-        ids[unknown_spelling] = unknown
+    unknown = _token_id(metadata, "unknown", spellings)
+    if unknown is not None:
+        ids[spellings[unknown]] = unknown
     model = _bpe(
         ids,
         [(left, right) for *_, left, right in merges],
         byte_fallback=True,
-        unk_token=unknown_spelling,
+        unk_token=None if unknown is None else spellings[unknown],
         fuse_unk=True,
     )
     encoder = Encoder(model)
@@ -176,27 +175,32 @@ def _pair(merge: bytes) -> tuple[str, str]:
 def _stop_token_ids(
     metadata: Mapping[str, Any], spellings: Sequence[str], kinds: Kinds
 ) -> frozenset[int]:
-    named = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
+    named = {_token_id(metadata, role, spellings) for role in ("eos", "eot", "eom")}
     spelled = np.flatnonzero(kinds == _Kind.CONTROL).tolist()
-    return frozenset(i for i in named if isinstance(i, int) and 0 <= i < len(spellings)) | {
-        i for i in spelled if spellings[i] in STOP_SPELLINGS
-    }
+    stops = {token_id for token_id in spelled if spellings[token_id] in STOP_SPELLINGS}
+    return frozenset(stops | {token_id for token_id in named if token_id is not None})
+
+
+def _token_id(metadata: Mapping[str, Any], role: str, spellings: Sequence[str]) -> int | None:
+    token_id = metadata.get(f"tokenizer.ggml.{role}_token_id")
+    known = isinstance(token_id, int) and 0 <= token_id < len(spellings)
+    return token_id if known else None
 
 
 def _spelling_of(metadata: Mapping[str, Any], role: str, spellings: Sequence[str]) -> str:
-    token_id = metadata.get(f"tokenizer.ggml.{role}_token_id", -1)
-    return spellings[token_id] if 0 <= token_id < len(spellings) else ""
+    token_id = _token_id(metadata, role, spellings)
+    return "" if token_id is None else spellings[token_id]
 
 
 def _spellings(metadata: Mapping[str, Any]) -> list[str]:
     try:
-        return [token.decode() for token in _list(metadata, "tokenizer.ggml.tokens")]
+        return [token.decode() for token in _list(metadata, "tokenizer.ggml.tokens", bytes)]
     except UnicodeDecodeError as error:
         raise ModelFileError(f"tokenizer.ggml.tokens: {error}") from error
 
 
 def _kinds(metadata: Mapping[str, Any], num_tokens: int) -> Kinds:
-    kinds = np.asarray(_list(metadata, "tokenizer.ggml.token_type"), dtype=np.int32)
+    kinds = np.asarray(_list(metadata, "tokenizer.ggml.token_type", int), dtype=np.int64)
     if len(kinds) != num_tokens:
         raise ModelFileError(
             f"tokenizer.ggml.token_type has {len(kinds)} entries for {num_tokens} tokens"
@@ -204,8 +208,9 @@ def _kinds(metadata: Mapping[str, Any], num_tokens: int) -> Kinds:
     return kinds
 
 
-def _list(metadata: Mapping[str, Any], field: str) -> list[Any]:
+def _list(metadata: Mapping[str, Any], field: str, *types: type) -> list[Any]:
+    """An array; the format makes all its items one type, so the first speaks for all."""
     value = metadata.get(field)
-    if not isinstance(value, list) or not value:
-        raise ModelFileError(f"{field} is missing or not a list")
+    if not isinstance(value, list) or not value or type(value[0]) not in types:
+        raise ModelFileError(f"{field} is missing, empty or of the wrong type")
     return value

@@ -49,7 +49,7 @@ def _from_spec(spec: dict[str, Any], folder: Path, vocab_size: int) -> Tokenizer
     vocabulary = Vocabulary(
         token_bytes=_token_bytes(spec, spellings, vocab_size),
         added=added,
-        stop_token_ids=_stop_token_ids(folder, config, added),
+        stop_token_ids=_stop_token_ids(folder, config, added) & set(range(vocab_size)),
         bos_token=_content(config.get("bos_token")),
         eos_token=_content(config.get("eos_token")),
     )
@@ -155,7 +155,7 @@ def _stop_token_ids(
     stops = {token.id for token in added if token.text in ends}
     for name in ("generation_config.json", "config.json"):
         eos = _optional_json(folder / name).get("eos_token_id")
-        stops |= set(eos if isinstance(eos, list) else [eos]) - {None}
+        stops |= {i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int}
     return frozenset(stops)
 
 
@@ -163,6 +163,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _content(token: str | Mapping[str, Any] | None) -> str:
+def _content(token: Any) -> str:
     """A token in tokenizer_config.json is its text or an object around it."""
-    return str(token["content"]) if isinstance(token, Mapping) else token or ""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else ""
