@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
@@ -22,6 +23,10 @@ namespace {
 constexpr int kBlock = 256;
 constexpr int kLanes = 8;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Sixteen bins for each power of two, up to that of 1.
+int bin_of(float weight) { return std::bit_cast<int32_t>(weight) >> 19; }
+constexpr int kNumBins = (0x3F800000 >> 19) + 1;
 
 // e^x for x <= 0, within 2 units in the last place; 0 below -87 and for NaN. Cephes' reduction and
 // polynomial, here instead of libm because it vectorises and gives the same bits everywhere.
@@ -183,19 +188,21 @@ void Sampler::adjust(const SampleRow& row) {
   }
 }
 
-// Index of the token that the point `uniform` of the distribution falls on.
+// Index of the token that the point `uniform` of the distribution falls on, or -1.
 int Sampler::draw(std::span<const float> logits, const SamplingParams& params, double uniform) {
-  const double total = weigh(logits, params.temperature);
+  double total = weigh(logits, params.temperature);
   if (!(total > 0)) return -1;
-  const bool is_cut = params.top_k > 0 || params.top_p < 1 || params.min_p > 0;
-  return is_cut ? draw_cut(params, total, uniform) : draw_any(total * uniform);
+  if (params.top_k > 0) total = cut_to_count(static_cast<size_t>(params.top_k));
+  if (params.top_p < 1) total = cut_to_mass(total, params.top_p * total);
+  if (params.min_p > 0) total = keep({params.min_p, std::numeric_limits<int32_t>::max()});
+  return find(uniform * total);
 }
 
-// Fills weights_ and block_sums_; the likeliest token weighs 1. Returns the sum, 0 where no logit
+// Fills weights_ and blocks_; the likeliest token weighs 1. Returns the sum, 0 where no logit
 // is a finite number.
 double Sampler::weigh(std::span<const float> logits, float temperature) {
   weights_.resize(logits.size());
-  block_sums_.clear();
+  blocks_.clear();
   const int best = argmax(logits);
   if (best < 0) return 0;
   const float peak = logits[best];
@@ -205,17 +212,104 @@ double Sampler::weigh(std::span<const float> logits, float temperature) {
     for (size_t i = begin; i < end; ++i) {
       weights_[i] = exp_nonpositive((logits[i] - peak) / temperature);
     }
-    block_sums_.push_back(sum_of(std::span(weights_).subspan(begin, end - begin)));
-    total += block_sums_.back();
+    const std::span<const float> weights = std::span(weights_).subspan(begin, end - begin);
+    blocks_.push_back({.sum = sum_of(weights), .max = max_of(weights)});
+    total += blocks_.back().sum;
   }
   return total;
 }
 
-int Sampler::draw_any(double target) const {
-  size_t block = 0;
-  while (block + 1 < block_sums_.size() && target >= block_sums_[block]) {
-    target -= block_sums_[block++];
+double Sampler::cut_to_count(size_t count) {
+  // No need to look at lighter tokens: each of the `count` blocks with the heaviest token has one
+  // as heavy as this.
+  float floor = 0;
+  if (count <= blocks_.size()) {
+    std::vector<Block> blocks = blocks_;
+    const auto nth = blocks.begin() + static_cast<ptrdiff_t>(count - 1);
+    std::ranges::nth_element(blocks, nth, std::greater(), &Block::max);
+    floor = nth->max;
   }
+  return cut(count, std::numeric_limits<double>::infinity(), floor);
+}
+
+double Sampler::cut_to_mass(double total, double mass) {
+  // Nor here: together they weigh less than what is cut. (By one in a hundred, for rounding.)
+  const double floor = (total - mass) / static_cast<double>(weights_.size()) * 0.99;
+  return cut(weights_.size(), mass, static_cast<float>(floor));
+}
+
+// Keeps the heaviest tokens until they are `count` or weigh `mass`; all of those weigh `floor` or
+// more. Sorting 150,000 tokens for that would cost more than a layer: they are counted into bins by
+// the upper bits of their weights, and only the bin where the limit is met gets sorted.
+double Sampler::cut(size_t count, double mass, float floor) {
+  collect(floor);
+  bins_.assign(kNumBins, {});
+  for (const Candidate& candidate : candidates_) {
+    Bin& bin = bins_[bin_of(candidate.weight)];
+    bin.mass += candidate.weight;
+    ++bin.count;
+  }
+  int last_bin = kNumBins - 1;
+  for (; last_bin > 0; --last_bin) {
+    const Bin& bin = bins_[last_bin];
+    if (bin.count >= count || bin.mass >= mass) break;
+    count -= bin.count;
+    mass -= bin.mass;
+  }
+  std::erase_if(candidates_, [&](const Candidate& c) { return bin_of(c.weight) != last_bin; });
+  std::ranges::sort(candidates_, [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.index < b.index;
+  });
+  Candidate last{0, 0};  // where the limit is never met: all are kept
+  for (const Candidate& candidate : candidates_) {
+    last = candidate;
+    mass -= candidate.weight;
+    if (--count == 0 || mass <= 0) break;
+  }
+  return keep(last);
+}
+
+// Fills candidates_ with the tokens that weigh `floor` or more, and something.
+void Sampler::collect(float floor) {
+  candidates_.resize(weights_.size());
+  size_t size = 0;
+  for (size_t block = 0; block < blocks_.size(); ++block) {
+    if (blocks_[block].max < floor) continue;
+    const size_t end = std::min(weights_.size(), (block + 1) * kBlock);
+    for (size_t i = block * kBlock; i < end; ++i) {
+      candidates_[size] = {weights_[i], static_cast<int32_t>(i)};
+      size += (weights_[i] >= floor) & (weights_[i] > 0);  // a branch would be taken at random
+    }
+  }
+  candidates_.resize(size);
+}
+
+// Lets tokens lighter than `last`, or as heavy and after it, weigh nothing. Returns the new total.
+double Sampler::keep(Candidate last) {
+  double total = 0;
+  for (size_t block = 0; block < blocks_.size(); ++block) {
+    const size_t begin = block * kBlock;
+    const std::span<float> weights =
+        std::span(weights_).subspan(begin, std::min<size_t>(kBlock, weights_.size() - begin));
+    if (blocks_[block].max < last.weight) {
+      std::ranges::fill(weights, 0.0f);
+      blocks_[block] = {};
+      continue;
+    }
+    for (float& weight : weights) weight = weight < last.weight ? 0 : weight;
+    for (size_t i = begin; i < begin + weights.size(); ++i) {
+      if (weights_[i] == last.weight && static_cast<int64_t>(i) > last.index) weights_[i] = 0;
+    }
+    blocks_[block] = {.sum = sum_of(weights), .max = max_of(weights)};
+    total += blocks_[block].sum;
+  }
+  return total;
+}
+
+// The token where the weights, added up in the order of ids, pass `target`.
+int Sampler::find(double target) const {
+  size_t block = 0;
+  while (block + 1 < blocks_.size() && target >= blocks_[block].sum) target -= blocks_[block++].sum;
   const size_t end = std::min(weights_.size(), (block + 1) * kBlock);
   int last = -1;
   for (size_t i = block * kBlock; i < end; ++i) {
@@ -229,59 +323,6 @@ int Sampler::draw_any(double target) const {
     if (weights_[i] > 0) last = static_cast<int>(i);
   }
   return last;
-}
-
-int Sampler::draw_cut(const SamplingParams& params, double total, double uniform) {
-  collect_likeliest(params, total);
-  const auto heavier = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.index < b.index;
-  };
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates_.size()) {
-    const auto end = candidates_.begin() + params.top_k;
-    std::nth_element(candidates_.begin(), end, candidates_.end(), heavier);
-    candidates_.erase(end, candidates_.end());
-  }
-  std::sort(candidates_.begin(), candidates_.end(), heavier);
-  if (params.top_k > 0) {
-    total = 0;
-    for (const Candidate& candidate : candidates_) total += candidate.weight;
-  }
-
-  double kept = 0;  // the mass of the first num_kept
-  size_t num_kept = 0;
-  for (const Candidate& candidate : candidates_) {
-    const bool outside_top_p = params.top_p < 1 && kept >= params.top_p * total;
-    if (num_kept > 0 && (outside_top_p || candidate.weight < params.min_p)) break;
-    kept += candidate.weight;
-    ++num_kept;
-  }
-  double target = uniform * kept;
-  for (size_t i = 0; i + 1 < num_kept; ++i) {
-    if (target < candidates_[i].weight) return candidates_[i].index;
-    target -= candidates_[i].weight;
-  }
-  return candidates_[num_kept - 1].index;
-}
-
-// Sorting 150,000 tokens to keep a few would cost more than a layer. So: collect those within a
-// factor of the likeliest, and widen the factor until the cuts cannot reach beyond.
-void Sampler::collect_likeliest(const SamplingParams& params, double total) {
-  const size_t wanted = static_cast<size_t>(params.top_k);
-  for (float least = 1.0f / 16;; least = least > 1e-15f ? least * least : 0) {
-    candidates_.clear();
-    double mass = 0;
-    for (size_t i = 0; i < weights_.size(); ++i) {
-      if (i % kBlock == 0 && block_sums_[i / kBlock] < least) {
-        i += kBlock - 1;  // none of the block weighs enough
-      } else if (weights_[i] >= least && weights_[i] > 0) {
-        candidates_.push_back({weights_[i], static_cast<int32_t>(i)});
-        mass += weights_[i];
-      }
-    }
-    const bool is_enough = wanted > 0 ? candidates_.size() >= wanted
-                                      : least <= params.min_p || mass >= params.top_p * total;
-    if (is_enough || least == 0) return;
-  }
 }
 
 }  // namespace cpu

@@ -21,16 +21,29 @@ class Sampler {
     int32_t index;
   };
 
+  struct Block {
+    double sum = 0;
+    float max = 0;
+  };
+  struct Bin {
+    double mass = 0;
+    size_t count = 0;
+  };
+
   void adjust(const SampleRow& row);
   int draw(std::span<const float> logits, const SamplingParams& params, double uniform);
   double weigh(std::span<const float> logits, float temperature);
-  int draw_any(double target) const;
-  int draw_cut(const SamplingParams& params, double total, double uniform);
-  void collect_likeliest(const SamplingParams& params, double total);
+  double cut_to_count(size_t count);
+  double cut_to_mass(double total, double mass);
+  double cut(size_t count, double mass, float floor);
+  void collect(float floor);
+  double keep(Candidate last);
+  int find(double target) const;
 
   std::vector<std::pair<int32_t, float>> replaced_;  // (index, logit before adjust())
-  std::vector<float> weights_;                       // exp((logit - peak) / temperature)
-  std::vector<double> block_sums_;                   // of weights_, kBlock at a time
+  std::vector<float> weights_;                       // exp((logit - peak) / temperature), or 0: cut
+  std::vector<Block> blocks_;                        // of weights_, kBlock at a time
+  std::vector<Bin> bins_;
   std::vector<Candidate> candidates_;
 };
 
