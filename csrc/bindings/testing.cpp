@@ -1,8 +1,105 @@
-// Every stage on numpy arrays, for the tests.
+// Every stage on numpy arrays, for the tests: `_core.testing.Stages`.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+
 #include "bindings/bindings.h"
+#include "core/error.h"
+#include "model/model.h"
 
 namespace f1 {
+namespace {
 
-void bind_testing(pybind11::module_& module) { module.def_submodule("testing"); }
+namespace py = pybind11;
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+Activations::Part part_of(const std::string& name) {
+  if (name == "hidden") return Activations::Part::kHidden;
+  if (name == "query") return Activations::Part::kQuery;
+  if (name == "attended") return Activations::Part::kAttended;
+  if (name == "mlp") return Activations::Part::kMlp;
+  if (name == "final") return Activations::Part::kFinal;
+  throw InvalidArgument(concat("no part '", name, "'"));
+}
+
+// One model's stages run one by one over one batch, with what flows between them open to view.
+class Stages {
+ public:
+  Stages(std::shared_ptr<Model> model, int num_pages, int max_tokens)
+      : model_(std::move(model)),
+        cache_(model_->make_kv_cache(num_pages)),
+        activations_(model_->make_activations(max_tokens)) {}
+
+  void set_batch(Batch batch) { batch_ = std::move(batch); }
+  void forward() { model_->forward(batch_, *cache_, *activations_); }
+
+  void run(const std::string& stage, int layer) {
+    Backend& backend = model_->backend();
+    const LayerWeights& weights = model_->weights().layers.at(static_cast<size_t>(layer));
+    if (stage == "embed") return backend.embed(*model_->weights().embed, batch_, *activations_);
+    if (stage == "qkv") return backend.qkv(weights, layer, batch_, *cache_, *activations_);
+    if (stage == "attend") return backend.attend(layer, batch_, *cache_, *activations_);
+    if (stage == "attn_out") return backend.attn_out(weights, batch_, *activations_);
+    if (stage == "mlp_up") return backend.mlp_up(weights, batch_, *activations_);
+    if (stage == "mlp_down") return backend.mlp_down(weights, batch_, *activations_);
+    if (stage == "final_norm")
+      return backend.final_norm(*model_->weights().final_norm, batch_, *activations_);
+    throw InvalidArgument(concat("no stage '", stage, "'"));
+  }
+
+  FloatArray read(const std::string& part, int64_t rows, int64_t width) const {
+    FloatArray out({rows, width});
+    activations_->read(part_of(part), {out.mutable_data(), static_cast<size_t>(out.size())});
+    return out;
+  }
+
+  void write(const std::string& part, const FloatArray& values) {
+    activations_->write(part_of(part), {values.data(), static_cast<size_t>(values.size())});
+  }
+
+  // One row for each (head index, listed tokens); beyond the listed ones it is NaN.
+  FloatArray head(const std::vector<std::pair<int, std::vector<int32_t>>>& wanted) {
+    const py::ssize_t vocab = model_->config().vocab_size;
+    FloatArray out({static_cast<py::ssize_t>(wanted.size()), vocab});
+    std::fill_n(out.mutable_data(), out.size(), std::numeric_limits<float>::quiet_NaN());
+    std::vector<HeadRow> rows;
+    for (const auto& [index, listed] : wanted) rows.push_back({index, listed});
+    model_->head(rows, *activations_, out.mutable_data());
+    return out;
+  }
+
+ private:
+  std::shared_ptr<Model> model_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Activations> activations_;
+  Batch batch_;
+};
+
+}  // namespace
+
+void bind_testing(py::module_& module) {
+  py::module_ testing = module.def_submodule("testing");
+  testing.def("isa_name", [](const std::string& isa) { return make_backend({1, isa})->name(); });
+  py::class_<Batch>(testing, "Batch")
+      .def(py::init([](std::vector<int32_t> token_ids, std::vector<int32_t> positions,
+                       std::vector<int32_t> sequence_of, std::vector<int32_t> page_ids,
+                       std::vector<int32_t> page_begin, std::vector<int32_t> head_tokens) {
+             return Batch{std::move(token_ids), std::move(positions),  std::move(sequence_of),
+                          std::move(page_ids),  std::move(page_begin), std::move(head_tokens)};
+           }),
+           py::arg("token_ids"), py::arg("positions"), py::arg("sequence_of"), py::arg("page_ids"),
+           py::arg("page_begin"), py::arg("head_tokens"));
+  py::class_<Stages>(testing, "Stages")
+      .def(py::init<std::shared_ptr<Model>, int, int>(), py::arg("model"), py::arg("num_pages"),
+           py::arg("max_tokens"))
+      .def("set_batch", &Stages::set_batch)
+      .def("forward", &Stages::forward)
+      .def("run", &Stages::run, py::arg("stage"), py::arg("layer") = 0)
+      .def("read", &Stages::read, py::arg("part"), py::arg("rows"), py::arg("width"))
+      .def("write", &Stages::write, py::arg("part"), py::arg("values"))
+      .def("head", &Stages::head, py::arg("rows"));
+}
 
 }  // namespace f1

@@ -130,34 +130,22 @@ void check_batch(const Batch& batch, const ModelConfig& config, const KvCache& c
 
 }  // namespace
 
-struct Model::Weights {
-  TensorHandle embed, head, final_norm;  // head is null when it is tied to embed
-  std::vector<LayerWeights> layers;
-  std::vector<std::shared_ptr<const MappedFile>> table_files;  // tables are read in place
-  size_t packed_bytes = 0;
-};
-
 Model::Model(ModelConfig config, const std::map<std::string, TensorSource>& sources,
              std::shared_ptr<Backend> backend)
-    : config_(std::move(config)), backend_(std::move(backend)), weights_(new Weights) {
+    : config_(std::move(config)), backend_(std::move(backend)) {
   check_config(config_);
   Loader loader(sources, *backend_);
   const int64_t vocab = config_.vocab_size, width = config_.hidden_size;
-  weights_->embed = loader.table("embed.weight", vocab, width);
-  weights_->table_files.push_back(sources.at("embed.weight").file);
-  if (loader.has("head.weight")) {
-    weights_->head = loader.table("head.weight", vocab, width);
-    weights_->table_files.push_back(sources.at("head.weight").file);
-  }
-  weights_->final_norm = loader.vector("final_norm.weight", width);
+  weights_.embed = loader.table("embed.weight", vocab, width);
+  if (loader.has("head.weight")) weights_.head = loader.table("head.weight", vocab, width);
+  for (const char* name : {"embed.weight", "head.weight"})
+    if (loader.has(name)) table_files_.push_back(sources.at(name).file);
+  weights_.final_norm = loader.vector("final_norm.weight", width);
   for (int layer = 0; layer < config_.num_layers; ++layer)
-    weights_->layers.push_back(load_layer(loader, config_, layer));
-  weights_->packed_bytes = loader.packed_bytes();
+    weights_.layers.push_back(load_layer(loader, config_, layer));
+  packed_bytes_ = loader.packed_bytes();
 }
 
-Model::~Model() = default;
-
-size_t Model::packed_bytes() const { return weights_->packed_bytes; }
 size_t Model::kv_page_bytes() const { return backend_->kv_page_bytes(config_); }
 
 std::unique_ptr<KvCache> Model::make_kv_cache(int num_pages) const {
@@ -170,16 +158,16 @@ std::unique_ptr<Activations> Model::make_activations(int max_tokens) const {
 
 void Model::forward(const Batch& batch, KvCache& cache, Activations& activations) const {
   check_batch(batch, config_, cache, activations);
-  backend_->embed(*weights_->embed, batch, activations);
+  backend_->embed(*weights_.embed, batch, activations);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
-    const LayerWeights& weights = weights_->layers[static_cast<size_t>(layer)];
+    const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
     backend_->qkv(weights, layer, batch, cache, activations);
     backend_->attend(layer, batch, cache, activations);
     backend_->attn_out(weights, batch, activations);
     backend_->mlp_up(weights, batch, activations);
     backend_->mlp_down(weights, batch, activations);
   }
-  backend_->final_norm(*weights_->final_norm, batch, activations);
+  backend_->final_norm(*weights_.final_norm, batch, activations);
 }
 
 void Model::head(std::span<const HeadRow> rows, Activations& activations, float* out) const {
@@ -188,8 +176,7 @@ void Model::head(std::span<const HeadRow> rows, Activations& activations, float*
     for (const int32_t token : row.listed_tokens)
       F1_CHECK(token >= 0 && token < config_.vocab_size, "listed token ", token);
   }
-  const TensorHandle& table = weights_->head ? weights_->head : weights_->embed;
-  backend_->head(*table, rows, activations, out);
+  backend_->head(weights_.head_table(), rows, activations, out);
 }
 
 }  // namespace f1

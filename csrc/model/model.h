@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backend/backend.h"
 #include "backend/batch.h"
@@ -13,6 +14,13 @@
 #include "weights/source.h"
 
 namespace f1 {
+
+struct ModelWeights {
+  TensorHandle embed, head, final_norm;  // head is null when it is tied to embed
+  std::vector<LayerWeights> layers;
+
+  const DeviceTensor& head_table() const { return head ? *head : *embed; }
+};
 
 class Model {
  public:
@@ -24,12 +32,12 @@ class Model {
   // Biases and q/k norms are optional. Weights are [outputs, inputs], inputs contiguous.
   Model(ModelConfig config, const std::map<std::string, TensorSource>& sources,
         std::shared_ptr<Backend> backend);
-  ~Model();
 
   const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return weights_; }
   Backend& backend() const { return *backend_; }
-  size_t packed_bytes() const;    // weights in memory of their own
-  size_t kv_page_bytes() const;   // one page over all layers, K and V
+  size_t packed_bytes() const { return packed_bytes_; }  // weights in memory of their own
+  size_t kv_page_bytes() const;                          // one page over all layers, K and V
 
   // Room for `num_pages` pages of K and V.
   std::unique_ptr<KvCache> make_kv_cache(int num_pages) const;
@@ -43,10 +51,11 @@ class Model {
   void head(std::span<const HeadRow> rows, Activations& activations, float* out) const;
 
  private:
-  struct Weights;
   ModelConfig config_;
   std::shared_ptr<Backend> backend_;
-  std::unique_ptr<Weights> weights_;
+  std::vector<std::shared_ptr<const MappedFile>> table_files_;  // tables are read in place
+  ModelWeights weights_;
+  size_t packed_bytes_ = 0;
 };
 
 }  // namespace f1

@@ -39,6 +39,15 @@ class Cursor {
     return {reinterpret_cast<const char*>(take(length, what)), static_cast<size_t>(length)};
   }
 
+  // A key or a tensor's name: printable ASCII, so that errors can quote it.
+  std::string name(std::string_view what) {
+    const uint64_t at = offset_;
+    const std::string_view value = string(what);
+    if (!std::ranges::all_of(value, [](char c) { return c > 0x1f && c < 0x7f; }))
+      fail(what, at, "is not printable ASCII");
+    return std::string(value);
+  }
+
   // A number of items of at least `min_bytes` each: more than the rest of the file holds is garbage,
   // and must not reach an allocation.
   uint64_t count(uint64_t min_bytes, std::string_view what) {
@@ -119,7 +128,7 @@ DType dtype_from_id(const Cursor& cursor, uint32_t id, uint64_t at, std::string_
 // Reads one entry of the tensor table; its offset still counts from the start of the data.
 GgufTensor read_tensor(Cursor& cursor) {
   GgufTensor tensor;
-  tensor.name = cursor.string("tensor name");
+  tensor.name = cursor.name("tensor name");
   const std::string what = concat("tensor '", tensor.name, "'");
   uint64_t at = cursor.offset();
   const uint32_t num_dimensions = cursor.number<uint32_t>(what + " number of dimensions");
@@ -196,12 +205,12 @@ GgufFile read_gguf(const std::string& path) {
   // The smallest entries: name length, dimensions, type, offset; key length, type, one byte.
   const uint64_t num_tensors = cursor.count(24, "number of tensors");
   const uint64_t num_metadata = cursor.count(13, "number of metadata entries");
-  std::set<std::string_view> keys;
+  std::set<std::string> keys;
   for (uint64_t i = 0; i < num_metadata; ++i) {
     const uint64_t at = cursor.offset();
-    const std::string_view key = cursor.string("metadata key");
+    const std::string key = cursor.name("metadata key");
     if (!keys.insert(key).second) cursor.fail("metadata key", at, concat("'", key, "' appears twice"));
-    gguf.metadata.emplace_back(key, read_value(cursor, std::string(key)));
+    gguf.metadata.emplace_back(key, read_value(cursor, key));
   }
   for (uint64_t i = 0; i < num_tensors; ++i) gguf.tensors.push_back(read_tensor(cursor));
   place_tensors(cursor, gguf);
