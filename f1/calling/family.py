@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,16 +46,25 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A short conversation shown to the model before the real one, with tools of its own."""
+
+    tools: tuple[Tool, ...]
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One model family. The first form is the one written; all are recognised."""
 
     name: str
     models: tuple[str, ...]  # patterns over the model's name
     forms: tuple[Form, ...]
-    system: str  # Jinja: the system message when tools are given; sees system, tools, parallel
-    result: str  # Jinja: one tool result; sees content, name
-    result_role: Literal["user", "tool"]
-    result_separator: str
+    system: str  # Jinja: the system message when there are tools; sees system, tools, parallel
+    request: str  # Jinja: the first user message; sees content, tools
+    results: str  # Jinja: the results of one step; sees results (name, arguments, content)
+    results_role: Literal["user", "tool"]
+    examples: tuple[Example, ...]
 
     @property
     def form(self) -> Form:
@@ -72,33 +82,47 @@ class Family:
         self, messages: Sequence[Message], tools: Sequence[Tool], *, parallel: bool = True
     ) -> list[Message]:
         """The conversation in roles and text only, as a chat template without tools takes it."""
-        plain = list(self._flatten(messages))
-        if tools:
-            first = plain[0] if plain and plain[0].role == "system" else None
-            text = _render(
-                self.system, system=first.content if first else "", tools=tools, parallel=parallel
-            )
-            plain[: 1 if first else 0] = [Message("system", text)]
-        return plain
+        leads = bool(messages) and messages[0].role == "system"
+        system, rest = (messages[0].content, messages[1:]) if leads else ("", messages)
+        if not tools:
+            return [*messages[: int(leads)], *self._plain(rest, ())]
+        text = _render(self.system, system=system, tools=tools, parallel=parallel)
+        shown = [
+            m for example in self.examples for m in self._plain(example.messages, example.tools)
+        ]
+        return [Message("system", text), *shown, *self._plain(rest, tools)]
 
-    def _flatten(self, messages: Sequence[Message]) -> Iterable[Message]:
-        names: dict[str | None, str] = {}
-        results: list[str] = []
-        for message in [*messages, None]:
-            if message is not None and message.role == "tool":
-                name = names.get(message.tool_call_id, "")
-                results.append(_render(self.result, content=message.content, name=name))
+    def _plain(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Message]:
+        """Tools go into the first user message, results of one step into one message."""
+        calls = {call.id: call for message in messages for call in message.tool_calls}
+        untold = bool(tools)
+        for is_results, group in groupby(messages, key=lambda message: message.role == "tool"):
+            if is_results:
+                yield Message(self.results_role, self._write_results(list(group), calls))
                 continue
-            if results:
-                yield Message(self.result_role, self.result_separator.join(results))
-                results = []
-            if message is None:
-                return
-            if message.tool_calls:
-                names.update((call.id, call.name) for call in message.tool_calls)
-                parts = [message.content, self.write_calls(message.tool_calls)]
-                message = Message("assistant", "\n".join(part for part in parts if part))
-            yield message
+            for message in group:
+                if message.role == "user" and untold:
+                    untold = False
+                    text = _render(self.request, content=message.content, tools=tools)
+                    yield Message("user", text)
+                elif message.tool_calls:
+                    parts = [message.content, self.write_calls(message.tool_calls)]
+                    yield Message("assistant", "\n".join(part for part in parts if part))
+                else:
+                    yield message
+
+    def _write_results(self, messages: Sequence[Message], calls: Mapping[str, ToolCall]) -> str:
+        unknown = ToolCall("", "", "{}")
+        results = [
+            {
+                "name": call.name,
+                "arguments": call.arguments or "{}",
+                "content": message.content,
+            }
+            for message in messages
+            for call in [calls.get(message.tool_call_id or "", unknown)]
+        ]
+        return _render(self.results, results=results)
 
 
 def elements(text: str) -> list[str]:
@@ -137,10 +161,28 @@ def load_family(path: Path) -> Family:
         models=tuple(data["models"]),
         forms=tuple(Form(**form) for form in data["forms"]),
         system="\n".join(data["system"]),
-        result=data["result"],
-        result_role=data["result_role"],
-        result_separator=data["result_separator"],
+        request="\n".join(data["request"]),
+        results="\n".join(data["results"]),
+        results_role=data["results_role"],
+        examples=tuple(_example(example) for example in data.get("examples", ())),
     )
+
+
+def _example(data: Mapping[str, Any]) -> Example:
+    messages: list[Message] = []
+    for message in data["messages"]:
+        if message["role"] == "tool":  # in the order of the calls before
+            messages += [
+                Message("tool", content, tool_call_id=call.id)
+                for call, content in zip(messages[-1].tool_calls, message["contents"], strict=True)
+            ]
+            continue
+        calls = tuple(
+            ToolCall(f"{len(messages)}.{i}", call["name"], json.dumps(call["arguments"]))
+            for i, call in enumerate(message.get("calls", ()))
+        )
+        messages.append(Message(message["role"], message.get("content", ""), calls))
+    return Example(tuple(Tool(**tool) for tool in data["tools"]), tuple(messages))
 
 
 @cache
