@@ -61,8 +61,9 @@ def test_reads_what_gguf_writes(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     values: dict[str, Any] = {
         "u8": ("uint8", 200), "i8": ("int8", -100), "u16": ("uint16", 60_000),
-        "i16": ("int16", -30_000), "u32": ("uint32", 4_000_000_000), 
-        "i32": ("int32", -2_000_000_000), "u64": ("uint64", 2**63 + 1), "i64": ("int64", -(2**62)), "f32": ("float32", 0.5),
+        "i16": ("int16", -30_000), "u32": ("uint32", 4_000_000_000),
+        "i32": ("int32", -2_000_000_000), "u64": ("uint64", 2**63 + 1), "i64": ("int64", -(2**62)),
+        "f32": ("float32", 0.5),
         "f64": ("float64", 0.1), "yes": ("bool", True), "text": ("string", "Zürich 東京"),
     }  # fmt: skip
     for key, (kind, value) in values.items():

@@ -119,14 +119,17 @@ struct ScalarLanes {
   static U8 add_bits45(U8 a, U8 plane) {  // bits 2 * kField, 2 * kField + 1 of the plane
     return each_byte([&](int i) { return a.v[i] | (plane.v[i] >> (2 * kField) & 3) << 4; });
   }
-  // acc + dot products of unsigned a with signed b, four bytes to a lane; b may be one quad for all.
+  // acc + dot products of unsigned a with signed b, four bytes to a lane; in steps that compilers turn
+  // into 16-bit vectors.
   static I32 dot(I32 acc, U8 a, U8 b) {
-    return each<I32>([&](int i) {
-      int32_t total = acc.v[i];
-      for (int j = 4 * i; j < 4 * i + 4; ++j) total += a.v[j] * static_cast<int8_t>(b.v[j]);
-      return total;
-    });
+    int16_t products[64];  // 255 * 127 fits
+    for (int i = 0; i < 64; ++i)
+      products[i] = static_cast<int16_t>(int16_t{a.v[i]} * static_cast<int8_t>(b.v[i]));
+    int32_t pairs[32];
+    for (int i = 0; i < 32; ++i) pairs[i] = products[2 * i] + products[2 * i + 1];
+    return each<I32>([&](int i) { return acc.v[i] + pairs[2 * i] + pairs[2 * i + 1]; });
   }
+  // The same with one quad of signed bytes for every lane.
   static I32 dot_quad(I32 acc, U8 a, const int8_t* quad) {
     const int32_t b0 = quad[0], b1 = quad[1], b2 = quad[2], b3 = quad[3];
     return each<I32>([&](int i) {

@@ -7,8 +7,8 @@
 namespace f1::cpu {
 namespace {
 
-constexpr int kSpins = 2000;   // a few microseconds
-constexpr int kYields = 200;   // some tens of microseconds more, giving way to others
+constexpr int kSpins = 128;   // a few microseconds
+constexpr int kYields = 200;  // some tens of microseconds more, giving way to others
 constexpr uint64_t kIndexMask = 0xffffffff;
 
 inline void pause_briefly() {
