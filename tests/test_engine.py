@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,28 @@ def test_steps_alternate(model: _core.Model) -> None:
     with pytest.raises(_core.InvalidArgument, match="finish_step"):
         engine.begin_step()
     assert len(engine.finish_step()) == 1
+
+
+def test_threads_may_submit_and_abort_while_another_steps(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=64, max_sequences=4)
+    wanted = [request(prompt(i, 10 + i % 30), 5, temperature=1, seed=i) for i in range(60)]
+    tokens: dict[int, list[int]] = {}
+
+    def submit(part: Sequence[_core.Request]) -> list[int]:
+        ids = [engine.submit(r) for r in part]
+        engine.abort(engine.submit(request(prompt(99, 40), 5)))
+        return ids
+
+    with ThreadPoolExecutor(3) as threads:
+        submitting = [threads.submit(submit, wanted[i::3]) for i in range(3)]
+        while engine.has_work or not all(future.done() for future in submitting):
+            engine.begin_step()
+            for output in engine.finish_step():
+                tokens.setdefault(output.sequence_id, []).append(output.token_id)
+    for i, future in enumerate(submitting):
+        for sequence_id, r in zip(future.result(), wanted[i::3], strict=True):
+            assert tokens[sequence_id] == alone(model, r)
+    engine.check()
 
 
 def test_cached_tokens_are_told(model: _core.Model) -> None:
