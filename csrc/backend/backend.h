@@ -2,7 +2,8 @@
 //
 // Shapes use one legend: T tokens of the step, S tokens whose logits are wanted, D width, H query
 // heads, G key/value heads, E head width, V vocabulary. All arithmetic is row by row: what a token
-// gets does not depend on the rest of the batch, on how a prompt was cut or on the number of threads.
+// gets does not depend on the rest of the batch, on how a prompt was cut or on the number of
+// threads.
 #pragma once
 
 #include <cstddef>

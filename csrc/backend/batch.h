@@ -5,8 +5,9 @@
 //   positions      4 5 6       91                0 1 2 3          where each stands in its sequence
 //   sequence_of    0 0 0       1                 2 2 2 2          B = 3
 //   page_ids     | 7 2 |  11 3 5 0 9 4 |  6 |                     position p lives in page
-//   page_begin   0     2               8    9                     page_ids[page_begin[b] + p / kPageSize]
-//   head_tokens        2       3                          7       S = 3 tokens whose logits are wanted
+//   page_begin   0     2               8    9                     page_ids[page_begin[b] + p /
+//   kPageSize] head_tokens        2       3                          7       S = 3 tokens whose
+//   logits are wanted
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,6 @@
 // Python's view of a model: config, weights and teacher-forced logits.
+#include "model/model.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -6,7 +8,6 @@
 
 #include "bindings/bindings.h"
 #include "core/error.h"
-#include "model/model.h"
 
 namespace f1 {
 namespace {
@@ -54,8 +55,8 @@ py::array_t<float> logits(const Model& model, const TokenArray& token_ids, int c
   const std::span<const int32_t> ids(token_ids.data(), static_cast<size_t>(token_ids.size()));
   for (const int32_t id : ids)
     if (id < 0 || id >= model.config().vocab_size)
-      throw InvalidArgument(concat("token id ", id, " is not in the vocabulary of ",
-                                   model.config().vocab_size));
+      throw InvalidArgument(
+          concat("token id ", id, " is not in the vocabulary of ", model.config().vocab_size));
   py::array_t<float> out({token_ids.shape(0), py::ssize_t{model.config().vocab_size}});
   float* data = out.mutable_data();
   const py::gil_scoped_release released;
@@ -66,8 +67,8 @@ py::array_t<float> logits(const Model& model, const TokenArray& token_ids, int c
 ModelConfig make_config(int num_layers, int hidden_size, int intermediate_size, int num_heads,
                         int num_kv_heads, int head_dim, int vocab_size, int max_positions,
                         float norm_eps, std::vector<float> rope_inv_freq, bool rope_interleaved) {
-  return {num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads,
-          head_dim,   vocab_size,  max_positions,     norm_eps,  std::move(rope_inv_freq),
+  return {num_layers,      hidden_size, intermediate_size, num_heads, num_kv_heads,
+          head_dim,        vocab_size,  max_positions,     norm_eps,  std::move(rope_inv_freq),
           rope_interleaved};
 }
 
@@ -91,9 +92,8 @@ void bind_model(py::module_& module) {
       .def_readonly("rope_inv_freq", &ModelConfig::rope_inv_freq)
       .def_readonly("rope_interleaved", &ModelConfig::rope_interleaved);
   py::class_<Model, std::shared_ptr<Model>>(module, "Model")
-      .def(py::init(&make_model), py::arg("config"), py::arg("sources"),
-           py::arg("num_threads") = 0, py::arg("isa") = "auto",
-           py::call_guard<py::gil_scoped_release>(),
+      .def(py::init(&make_model), py::arg("config"), py::arg("sources"), py::arg("num_threads") = 0,
+           py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
            "Pack the weights. `sources` maps the names of csrc/model/model.h to TensorSource; "
            "num_threads 0 means one a core; isa is 'auto', 'scalar' or 'avx512'. Raises "
            "InvalidArgument naming the tensor.")
@@ -101,9 +101,10 @@ void bind_model(py::module_& module) {
       .def_property_readonly("backend_name", [](const Model& m) { return m.backend().name(); })
       .def_property_readonly("packed_bytes", &Model::packed_bytes)
       .def_property_readonly("kv_page_bytes", &Model::kv_page_bytes)
-      .def("logits", &logits, py::arg("token_ids"), py::arg("chunk") = 0,
-           "Teacher-forced logits, float32 [T, V], of token_ids, int32 [T], computed `chunk` tokens "
-           "at a time (0: a good default).");
+      .def(
+          "logits", &logits, py::arg("token_ids"), py::arg("chunk") = 0,
+          "Teacher-forced logits, float32 [T, V], of token_ids, int32 [T], computed `chunk` tokens "
+          "at a time (0: a good default).");
 }
 
 }  // namespace f1

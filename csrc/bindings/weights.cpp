@@ -52,8 +52,8 @@ PythonGguf read_gguf_for_python(const std::string& path) {
     result.metadata[text(key, key)] = metadata_value(value, key);
   for (const GgufTensor& tensor : gguf.tensors)
     result.tensors.append(py::make_tuple(text(tensor.name, tensor.name),
-                                         dtype_info(tensor.dtype).name, tensor.shape,
-                                         tensor.offset, tensor.num_bytes));
+                                         dtype_info(tensor.dtype).name, tensor.shape, tensor.offset,
+                                         tensor.num_bytes));
   return result;
 }
 
@@ -81,7 +81,8 @@ void bind_weights(py::module_& module) {
            py::arg("dtype"), py::arg("shape"),
            "A tensor's bytes in a file; raises InvalidArgument when they leave the file or do not "
            "fit dtype and shape (outermost dimension first).")
-      .def_property_readonly("dtype", [](const TensorSource& s) { return dtype_info(s.dtype).name; })
+      .def_property_readonly("dtype",
+                             [](const TensorSource& s) { return dtype_info(s.dtype).name; })
       .def_readonly("shape", &TensorSource::shape)
       .def_readonly("offset", &TensorSource::offset)
       .def_readonly("num_bytes", &TensorSource::num_bytes);

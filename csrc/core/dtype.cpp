@@ -44,7 +44,8 @@ uint64_t tensor_bytes(DType dtype, std::span<const int64_t> shape, std::string_v
   for (size_t i = 0; i < shape.size(); ++i) {
     const int64_t values = i + 1 == shape.size() ? shape[i] / info.block_values : shape[i];
     if (values <= 0)
-      throw InvalidArgument(concat(what, ": dimension ", i, " is ", shape[i], ", must be positive"));
+      throw InvalidArgument(
+          concat(what, ": dimension ", i, " is ", shape[i], ", must be positive"));
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(values), &bytes))
       throw InvalidArgument(concat(what, ": its size overflows 64 bits"));
   }

@@ -32,9 +32,9 @@ std::string concat(const Parts&... parts) {
 }  // namespace f1
 
 // An invariant of ours, checked in every build: throws InternalError naming the condition.
-#define F1_CHECK(condition, ...)                                                              \
-  do {                                                                                        \
-    if (!(condition))                                                                         \
-      throw ::f1::InternalError(::f1::concat(__FILE__, ":", __LINE__, ": ", #condition, ". ", \
-                                             ##__VA_ARGS__));                                 \
+#define F1_CHECK(condition, ...)                                                         \
+  do {                                                                                   \
+    if (!(condition))                                                                    \
+      throw ::f1::InternalError(                                                         \
+          ::f1::concat(__FILE__, ":", __LINE__, ": ", #condition, ". ", ##__VA_ARGS__)); \
   } while (0)

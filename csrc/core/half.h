@@ -21,7 +21,8 @@ static inline float f16_to_float(uint16_t bits) {
   const uint32_t sign = (bits & 0x8000u) << 16;
   const uint32_t rest = bits & 0x7fffu;
   if (rest >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-  // Shifted into an f32's fields the exponent is 112 too small; the product mends it, subnormals too.
+  // Shifted into an f32's fields the exponent is 112 too small; the product mends it, subnormals
+  // too.
   const float magnitude = std::bit_cast<float>(rest << 13) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
 #endif

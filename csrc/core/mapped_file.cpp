@@ -15,7 +15,7 @@ namespace f1 {
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw InvalidArgument(concat(path, ": cannot open: ", std::strerror(errno)));
-  struct stat status {};
+  struct stat status{};
   void* data = MAP_FAILED;
   if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
     data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);

@@ -16,8 +16,20 @@ constexpr uint32_t kMaxDimensions = 4;
 constexpr uint64_t kMaxItems = 1 << 24;  // of an array: 100 vocabularies
 
 enum ValueType : uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64,
-  kFloat64, kNumValueTypes
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
+  kNumValueTypes
 };
 
 // Walks the file; `what` says what is being read, for errors.
@@ -48,8 +60,8 @@ class Cursor {
     return std::string(value);
   }
 
-  // A number of items of at least `min_bytes` each: more than the rest of the file holds is garbage,
-  // and must not reach an allocation.
+  // A number of items of at least `min_bytes` each: more than the rest of the file holds is
+  // garbage, and must not reach an allocation.
   uint64_t count(uint64_t min_bytes, std::string_view what) {
     const uint64_t at = offset_;
     const uint64_t value = number<uint64_t>(what);
@@ -65,8 +77,9 @@ class Cursor {
  private:
   const std::byte* take(uint64_t size, std::string_view what) {
     if (size > file_.size() - offset_)
-      fail(what, offset_, concat("needs ", size, " bytes, the file ends after ",
-                                 file_.size() - offset_, " (truncated or garbled)"));
+      fail(what, offset_,
+           concat("needs ", size, " bytes, the file ends after ", file_.size() - offset_,
+                  " (truncated or garbled)"));
     const std::byte* data = file_.bytes(offset_, size).data();
     offset_ += size;
     return data;
@@ -78,18 +91,30 @@ class Cursor {
 
 GgufScalar read_scalar(Cursor& cursor, uint32_t type, std::string_view what) {
   switch (type) {
-    case kUint8: return uint64_t{cursor.number<uint8_t>(what)};
-    case kInt8: return int64_t{cursor.number<int8_t>(what)};
-    case kUint16: return uint64_t{cursor.number<uint16_t>(what)};
-    case kInt16: return int64_t{cursor.number<int16_t>(what)};
-    case kUint32: return uint64_t{cursor.number<uint32_t>(what)};
-    case kInt32: return int64_t{cursor.number<int32_t>(what)};
-    case kUint64: return cursor.number<uint64_t>(what);
-    case kInt64: return cursor.number<int64_t>(what);
-    case kFloat32: return double{cursor.number<float>(what)};
-    case kFloat64: return cursor.number<double>(what);
-    case kBool: return cursor.number<uint8_t>(what) != 0;
-    case kString: return cursor.string(what);
+    case kUint8:
+      return uint64_t{cursor.number<uint8_t>(what)};
+    case kInt8:
+      return int64_t{cursor.number<int8_t>(what)};
+    case kUint16:
+      return uint64_t{cursor.number<uint16_t>(what)};
+    case kInt16:
+      return int64_t{cursor.number<int16_t>(what)};
+    case kUint32:
+      return uint64_t{cursor.number<uint32_t>(what)};
+    case kInt32:
+      return int64_t{cursor.number<int32_t>(what)};
+    case kUint64:
+      return cursor.number<uint64_t>(what);
+    case kInt64:
+      return cursor.number<int64_t>(what);
+    case kFloat32:
+      return double{cursor.number<float>(what)};
+    case kFloat64:
+      return cursor.number<double>(what);
+    case kBool:
+      return cursor.number<uint8_t>(what) != 0;
+    case kString:
+      return cursor.string(what);
   }
   cursor.fail(what, cursor.offset(), concat("unknown or nested value type ", type));
 }
@@ -109,20 +134,33 @@ GgufValue read_value(Cursor& cursor, const std::string& key) {
 
 DType dtype_from_id(const Cursor& cursor, uint32_t id, uint64_t at, std::string_view what) {
   switch (id) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 2: return DType::kQ4_0;
-    case 3: return DType::kQ4_1;
-    case 6: return DType::kQ5_0;
-    case 7: return DType::kQ5_1;
-    case 8: return DType::kQ8_0;
-    case 12: return DType::kQ4_K;
-    case 13: return DType::kQ5_K;
-    case 14: return DType::kQ6_K;
-    case 30: return DType::kBF16;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 6:
+      return DType::kQ5_0;
+    case 7:
+      return DType::kQ5_1;
+    case 8:
+      return DType::kQ8_0;
+    case 12:
+      return DType::kQ4_K;
+    case 13:
+      return DType::kQ5_K;
+    case 14:
+      return DType::kQ6_K;
+    case 30:
+      return DType::kBF16;
   }
-  cursor.fail(what, at, concat("unsupported ggml type ", id, "; supported are F32, F16, BF16, Q4_0, "
-                               "Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K"));
+  cursor.fail(what, at,
+              concat("unsupported ggml type ", id,
+                     "; supported are F32, F16, BF16, Q4_0, "
+                     "Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K"));
 }
 
 // Reads one entry of the tensor table; its offset still counts from the start of the data.
@@ -133,7 +171,8 @@ GgufTensor read_tensor(Cursor& cursor) {
   uint64_t at = cursor.offset();
   const uint32_t num_dimensions = cursor.number<uint32_t>(what + " number of dimensions");
   if (num_dimensions == 0 || num_dimensions > kMaxDimensions)
-    cursor.fail(what + " number of dimensions", at, concat("is ", num_dimensions, ", must be 1 to 4"));
+    cursor.fail(what + " number of dimensions", at,
+                concat("is ", num_dimensions, ", must be 1 to 4"));
   tensor.shape.resize(num_dimensions);
   for (uint32_t i = 0; i < num_dimensions; ++i)
     tensor.shape[num_dimensions - 1 - i] = cursor.number<int64_t>(what + " dimensions");
@@ -163,8 +202,8 @@ uint64_t alignment_of(const Cursor& cursor, const GgufFile& gguf) {
   return kDefaultAlignment;
 }
 
-// Turns offsets into offsets from the start of the file, and checks that the tensors lie in the file
-// and apart.
+// Turns offsets into offsets from the start of the file, and checks that the tensors lie in the
+// file and apart.
 void place_tensors(const Cursor& cursor, GgufFile& gguf) {
   const uint64_t alignment = alignment_of(cursor, gguf);
   const uint64_t data_begin = (cursor.offset() + alignment - 1) / alignment * alignment;
@@ -179,8 +218,9 @@ void place_tensors(const Cursor& cursor, GgufFile& gguf) {
     uint64_t end;
     if (__builtin_add_overflow(tensor.offset, data_begin, &tensor.offset) ||
         __builtin_add_overflow(tensor.offset, tensor.num_bytes, &end) || end > gguf.file->size())
-      cursor.fail(what, tensor.offset, concat("its ", tensor.num_bytes, " bytes leave the file of ",
-                                              gguf.file->size(), " bytes (truncated or garbled)"));
+      cursor.fail(what, tensor.offset,
+                  concat("its ", tensor.num_bytes, " bytes leave the file of ", gguf.file->size(),
+                         " bytes (truncated or garbled)"));
     by_offset.push_back(&tensor);
   }
   std::ranges::sort(by_offset, {}, &GgufTensor::offset);
@@ -209,7 +249,8 @@ GgufFile read_gguf(const std::string& path) {
   for (uint64_t i = 0; i < num_metadata; ++i) {
     const uint64_t at = cursor.offset();
     const std::string key = cursor.name("metadata key");
-    if (!keys.insert(key).second) cursor.fail("metadata key", at, concat("'", key, "' appears twice"));
+    if (!keys.insert(key).second)
+      cursor.fail("metadata key", at, concat("'", key, "' appears twice"));
     gguf.metadata.emplace_back(key, read_value(cursor, key));
   }
   for (uint64_t i = 0; i < num_tensors; ++i) gguf.tensors.push_back(read_tensor(cursor));

@@ -17,7 +17,8 @@ namespace f1 {
 
 using GgufScalar = std::variant<bool, int64_t, uint64_t, double, std::string_view>;
 
-// A metadata value: one scalar, or an array of scalars of one type. Strings are raw bytes in the file.
+// A metadata value: one scalar, or an array of scalars of one type. Strings are raw bytes in the
+// file.
 struct GgufValue {
   std::variant<GgufScalar, std::vector<GgufScalar>> value;
 };
@@ -37,7 +38,8 @@ struct GgufFile {
 };
 
 // Reads header, metadata and tensor table. Every count, length and offset is checked against the
-// file before it is used. Throws InvalidArgument naming the tensor or key, the field and the offset.
+// file before it is used. Throws InvalidArgument naming the tensor or key, the field and the
+// offset.
 GgufFile read_gguf(const std::string& path);
 
 }  // namespace f1

@@ -16,18 +16,20 @@ using namespace cpu;
 constexpr int64_t kTokenChunk = 4;    // tokens a thread takes at a time in row-wise work
 constexpr int64_t kPanelChunk = 2;    // panels, in matrix products
 constexpr int64_t kTableChunk = 128;  // rows, in the head
+constexpr int kMaxThreads = 1024;
 
 int num_threads_of(int requested) {
-  if (requested < 0) throw InvalidArgument(concat("num_threads is ", requested, ", must be >= 0"));
+  if (requested < 0 || requested > kMaxThreads)
+    throw InvalidArgument(concat("num_threads is ", requested, ", must be 0 to ", kMaxThreads));
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return requested == 0 ? cores : requested;
+  return requested == 0 ? std::min(cores, kMaxThreads) : requested;
 }
 
 bool supports_avx512() {
 #if defined(__x86_64__)
-  return kAvx512Kernels && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vnni");
+  return kAvx512Kernels && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif
@@ -96,8 +98,8 @@ void quantize_rows(const Kernels& kernels, ThreadPool& pool, const Rows& rows, i
 
 // Codes are made only when some weights need them: widths of float models fit no groups of 32.
 bool any_quantized(std::initializer_list<const TensorHandle*> matrices) {
-  return std::ranges::any_of(matrices,
-                             [](const auto* handle) { return !is_float(panels_of(*handle).dtype); });
+  return std::ranges::any_of(
+      matrices, [](const auto* handle) { return !is_float(panels_of(*handle).dtype); });
 }
 
 void norm_rows(const Kernels& kernels, ThreadPool& pool, const CpuActivations& a,
@@ -285,8 +287,8 @@ void CpuBackend::attend(int layer, const Batch& batch, const KvCache& cache,
       const int64_t heads = task * heads_a_group * width;  // == (t * H + group * H / G) * E
       kernels_.attend({a.query.data() + heads, a.attended.values.data() + heads, heads_a_group,
                        width, batch.page_ids.data() + batch.page_begin[batch.sequence_of[t]],
-                       batch.positions[t] + 1, pages.keys(layer, group),
-                       pages.values(layer, group), pages.page_stride()});
+                       batch.positions[t] + 1, pages.keys(layer, group), pages.values(layer, group),
+                       pages.page_stride()});
     }
   });
 }
@@ -294,7 +296,8 @@ void CpuBackend::attend(int layer, const Batch& batch, const KvCache& cache,
 void CpuBackend::attn_out(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);
-  if (any_quantized({&weights.o})) quantize_rows(kernels_, pool_, a.attended.rows, batch.num_tokens());
+  if (any_quantized({&weights.o}))
+    quantize_rows(kernels_, pool_, a.attended.rows, batch.num_tokens());
   add_product(kernels_, pool_, panels_of(weights.o), a.attended.rows, batch.num_tokens(),
               a.hidden.data());
 }
@@ -323,7 +326,8 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
 void CpuBackend::mlp_down(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);
-  if (any_quantized({&weights.down})) quantize_rows(kernels_, pool_, a.mlp.rows, batch.num_tokens());
+  if (any_quantized({&weights.down}))
+    quantize_rows(kernels_, pool_, a.mlp.rows, batch.num_tokens());
   add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(),
               a.hidden.data());
 }
@@ -345,8 +349,8 @@ void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
   if (!is_float(weights.dtype))
     for (const HeadRow& row : rows) kernels_.quantize(a.final_rows.rows, row.head_index);
 
-  std::vector<int32_t> full_heads;   // head_index of the rows that want all of V
-  std::vector<size_t> full_rows;     // and where in `rows` they stand
+  std::vector<int32_t> full_heads;  // head_index of the rows that want all of V
+  std::vector<size_t> full_rows;    // and where in `rows` they stand
   for (size_t i = 0; i < rows.size(); ++i) {
     if (!rows[i].listed_tokens.empty()) continue;
     full_heads.push_back(rows[i].head_index);

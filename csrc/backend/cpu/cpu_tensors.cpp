@@ -48,11 +48,16 @@ CpuActivations::CpuActivations(const ModelConfig& config, int max_tokens, int nu
 
 std::span<float> CpuActivations::part(Part part) const {
   switch (part) {
-    case Part::kHidden: return {hidden.data(), hidden.size()};
-    case Part::kQuery: return {query.data(), query.size()};
-    case Part::kAttended: return {attended.values.data(), attended.values.size()};
-    case Part::kMlp: return {mlp.values.data(), mlp.values.size()};
-    case Part::kFinal: return {final_rows.values.data(), final_rows.values.size()};
+    case Part::kHidden:
+      return {hidden.data(), hidden.size()};
+    case Part::kQuery:
+      return {query.data(), query.size()};
+    case Part::kAttended:
+      return {attended.values.data(), attended.values.size()};
+    case Part::kMlp:
+      return {mlp.values.data(), mlp.values.size()};
+    case Part::kFinal:
+      return {final_rows.values.data(), final_rows.values.size()};
   }
   F1_CHECK(false, "part ", static_cast<int>(part));
 }

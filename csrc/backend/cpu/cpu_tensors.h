@@ -26,8 +26,9 @@ struct VectorTensor final : DeviceTensor {
   std::vector<float> values;
 };
 
-// Memory of one layer's page: K f16 [G][E][16], then V f16 [G][16][E]. A key's 16 positions lie side
-// by side so that one vector holds 16 scores; a value's E lie side by side so that one holds 16 sums.
+// Memory of one layer's page: K f16 [G][E][16], then V f16 [G][16][E]. A key's 16 positions lie
+// side by side so that one vector holds 16 scores; a value's E lie side by side so that one holds
+// 16 sums.
 class CpuKvCache final : public KvCache {
  public:
   CpuKvCache(const ModelConfig& config, int num_pages);
@@ -67,12 +68,12 @@ struct CpuActivations final : Activations {
   Buffer<float> query;     // [T, H * E]
   Buffer<float> new_keys;  // [T, G * E]
   Buffer<float> new_values;
-  OwnedRows attended;      // [T, H * E]
-  OwnedRows mlp;           // [T, intermediate]
-  OwnedRows final_rows;    // [S, D]
-  Buffer<float> cosines;   // [T, E / 2]
+  OwnedRows attended;     // [T, H * E]
+  OwnedRows mlp;          // [T, intermediate]
+  OwnedRows final_rows;   // [S, D]
+  Buffer<float> cosines;  // [T, E / 2]
   Buffer<float> sines;
-  int64_t scratch_size;    // a thread's floats for head()
+  int64_t scratch_size;  // a thread's floats for head()
   Buffer<float> scratch;
 };
 

@@ -1,6 +1,7 @@
 // ggml's quantised blocks as they lie in files, and their one common reading:
 //
-//     value[i] = scale[i / 16] * (code[i] - kZero) + min[i / 32]          code: unsigned, kBits wide
+//     value[i] = scale[i / 16] * (code[i] - kZero) + min[i / 32]          code: unsigned, kBits
+//     wide
 //
 // Everything that reads a file's blocks goes through their methods: packing, embedding, head rows.
 // Layouts: ggml-common.h and the dequantisers in ggml-quants.c of github.com/ggml-org/ggml.
@@ -9,16 +10,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/dtype.h"
 #include "core/half.h"
 
 namespace f1::cpu {
-// Unnamed, for once in a header: each file that includes it must have its own copy of the functions,
-// compiled for its own instruction set.
+// Unnamed, for once in a header: each file that includes it must have its own copy of the
+// functions, compiled for its own instruction set.
 namespace {
 
-// codes() writes a block's codes; scales() those of each 16 values (formats whose scales hold for 32
-// repeat them) and, where there are, the mins of each 32. The codes overlap nothing: without knowing
-// that, byte stores keep the compiler from vectorising.
+// codes() writes a block's codes; scales() those of each 16 values (formats whose scales hold for
+// 32 repeat them) and, where there are, the mins of each 32. The codes overlap nothing: without
+// knowing that, byte stores keep the compiler from vectorising.
 
 // qs[i]: low nibble value i, high nibble value i + 16.
 template <typename Block>
@@ -42,12 +44,8 @@ struct Q4_0 {
   static constexpr bool kHasMin = false;
   uint16_t d;
   uint8_t qs[16];
-  void codes(uint8_t* out) const {
-    decode_nibbles(*this, out);
-  }
-  void scales(float* out, float* ) const {
-    out[0] = out[1] = f16_to_float(d);
-  }
+  void codes(uint8_t* out) const { decode_nibbles(*this, out); }
+  void scales(float* out, float*) const { out[0] = out[1] = f16_to_float(d); }
 };
 static_assert(sizeof(Q4_0) == 18);
 
@@ -56,9 +54,7 @@ struct Q4_1 {
   static constexpr bool kHasMin = true;
   uint16_t d, m;
   uint8_t qs[16];
-  void codes(uint8_t* out) const {
-    decode_nibbles(*this, out);
-  }
+  void codes(uint8_t* out) const { decode_nibbles(*this, out); }
   void scales(float* out, float* mins) const {
     out[0] = out[1] = f16_to_float(d);
     mins[0] = f16_to_float(m);
@@ -75,9 +71,7 @@ struct Q5_0 {
     decode_nibbles(*this, out);
     decode_fifth_bits(*this, out);
   }
-  void scales(float* out, float* ) const {
-    out[0] = out[1] = f16_to_float(d);
-  }
+  void scales(float* out, float*) const { out[0] = out[1] = f16_to_float(d); }
 };
 static_assert(sizeof(Q5_0) == 22);
 
@@ -166,8 +160,8 @@ struct Q5_K {
 };
 static_assert(sizeof(Q5_K) == 176);
 
-// Per half of 128 values, four quarters of 32: ql's 64 bytes hold quarters 0, 1 in their low and 2, 3
-// in their high nibbles; qh's 32 bytes hold two bits of each quarter.
+// Per half of 128 values, four quarters of 32: ql's 64 bytes hold quarters 0, 1 in their low and 2,
+// 3 in their high nibbles; qh's 32 bytes hold two bits of each quarter.
 struct Q6_K {
   static constexpr int kBlock = 256, kBits = 6, kZero = 32;
   static constexpr bool kHasMin = false;
@@ -190,6 +184,36 @@ struct Q6_K {
   }
 };
 static_assert(sizeof(Q6_K) == 210);
+
+template <typename BlockType>
+struct Format {
+  using Block = BlockType;
+};
+
+// Calls function(Format<block type of dtype>()); nothing for floats.
+template <typename Function>
+void with_format(DType dtype, Function&& function) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return function(Format<Q4_0>());
+    case DType::kQ4_1:
+      return function(Format<Q4_1>());
+    case DType::kQ5_0:
+      return function(Format<Q5_0>());
+    case DType::kQ5_1:
+      return function(Format<Q5_1>());
+    case DType::kQ8_0:
+      return function(Format<Q8_0>());
+    case DType::kQ4_K:
+      return function(Format<Q4_K>());
+    case DType::kQ5_K:
+      return function(Format<Q5_K>());
+    case DType::kQ6_K:
+      return function(Format<Q6_K>());
+    default:
+      return;
+  }
+}
 
 }  // namespace
 }  // namespace f1::cpu

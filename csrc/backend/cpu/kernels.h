@@ -1,4 +1,4 @@
-// The kernels of one instruction set, as a table of functions. kernels_impl.h holds their one source,
+// The kernels of one instruction set, as a table of functions. Their one source, *_kernels.h, is
 // written over 16-wide lanes; kernels_scalar.cpp and kernels_avx512.cpp compile it.
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace f1::cpu {
 
-inline constexpr int kTile = 8;      // tokens that share one reading of the weights
-inline constexpr int kRowPad = 64;   // rows of s8 codes are zero-padded to this
+inline constexpr int kTile = 8;     // tokens that share one reading of the weights
+inline constexpr int kRowPad = 64;  // rows of s8 codes are zero-padded to this
 
 static inline int64_t padded(int64_t inputs) { return (inputs + kRowPad - 1) / kRowPad * kRowPad; }
 
@@ -29,8 +29,8 @@ struct Rows {
 
 // One token's query heads that share a KV head, over its sequence's pages of one layer.
 struct AttendTask {
-  const float* query;       // [num_heads, head_dim], scaled
-  float* out;               // [num_heads, head_dim]
+  const float* query;  // [num_heads, head_dim], scaled
+  float* out;          // [num_heads, head_dim]
   int num_heads;
   int head_dim;
   const int32_t* page_ids;  // page of positions 0..15, of 16..31, ...

@@ -4,12 +4,12 @@
 
 #ifdef __AVX512VNNI__
 
-#include "backend/cpu/kernels_impl.h"
+#include "backend/cpu/kernels_of.h"
 #include "backend/cpu/lanes_avx512.h"
 
 namespace f1::cpu {
 namespace {
-constexpr Kernels kKernels = KernelsOf<Avx512Lanes>::table("avx512");
+constexpr Kernels kKernels = kernels_of<Avx512Lanes>("avx512");
 }
 constinit const Kernels* const kAvx512Kernels = &kKernels;
 

@@ -10,8 +10,12 @@ namespace f1::cpu {
 
 struct Avx512Lanes {
   using F32 = __m512;
-  struct I32 { __m512i v; };
-  struct U8 { __m512i v; };
+  struct I32 {
+    __m512i v;
+  };
+  struct U8 {
+    __m512i v;
+  };
 
   static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1); }
   static __m256i load_halves(const uint16_t* p) {
@@ -69,7 +73,8 @@ struct Avx512Lanes {
 
   static I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
   static I32 times_zero_point(I32 a, int zero) {
-    return {_mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
+    return {
+        _mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
   }
   static I32 negate(I32 a) { return {_mm512_sub_epi32(_mm512_setzero_si512(), a.v)}; }
   static int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
@@ -86,8 +91,10 @@ struct Avx512Lanes {
   template <int kField>
   static U8 add_bits45(U8 a, U8 plane) {
     __m512i bits;
-    if constexpr (kField < 2) bits = _mm512_slli_epi16(plane.v, 4 - 2 * kField);
-    else bits = _mm512_srli_epi16(plane.v, 2 * kField - 4);
+    if constexpr (kField < 2)
+      bits = _mm512_slli_epi16(plane.v, 4 - 2 * kField);
+    else
+      bits = _mm512_srli_epi16(plane.v, 2 * kField - 4);
     return {_mm512_or_si512(a.v, _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))};
   }
   static I32 dot(I32 acc, U8 a, U8 b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }

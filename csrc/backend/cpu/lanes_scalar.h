@@ -12,9 +12,15 @@
 namespace f1::cpu {
 
 struct ScalarLanes {
-  struct F32 { float v[16]; };
-  struct I32 { int32_t v[16]; };
-  struct U8 { uint8_t v[64]; };
+  struct F32 {
+    float v[16];
+  };
+  struct I32 {
+    int32_t v[16];
+  };
+  struct U8 {
+    uint8_t v[64];
+  };
 
   template <typename Vector, typename Function>
   static Vector each(Function function) {
@@ -30,7 +36,9 @@ struct ScalarLanes {
   }
 
   // Loads and stores; those with a count touch only the first `n` lanes and load 0 in the rest.
-  static F32 load(const float* p) { return each<F32>([=](int i) { return p[i]; }); }
+  static F32 load(const float* p) {
+    return each<F32>([=](int i) { return p[i]; });
+  }
   static F32 load(const float* p, int n) {
     return each<F32>([=](int i) { return i < n ? p[i] : 0.0f; });
   }
@@ -50,8 +58,12 @@ struct ScalarLanes {
     return each<F32>([=](int i) { return static_cast<float>(p[i]); });
   }
   // p[0..3] to four lanes each; p[0..1] to eight lanes each.
-  static F32 spread4(const float* p) { return each<F32>([=](int i) { return p[i / 4]; }); }
-  static F32 spread2(const float* p) { return each<F32>([=](int i) { return p[i / 8]; }); }
+  static F32 spread4(const float* p) {
+    return each<F32>([=](int i) { return p[i / 4]; });
+  }
+  static F32 spread2(const float* p) {
+    return each<F32>([=](int i) { return p[i / 8]; });
+  }
   static void store(float* p, F32 a) { std::memcpy(p, a.v, sizeof(a.v)); }
   static void store(float* p, F32 a, int n) {
     for (int i = 0; i < n; ++i) p[i] = a.v[i];
@@ -60,14 +72,30 @@ struct ScalarLanes {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
   }
 
-  static F32 set(float x) { return each<F32>([=](int) { return x; }); }
-  static F32 add(F32 a, F32 b) { return each<F32>([&](int i) { return a.v[i] + b.v[i]; }); }
-  static F32 sub(F32 a, F32 b) { return each<F32>([&](int i) { return a.v[i] - b.v[i]; }); }
-  static F32 mul(F32 a, F32 b) { return each<F32>([&](int i) { return a.v[i] * b.v[i]; }); }
-  static F32 div(F32 a, F32 b) { return each<F32>([&](int i) { return a.v[i] / b.v[i]; }); }
-  static F32 max(F32 a, F32 b) { return each<F32>([&](int i) { return std::max(a.v[i], b.v[i]); }); }
-  static F32 min(F32 a, F32 b) { return each<F32>([&](int i) { return std::min(a.v[i], b.v[i]); }); }
-  static F32 abs(F32 a) { return each<F32>([&](int i) { return std::fabs(a.v[i]); }); }
+  static F32 set(float x) {
+    return each<F32>([=](int) { return x; });
+  }
+  static F32 add(F32 a, F32 b) {
+    return each<F32>([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  static F32 sub(F32 a, F32 b) {
+    return each<F32>([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  static F32 mul(F32 a, F32 b) {
+    return each<F32>([&](int i) { return a.v[i] * b.v[i]; });
+  }
+  static F32 div(F32 a, F32 b) {
+    return each<F32>([&](int i) { return a.v[i] / b.v[i]; });
+  }
+  static F32 max(F32 a, F32 b) {
+    return each<F32>([&](int i) { return std::max(a.v[i], b.v[i]); });
+  }
+  static F32 min(F32 a, F32 b) {
+    return each<F32>([&](int i) { return std::min(a.v[i], b.v[i]); });
+  }
+  static F32 abs(F32 a) {
+    return each<F32>([&](int i) { return std::fabs(a.v[i]); });
+  }
   // a * b + c; whether it rounds once or twice is each instruction set's own.
   static F32 fma(F32 a, F32 b, F32 c) {
     return each<F32>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
@@ -76,11 +104,15 @@ struct ScalarLanes {
   static F32 first(int n, F32 a, F32 b) {
     return each<F32>([&](int i) { return i < n ? a.v[i] : b.v[i]; });
   }
-  static F32 round(F32 a) { return each<F32>([&](int i) { return std::nearbyintf(a.v[i]); }); }
+  static F32 round(F32 a) {
+    return each<F32>([&](int i) { return std::nearbyintf(a.v[i]); });
+  }
   static I32 to_i32(F32 a) {  // of rounded values
     return each<I32>([&](int i) { return static_cast<int32_t>(a.v[i]); });
   }
-  static F32 to_f32(I32 a) { return each<F32>([&](int i) { return static_cast<float>(a.v[i]); }); }
+  static F32 to_f32(I32 a) {
+    return each<F32>([&](int i) { return static_cast<float>(a.v[i]); });
+  }
   static F32 times_power_of_2(F32 a, F32 n) {  // n: integers in -126..127
     return each<F32>([&](int i) {
       return a.v[i] * std::bit_cast<float>((static_cast<int32_t>(n.v[i]) + 127) << 23);
@@ -93,11 +125,15 @@ struct ScalarLanes {
   }
   static float largest(F32 a) { return *std::max_element(a.v, a.v + 16); }
 
-  static I32 set(int32_t x) { return each<I32>([=](int) { return x; }); }
+  static I32 set(int32_t x) {
+    return each<I32>([=](int) { return x; });
+  }
   static I32 times_zero_point(I32 a, int zero) {  // a power of two
     return each<I32>([&](int i) { return a.v[i] * zero; });
   }
-  static I32 negate(I32 a) { return each<I32>([&](int i) { return -a.v[i]; }); }
+  static I32 negate(I32 a) {
+    return each<I32>([&](int i) { return -a.v[i]; });
+  }
   static int32_t sum(I32 a) {
     int32_t total = 0;
     for (int i = 0; i < 16; ++i) total += a.v[i];
@@ -109,9 +145,15 @@ struct ScalarLanes {
     std::memcpy(result.v, p, 64);
     return result;
   }
-  static U8 set_bytes(uint8_t x) { return each_byte([=](int) { return x; }); }
-  static U8 low_nibbles(U8 a) { return each_byte([&](int i) { return a.v[i] & 15; }); }
-  static U8 high_nibbles(U8 a) { return each_byte([&](int i) { return a.v[i] >> 4; }); }
+  static U8 set_bytes(uint8_t x) {
+    return each_byte([=](int) { return x; });
+  }
+  static U8 low_nibbles(U8 a) {
+    return each_byte([&](int i) { return a.v[i] & 15; });
+  }
+  static U8 high_nibbles(U8 a) {
+    return each_byte([&](int i) { return a.v[i] >> 4; });
+  }
   static U8 add_16(U8 a, uint64_t where) {  // to the bytes whose bit is set
     return each_byte([&](int i) { return a.v[i] + (where >> i & 1) * 16; });
   }
@@ -119,8 +161,8 @@ struct ScalarLanes {
   static U8 add_bits45(U8 a, U8 plane) {  // bits 2 * kField, 2 * kField + 1 of the plane
     return each_byte([&](int i) { return a.v[i] | (plane.v[i] >> (2 * kField) & 3) << 4; });
   }
-  // acc + dot products of unsigned a with signed b, four bytes to a lane; in steps that compilers turn
-  // into 16-bit vectors.
+  // acc + dot products of unsigned a with signed b, four bytes to a lane; in steps that compilers
+  // turn into 16-bit vectors.
   static I32 dot(I32 acc, U8 a, U8 b) {
     int16_t products[64];  // 255 * 127 fits
     for (int i = 0; i < 64; ++i)

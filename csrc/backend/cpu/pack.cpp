@@ -5,7 +5,6 @@
 
 #include "backend/cpu/formats.h"
 #include "backend/cpu/panels.h"
-#include "core/error.h"
 
 namespace f1::cpu {
 namespace {
@@ -81,8 +80,9 @@ void put_scales(HalfGroupPanel& out, int row, const Q6_K& block) {
   for (int i = 0; i < 16; ++i) out.scales[i][row] = block.small_scales[i];
 }
 
-template <typename Block, typename Panel>
+template <typename Block>
 void pack_quantized(const Tensor& tensor, int64_t index, std::byte* out) {
+  using Panel = PanelOf<Block>;
   auto* panels = reinterpret_cast<Panel*>(out);
   const int64_t first = index * kPanelRows;
   const int num_rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - first));
@@ -113,30 +113,19 @@ void pack_floats(const Tensor& tensor, int64_t index, std::byte* out) {
 }  // namespace
 
 size_t panel_bytes(DType dtype, int64_t inputs) {
-  if (is_float(dtype)) return row_bytes(dtype, inputs) * kPanelRows;
-  const size_t groups = static_cast<size_t>(inputs / kGroup);
-  switch (dtype) {
-    case DType::kQ4_K: return groups / 8 * sizeof(SuperPanel<4>);
-    case DType::kQ5_K: return groups / 8 * sizeof(SuperPanel<5>);
-    default: return row_bytes(dtype, inputs) * kPanelRows;
-  }
+  size_t bytes = row_bytes(dtype, inputs) * kPanelRows;  // floats
+  with_format(dtype, [&](auto format) {
+    using Block = typename decltype(format)::Block;
+    bytes = static_cast<size_t>(inputs / Block::kBlock) * sizeof(PanelOf<Block>);
+  });
+  return bytes;
 }
 
 void pack_panel(const Tensor& tensor, int64_t index, std::byte* out) {
-  switch (tensor.dtype) {
-    case DType::kF32:
-    case DType::kF16:
-    case DType::kBF16: return pack_floats(tensor, index, out);
-    case DType::kQ4_0: return pack_quantized<Q4_0, ScalePanel<4, 8>>(tensor, index, out);
-    case DType::kQ4_1: return pack_quantized<Q4_1, MinPanel<4>>(tensor, index, out);
-    case DType::kQ5_0: return pack_quantized<Q5_0, ScalePanel<5, 16>>(tensor, index, out);
-    case DType::kQ5_1: return pack_quantized<Q5_1, MinPanel<5>>(tensor, index, out);
-    case DType::kQ8_0: return pack_quantized<Q8_0, ScalePanel<8, 128>>(tensor, index, out);
-    case DType::kQ4_K: return pack_quantized<Q4_K, SuperPanel<4>>(tensor, index, out);
-    case DType::kQ5_K: return pack_quantized<Q5_K, SuperPanel<5>>(tensor, index, out);
-    case DType::kQ6_K: return pack_quantized<Q6_K, HalfGroupPanel>(tensor, index, out);
-  }
-  F1_CHECK(false, "dtype ", static_cast<int>(tensor.dtype));
+  if (is_float(tensor.dtype)) return pack_floats(tensor, index, out);
+  with_format(tensor.dtype, [&](auto format) {
+    pack_quantized<typename decltype(format)::Block>(tensor, index, out);
+  });
 }
 
 }  // namespace f1::cpu

@@ -1,14 +1,16 @@
-// "panel16": a matrix repacked for the kernels. A panel holds 16 rows (outputs); along its inputs it
-// is cut into groups of 32, a group into 8 quads of 4. One 64-byte vector is a quad of all 16 rows,
+// "panel16": a matrix repacked for the kernels. A panel holds 16 rows (outputs); along its inputs
+// it is cut into groups of 32, a group into 8 quads of 4. One 64-byte vector is a quad of all 16
+// rows,
 //
 //     byte  r * 4 + j   =   row r, input 4 * quad + j
 //
-// so a u8 x s8 dot-product instruction leaves row r's sum in lane r. Codes keep the file's width and
-// scales the file's values. Rows beyond the matrix have scale 0.
+// so a u8 x s8 dot-product instruction leaves row r's sum in lane r. Codes keep the file's width
+// and scales the file's values. Rows beyond the matrix have scale 0.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.h"
 
@@ -75,7 +77,26 @@ static_assert(sizeof(ScalePanel<8, 128>) == 16 * 34 && sizeof(MinPanel<4>) == 16
 static_assert(sizeof(MinPanel<5>) == 16 * 24 && sizeof(HalfGroupPanel) == 16 * 210);
 static_assert(sizeof(SuperPanel<4>) == 16 * (144 + 4));  // 6-bit scales take a byte
 
-// Floats: for each input the 16 rows' values, in the file's type.
+// The panel that a file's blocks (formats.h) become.
+template <typename Block>
+struct PanelFor {
+  using Type = ScalePanel<Block::kBits, Block::kZero>;
+};
+template <typename Block>
+  requires(Block::kHasMin)
+struct PanelFor<Block> {
+  using Type =
+      std::conditional_t<Block::kBlock == 32, MinPanel<Block::kBits>, SuperPanel<Block::kBits>>;
+};
+template <typename Block>
+  requires(Block::kBits == 6)
+struct PanelFor<Block> {
+  using Type = HalfGroupPanel;
+};
+template <typename Block>
+using PanelOf = typename PanelFor<Block>::Type;
+
+// Floats have no such struct: for each input the 16 rows' values follow, in the file's type.
 
 // A packed matrix as kernels see it.
 struct PanelMatrix {

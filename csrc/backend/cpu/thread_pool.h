@@ -1,8 +1,8 @@
 // A pool that splits a range over the calling thread and num_threads - 1 workers.
 //
-// Work is taken in chunks, so a thread that the system has put aside holds up one chunk, not half of
-// the stage; and the caller never waits for a worker that has taken none. Idle workers spin for some
-// microseconds (stages follow each other that fast), then yield, then sleep.
+// Work is taken in chunks, so a thread that the system has put aside holds up one chunk, not half
+// of the stage; and the caller never waits for a worker that has taken none. Idle workers spin for
+// some microseconds (stages follow each other that fast), then yield, then sleep.
 #pragma once
 
 #include <atomic>

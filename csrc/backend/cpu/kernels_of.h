@@ -1,0 +1,26 @@
+// The table of all kernels over a Lanes type. Each row's sums have one order: along the inputs,
+// lane by lane, whatever the number of rows worked on together.
+#pragma once
+
+#include "backend/cpu/attention_kernels.h"
+#include "backend/cpu/panel_kernels.h"
+#include "backend/cpu/row_kernels.h"
+#include "backend/cpu/table_kernels.h"
+
+namespace f1::cpu {
+
+template <typename L>
+constexpr Kernels kernels_of(const char* name) {
+  return {
+      .name = name,
+      .rms_norm = RowKernels<L>::rms_norm,
+      .quantize = RowKernels<L>::quantize,
+      .panel_dot = PanelKernels<L>::panel_dot,
+      .silu_mul = RowKernels<L>::silu_mul,
+      .attend = AttentionKernels<L>::attend,
+      .decode_row = TableKernels<L>::decode_row,
+      .table_dot = TableKernels<L>::table_dot,
+  };
+}
+
+}  // namespace f1::cpu

@@ -1,0 +1,61 @@
+// Kernels that work on one row: norm, quantisation, SiLU.
+#pragma once
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/lane_math.h"
+
+namespace f1::cpu {
+
+template <typename L>
+struct RowKernels {
+  using F32 = typename L::F32;
+  using I32 = typename L::I32;
+  using Math = LaneMath<L>;
+
+  static void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* out) {
+    F32 squares = L::set(0.0f);
+    for (int64_t i = 0; i < size; i += 16) {
+      const F32 v = L::load(x + i, Math::lanes_left(size - i));
+      squares = L::fma(v, v, squares);
+    }
+    const float mean = L::sum(squares) / static_cast<float>(size);
+    const F32 factor = L::set(1.0f / __builtin_sqrtf(mean + eps));
+    for (int64_t i = 0; i < size; i += 16) {
+      const int n = Math::lanes_left(size - i);
+      const F32 scaled = L::mul(L::load(x + i, n), factor);
+      L::store(out + i, L::mul(scaled, L::load(weight + i, n)), n);
+    }
+  }
+
+  static void quantize(const Rows& rows, int64_t t) {
+    const int64_t width = padded(rows.inputs);
+    const float* values = rows.row(t);
+    for (int64_t g = 0; g < rows.inputs / kGroup; ++g) {
+      const F32 a = L::load(values + g * kGroup), b = L::load(values + g * kGroup + 16);
+      const float largest = L::largest(L::max(L::abs(a), L::abs(b)));
+      const float scale = largest / 127.0f;
+      const F32 inverse = L::set(largest > 0.0f ? 127.0f / largest : 0.0f);
+      const I32 code_a = L::to_i32(L::round(L::mul(a, inverse)));
+      const I32 code_b = L::to_i32(L::round(L::mul(b, inverse)));
+      int8_t* codes = rows.codes + t * width + g * kGroup;
+      L::store_s8(codes, code_a);
+      L::store_s8(codes + 16, code_b);
+      const int32_t sum_a = L::sum(code_a), sum_b = L::sum(code_b);
+      rows.minus_sums[t * width / 16 + 2 * g] = -sum_a;
+      rows.minus_sums[t * width / 16 + 2 * g + 1] = -sum_b;
+      rows.scales[t * width / kGroup + g] = scale;
+      rows.scaled_sums[t * width / kGroup + g] = scale * static_cast<float>(sum_a + sum_b);
+    }
+  }
+
+  static void silu_mul(const float* gate, const float* up, int64_t size, float* out) {
+    for (int64_t i = 0; i < size; i += 16) {
+      const int n = Math::lanes_left(size - i);
+      const F32 g = L::load(gate + i, n);
+      const F32 sigmoid_inverse = L::add(L::set(1.0f), Math::exp(L::sub(L::set(0.0f), g)));
+      L::store(out + i, L::mul(L::div(g, sigmoid_inverse), L::load(up + i, n)), n);
+    }
+  }
+};
+
+}  // namespace f1::cpu
