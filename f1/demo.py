@@ -113,6 +113,9 @@ class Narrator:
         self.console.print(f"\n[bold cyan]Step {step.step}[/]{together}")
         for call in step.calls:
             self.console.print(f"  [cyan]→[/] {escape(write_call(call))}")
+        for call in step.waiting:
+            reason = "waits: it has numbers that nobody has said yet"
+            self.console.print(f"  [dim]⏸ {escape(write_call(call))} {reason}[/]")
 
     def _result(self, result: ToolResult) -> None:
         self.step.append(result)

@@ -148,8 +148,7 @@ class AsyncEngine:
     def _prepare(self, request: GenerateRequest, send: Send) -> list[_Choice]:
         self._check(request)
         parallel = request.parallel_tool_calls
-        shown = () if request.tool_choice.mode == "none" else request.tools
-        messages = self._family.plain_messages(request.messages, shown, parallel=parallel)
+        messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
         prompt = self._checkpoint.template.render(messages)
         room = self.context_length - len(prompt)
         max_tokens = room if request.max_tokens is None else request.max_tokens
@@ -321,11 +320,18 @@ def _vocabulary(checkpoint: Checkpoint, family: Family, grammars: Grammars) -> V
     token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
     never -= tokenizer.stop_token_ids
+    beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
     openers = {tokenizer.token_id(form.marker) for form in family.forms} - {None}
+    begins = {
+        i
+        for i, data in enumerate(token_bytes)
+        if data and any(b.startswith(data) or data.startswith(b) for b in beginnings)
+    }
     return Vocabulary(
         token_bytes,
         text_mask=grammars.token_mask({*never, *openers}),
         call_text_mask=grammars.token_mask(never),
+        no_call_mask=grammars.token_mask(never | begins),
     )
 
 

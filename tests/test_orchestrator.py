@@ -28,6 +28,7 @@ from f1.types import (
     Message,
     TextDelta,
     Tool,
+    ToolCall,
     ToolChoice,
 )
 
@@ -166,3 +167,48 @@ async def test_closing_the_run_stops_the_turn() -> None:
             assert isinstance(item, TextDelta)
             break
     assert engine.stopped_early == 1
+
+
+async def test_a_call_with_numbers_nobody_said_waits_for_results() -> None:
+    guess = call("add", "guess", a=111, b=222)
+    engine = ScriptedEngine(
+        [call("price", "1", item="tea"), call("price", "2", item="cake"), guess],
+        [call("add", "3", a=3, b=4)],
+        "Seven.",
+    )
+    items = await run(Orchestrator(engine, ToolRunner([price, add])))
+    steps = [item for item in items if isinstance(item, StepBegun)]
+    assert steps[0].waiting == (guess,)
+    assert [[c.id for c in step.calls] for step in steps] == [["1", "2"], ["3"]]
+    # The model does not see that it guessed.
+    assert "guess" not in [c.id for m in engine.requests[1].messages for c in m.tool_calls]
+
+
+async def test_where_all_is_guessed_the_other_tools_are_tried_first() -> None:
+    guess = call("add", "guess", a=111, b=222)
+    found = [call("price", "1", item="tea"), call("price", "2", item="cake")]
+    engine = ScriptedEngine([guess], found, [call("add", "3", a=3, b=4)], "Seven.")
+    items = await run(Orchestrator(engine, ToolRunner([price, add])))
+    assert [t.name for t in engine.requests[1].tools] == ["price"]
+    steps = [item for item in items if isinstance(item, StepBegun)]
+    assert [[c.id for c in step.calls] for step in steps] == [["1", "2"], ["3"]]
+
+
+async def test_a_guess_runs_where_nothing_else_is_to_be_found_out() -> None:
+    engine = ScriptedEngine([call("add", "1", a=111, b=222)], "Hm.", "333.")
+    items = await run(Orchestrator(engine, ToolRunner([price, add])))
+    steps = [item for item in items if isinstance(item, StepBegun)]
+    assert [[c.id for c in step.calls] for step in steps] == [["1"]]
+    assert "Hm. " not in [item.text for item in items if isinstance(item, TextDelta)]
+
+
+async def test_a_call_made_before_is_not_made_again() -> None:
+    engine = ScriptedEngine(
+        [call("add", "1", a=1, b=2)],
+        [ToolCall("2", "add", '{ "b": 2, "a": 1 }')],
+        "Three.",
+    )
+    items = await run(Orchestrator(engine, ToolRunner([add])))
+    assert len([item for item in items if isinstance(item, ToolResult)]) == 1
+    assert engine.requests[2].tool_choice == ToolChoice("none")
+    assert isinstance(items[-1], Reply)

@@ -98,7 +98,7 @@ def kit(smollm_path: Path) -> Kit:
     grammars = Grammars(tokenizer.vocabulary(), tokenizer.vocab_size, stops)
     token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     mask = grammars.token_mask(tokenizer.control_token_ids - tokenizer.stop_token_ids)
-    return Kit(tokenizer, grammars, Vocabulary(token_bytes, mask, mask))
+    return Kit(tokenizer, grammars, Vocabulary(token_bytes, mask, mask, mask))
 
 
 def is_legal(turn: Turn, token_id: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,11 @@ class Form:
     @property
     def marker(self) -> str:
         return elements(self.open)[0]
+
+    @property
+    def beginnings(self) -> list[str]:
+        """What a turn that wants to call begins with: the marker, or the JSON without it."""
+        return list(takewhile(lambda piece: piece != '"name"', elements(self.open)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Vocabulary:
     token_bytes: Sequence[bytes]
     text_mask: TokenMask  # everything that may stand in text, and the end of the turn
     call_text_mask: TokenMask  # the same and what opens a call
+    no_call_mask: TokenMask  # text that does not begin as a call does
 
 
 class Turn:
@@ -64,12 +65,13 @@ class Turn:
     ):
         mode = request.tool_choice.mode
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in request.tools}
-        self._may_call = bool(request.tools) and mode != "none"
+        self._shown_tools = bool(request.tools)
+        self._may_call = self._shown_tools and mode != "none"
         self._single = not request.parallel_tool_calls or mode == "named"
         self._grammars = grammars
         self._vocabulary = vocabulary
         self._choice = choice
-        self._remaining = max_tokens
+        self._max_tokens = self._remaining = max_tokens
         self._form = family.form
         self._forms = family.forms
         self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
@@ -112,7 +114,11 @@ class Turn:
         """The legal next tokens; valid until the next call."""
         if self._segment is None:
             vocabulary = self._vocabulary
-            return vocabulary.call_text_mask if self._may_call else vocabulary.text_mask
+            if self._may_call:
+                return vocabulary.call_text_mask
+            # A model that was shown tools would write its call as text where it must not call.
+            begins = self._shown_tools and self._remaining == self._max_tokens
+            return vocabulary.no_call_mask if begins else vocabulary.text_mask
         mask = self._segment.mask()
         if self._alternative is not None:
             return mask | self._alternative.mask()

@@ -9,12 +9,14 @@ turn ──▶ calls? ──no──▶ Reply
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from f1.errors import InvalidRequest
+from f1.planning.grounding import hold_back_guesses
 from f1.tools.runner import ToolResult, ToolRunner
 from f1.types import (
     CallDelta,
@@ -70,17 +72,20 @@ Outcome = Reply | CallTools | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
-    """Calls that start now, all at once. Their ToolResults follow as they come in."""
+    """Calls that start now, all at once. Their ToolResults follow as they come in. Those that wait
+    hold numbers that nobody has said: the model makes them again when it has seen the results."""
 
     step: int
     calls: tuple[ToolCall, ...]
+    waiting: tuple[ToolCall, ...] = ()
 
 
 Progress = TextDelta | StepBegun | ToolResult | Reply | CallTools | GiveUp
 
 
 class Orchestrator:
-    """Runs requests to an outcome within `max_steps` decoded turns. In the last one no calls are
+    """Runs requests to an outcome within `max_steps` decoded turns. A call that was made before in
+    the run is not made again; once no other is asked for, and in the last turn, no calls are
     allowed, so that what was found out is said."""
 
     def __init__(self, engine: Engine, runner: ToolRunner | None = None, *, max_steps: int = 8):
@@ -107,6 +112,7 @@ class Orchestrator:
         """What happens, as it happens; the last item is the Outcome. Raises F1Error."""
         request = self._with_our_tools(request)
         usage = Usage(0, 0)
+        made: set[tuple[str, str]] = set()
         for step in range(1, self.max_steps + 1):
             if step == self.max_steps and step > 1:
                 request = replace(request, tool_choice=ToolChoice("none"))
@@ -122,14 +128,39 @@ class Orchestrator:
             if (outcome := self._outcome(completion)) is not None:
                 yield outcome
                 return
-            yield StepBegun(step, completion.message.tool_calls)
+            calls = tuple(c for c in completion.message.tool_calls if _key(c) not in made)
+            if not calls:  # nothing new to find out: what is known has to do
+                request = replace(request, tool_choice=ToolChoice("none"))
+                continue
+            ready, waiting = hold_back_guesses(calls, request.messages, request.tools)
+            if not ready:
+                ready = await self._without(request, waiting) or waiting
+                waiting = () if ready == waiting else waiting
+            made.update(map(_key, ready))
+            yield StepBegun(step, ready, waiting)
             results: dict[str, ToolResult] = {}
-            async with aclosing(self.runner.run(completion.message.tool_calls)) as finished:
+            async with aclosing(self.runner.run(ready)) as finished:
                 async for result in finished:
                     results[result.call.id] = result
                     yield result
-            request = _with_results(request, completion.message, results)
+            message = replace(completion.message, tool_calls=ready)
+            request = _with_results(request, message, results)
         yield GiveUp(f"no answer within {self.max_steps} steps", completion)
+
+    async def _without(
+        self, request: GenerateRequest, guessed: tuple[ToolCall, ...]
+    ) -> tuple[ToolCall, ...]:
+        """What the model would call first if it were not shown the tools whose arguments it made
+        up; nothing if it would call none of the others."""
+        names = {call.name for call in guessed}
+        others = tuple(tool for tool in request.tools if tool.name not in names)
+        if not others or request.tool_choice.mode == "named":
+            return ()
+        async with aclosing(self.engine.generate(replace(request, tools=others))) as events:
+            (completion,) = await gather(events, 1)
+        calls = completion.message.tool_calls
+        ready, _ = hold_back_guesses(calls, request.messages, request.tools)
+        return tuple(call for call in ready if self.runner.owns(call.name))
 
     def _with_our_tools(self, request: GenerateRequest) -> GenerateRequest:
         if request.n != 1:
@@ -186,6 +217,11 @@ async def gather(events: AsyncIterator[Event], num_choices: int) -> list[Complet
     async for event in events:
         collectors[event.choice].add(event)
     return [collector.completion() for collector in collectors]
+
+
+def _key(call: ToolCall) -> tuple[str, str]:
+    """Equal for calls that say the same, however they are written."""
+    return call.name, json.dumps(json.loads(call.arguments), sort_keys=True)
 
 
 def _with_results(
