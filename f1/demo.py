@@ -49,11 +49,11 @@ def hotel_price(city: str, nights: int) -> dict[str, int]:
 
 @tool
 def total_cost(flight_price: int, hotel_price: int) -> dict[str, int]:
-    """Get the total cost of a trip from the price of its flight and the price of its hotel.
+    """Add the price of a flight and the price of a hotel.
 
     Args:
-        flight_price: The price that the function flight_price returned.
-        hotel_price: The price that the function hotel_price returned.
+        flight_price: The result of flight_price.
+        hotel_price: The result of hotel_price.
     """
     time.sleep(_LATENCY)
     return {"total_cost": flight_price + hotel_price}
@@ -128,7 +128,7 @@ class Narrator:
         if len(self.step) == self.step_size > 1:
             wall = max(r.started + r.seconds for r in self.step) - min(r.started for r in self.step)
             in_turn = sum(r.seconds for r in self.step)
-            self.console.print(f"  [dim]both took {wall:.2f} s; one by one {in_turn:.2f} s[/]")
+            self.console.print(f"  [dim]{wall:.2f} s together; one by one {in_turn:.2f} s[/]")
 
     def _times(self, usage: Usage) -> None:
         total = time.perf_counter() - self.asked
