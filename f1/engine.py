@@ -239,7 +239,8 @@ class AsyncEngine:
 
     def _abort(self, choices: Iterable[_Choice]) -> None:
         for choice in choices:
-            if choice.sequence_id is not None and self._running.pop(choice.sequence_id, None):
+            if choice.sequence_id in self._running:
+                del self._running[choice.sequence_id]
                 self._core.abort(choice.sequence_id)
 
     def _step(self) -> None:
@@ -281,7 +282,7 @@ class AsyncEngine:
             choice.send(Finished(choice.index, reason, usage))
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
-        if output.top is None:
+        if output.top is None or output.logprob is None:
             return None
         top = tuple(self._token_logprob(token_id, value) for token_id, value in output.top)
         return self._token_logprob(output.token_id, output.logprob, top)
@@ -321,7 +322,8 @@ def _vocabulary(checkpoint: Checkpoint, family: Family, grammars: Grammars) -> V
     never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
     never -= tokenizer.stop_token_ids
     beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
-    openers = {tokenizer.token_id(form.marker) for form in family.forms} - {None}
+    markers = (tokenizer.token_id(form.marker) for form in family.forms)
+    openers = {token_id for token_id in markers if token_id is not None}
     begins = {
         i
         for i, data in enumerate(token_bytes)
