@@ -28,9 +28,18 @@ class Portal:
     """Runs coroutines and async generators on its loop and brings the results back."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="f1-loop", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        started = threading.Event()
+
+        def body() -> None:
+            with asyncio.Runner() as runner:  # in the end it cancels tasks and closes generators
+                self._loop = runner.get_loop()
+                started.set()
+                self._loop.run_forever()
+
+        self._thread = threading.Thread(target=body, name="f1-loop", daemon=True)
         self._thread.start()
+        started.wait()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for the result. An interrupted wait cancels the work."""
@@ -92,9 +101,7 @@ class Portal:
         return asyncio.run_coroutine_threadsafe(pump(), self._loop)
 
     def close(self) -> None:
-        """Stops the loop; whatever still runs on it is lost. Closing twice does no harm."""
-        if self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Stops the loop and cancels what still runs on it. Closing twice does no harm."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()

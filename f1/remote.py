@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from urllib.parse import urlsplit
 
 import httpx
@@ -41,9 +42,10 @@ class RemoteEngine:
             async with self._http.stream("POST", self._url, content=body) as response:
                 if response.status_code != 200:
                     raise read_error(response.status_code, await response.aread())
-                async for data in _sse_data(response):
-                    for event in reader.read(data):
-                        yield event
+                async with aclosing(_sse_data(response)) as items:
+                    async for data in items:
+                        for event in reader.read(data):
+                            yield event
         except httpx.HTTPError as error:
             raise EngineStopped(f"{self._url}: {error or type(error).__name__}") from error
         for event in reader.close():
@@ -54,14 +56,12 @@ class RemoteEngine:
 
 
 async def _sse_data(response: httpx.Response) -> AsyncGenerator[bytes]:
-    """The `data` of each server-sent event, up to [DONE]. Lines end at \\n alone: str.splitlines
-    would also cut at U+2028 and its like, which JSON may hold."""
+    """The `data` of each server-sent event but the last, [DONE]. Lines end at \\n alone:
+    str.splitlines would also cut at U+2028 and its like, which JSON may hold."""
     pending = b""
     async for piece in response.aiter_bytes():
         *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
             data = line.removeprefix(b"data:").strip()
-            if data == b"[DONE]":
-                return
-            if line.startswith(b"data:"):
+            if line.startswith(b"data:") and data != b"[DONE]":
                 yield data
