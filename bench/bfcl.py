@@ -1,6 +1,6 @@
 """Single-turn accuracy on the Berkeley Function-Calling Leaderboard (BFCL v4), tool_choice "auto".
 
-    pip install --no-deps bfcl-eval==2026.3.23      # data and checker; its dependencies are not used
+    pip install --no-deps bfcl-eval==2026.3.23     # data and checker, without its dependencies
     python bench/bfcl.py [--model NAME] [--start 0] [--step 10] [--json FILE]
 
 Requests go through the Python client, all at once and greedily, and the returned calls through
@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from common import describe_run
+
 from f1 import F1
 from f1.errors import F1Error
 from f1.types import ToolCall
@@ -179,7 +180,9 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--json", type=Path, help="also write everything here")
     options = parser.parse_args()
-    cases = [c for name in options.categories for c in load_cases(name, options.start, options.step)]
+    cases = [
+        c for name in options.categories for c in load_cases(name, options.start, options.step)
+    ]
     with F1(options.model, base_url=options.base_url) as f1:
         verdicts = asyncio.run(ask_all(f1, cases, options.at_once, options.max_tokens))
     found = report(verdicts)
