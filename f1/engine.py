@@ -306,7 +306,7 @@ def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:
     from f1 import _core
 
     checkpoint = load_checkpoint(model, settings)
-    loaded = load_model(checkpoint, num_threads=settings.num_threads)
+    loaded = load_model(checkpoint, num_threads=settings.num_threads, isa=settings.isa)
     core = _core.Engine(
         loaded,
         num_pages=max(settings.kv_memory // loaded.kv_page_bytes, 1),

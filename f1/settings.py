@@ -22,6 +22,7 @@ class Settings:
     context_length: int | None = None  # tokens; None: as trained, as far as the KV memory reaches
     kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
     num_threads: int = 0  # 0: every core
+    isa: str = "auto"  # instruction set of the kernels; "scalar" runs on any processor
     max_batch_tokens: int = 256  # tokens computed in one step
     max_sequences: int = 32  # requests decoded side by side
 
@@ -58,6 +59,8 @@ def parse_bytes(text: str) -> int:
 def _parse(name: str, text: str) -> Any:
     if name == "cache":
         return Path(text)
+    if name == "isa":
+        return text
     try:
         return parse_bytes(text) if name == "kv_memory" else int(text)
     except ValueError:

@@ -30,7 +30,7 @@ from f1.errors import InvalidRequest, InvalidSchema
 from f1.types import JsonSchema, ResponseFormat, Tool
 
 MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
-MAX_GRAMMARS = 512
+MAX_CACHE_BYTES = 256 << 20  # of compiled grammars kept
 
 TokenMask = NDArray[np.int32]
 
@@ -52,6 +52,7 @@ class Grammars:
         )
         self._compiler = xgrammar.GrammarCompiler(self._info, max_threads=2, cache_enabled=False)
         self._compiled: OrderedDict[object, Any] = OrderedDict()
+        self._compiled_bytes = 0
         self._lock = Lock()
         self._vocab_size = vocab_size
         self._closers = _closer_masks(vocabulary, vocab_size)
@@ -96,10 +97,14 @@ class Grammars:
 
     def _get(self, key: object, compile: Callable[[], Any]) -> Segment:
         with self._lock:
-            compiled = self._compiled.pop(key, None) or compile()
+            compiled = self._compiled.pop(key, None)
+            if compiled is None:
+                compiled = compile()
+                self._compiled_bytes += compiled.memory_size_bytes
             self._compiled[key] = compiled
-            while len(self._compiled) > MAX_GRAMMARS:
-                self._compiled.popitem(last=False)
+            while self._compiled_bytes > MAX_CACHE_BYTES and len(self._compiled) > 1:
+                _, oldest = self._compiled.popitem(last=False)
+                self._compiled_bytes -= oldest.memory_size_bytes
         return Segment(compiled, self._vocab_size)
 
     def _compile_arguments(self, form: Form, tool: Tool, *, last: bool) -> Any:
