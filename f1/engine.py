@@ -9,11 +9,13 @@ A fault belongs to one request: its stream raises, its batch-mates go on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,8 @@ from f1.types import (
 if TYPE_CHECKING:
     from f1 import _core
     from f1.calling.grammar import Grammars
+
+log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
 
@@ -246,15 +250,26 @@ class AsyncEngine:
     def _step(self) -> None:
         masks = {}
         for sequence_id in self._core.begin_step():
-            if (mask := self._running[sequence_id].turn.mask()) is not None:
-                masks[sequence_id] = mask
+            choice = self._running[sequence_id]
+            with self._fault_of(choice):
+                if (mask := choice.turn.mask()) is not None:
+                    masks[sequence_id] = mask
         for output in self._core.finish_step(masks):
             choice = self._running[output.sequence_id]
-            try:
+            with self._fault_of(choice):
                 self._take(choice, output)
-            except F1Error as error:
-                self._abort([choice])
-                choice.send(error)
+
+    @contextmanager
+    def _fault_of(self, choice: _Choice) -> Iterator[None]:
+        """Whatever goes wrong inside ends this choice's request and no other."""
+        try:
+            yield
+        except Exception as error:
+            self._abort([choice])
+            if not isinstance(error, F1Error):
+                log.exception("a turn failed")
+                error = F1Error(f"internal error: {error}", code="internal_error")
+            choice.send(error)
 
     def _take(self, choice: _Choice, output: _core.StepOutput) -> None:
         """Feeds one sampled token to its turn and sends what comes of it."""

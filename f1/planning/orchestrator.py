@@ -134,8 +134,9 @@ class Orchestrator:
                 continue
             ready, waiting = hold_back_guesses(calls, request.messages, request.tools)
             if not ready:
-                ready = await self._without(request, waiting) or waiting
-                waiting = () if ready == waiting else waiting
+                ready, spent = await self._without(request, waiting)
+                usage = _add(usage, spent)
+                ready, waiting = (ready, waiting) if ready else (waiting, ())
             made.update(map(_key, ready))
             yield StepBegun(step, ready, waiting)
             results: dict[str, ToolResult] = {}
@@ -149,18 +150,19 @@ class Orchestrator:
 
     async def _without(
         self, request: GenerateRequest, guessed: tuple[ToolCall, ...]
-    ) -> tuple[ToolCall, ...]:
+    ) -> tuple[tuple[ToolCall, ...], Usage]:
         """What the model would call first if it were not shown the tools whose arguments it made
-        up; nothing if it would call none of the others."""
+        up (nothing if it would call none of the others), and what asking took."""
         names = {call.name for call in guessed}
         others = tuple(tool for tool in request.tools if tool.name not in names)
         if not others or request.tool_choice.mode == "named":
-            return ()
+            return (), Usage(0, 0)
         async with aclosing(self.engine.generate(replace(request, tools=others))) as events:
             (completion,) = await gather(events, 1)
         calls = completion.message.tool_calls
         ready, _ = hold_back_guesses(calls, request.messages, request.tools)
-        return tuple(call for call in ready if self.runner.owns(call.name))
+        ours = tuple(call for call in ready if self.runner.owns(call.name))
+        return ours, completion.usage
 
     def _with_our_tools(self, request: GenerateRequest) -> GenerateRequest:
         if request.n != 1:
