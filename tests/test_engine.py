@@ -426,6 +426,22 @@ def test_threads_may_submit_and_abort_while_another_steps(model: _core.Model) ->
     engine.check()
 
 
+def test_engines_may_share_a_model(model: _core.Model) -> None:
+    wanted = [
+        request(prompt(i, 20 + i), 30, temperature=1.2, top_p=0.9, top_k=50, seed=i)
+        for i in range(6)
+    ]
+    engines = [_core.Engine(model, num_pages=64) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        got = list(threads.map(lambda engine: run(engine, wanted), engines))
+    assert got == [[alone(model, r) for r in wanted]] * 3
+
+
+def test_an_engine_needs_a_model() -> None:
+    with pytest.raises(TypeError):
+        _core.Engine(None, num_pages=1)
+
+
 def test_cached_tokens_are_told(model: _core.Model) -> None:
     engine = _core.Engine(model, num_pages=16)
     for expected in (0, 32):

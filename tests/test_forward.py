@@ -79,6 +79,24 @@ def test_rows_have_the_same_bits_however_they_are_computed(
         np.testing.assert_array_equal(threaded.logits(TOKENS, chunk=chunk), expected)
 
 
+def test_a_chunk_beyond_all_tokens_is_one_chunk(tmp_path: Path) -> None:
+    model = tiny_file(tmp_path, "floats").model()
+    np.testing.assert_array_equal(model.logits(TOKENS, chunk=2**31 - 1), model.logits(TOKENS))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize(("size", "chunk"), [(0, 1), (1, 1), (7, 8), (8, 8), (9, 8), (1000, 3)])
+def test_the_pool_runs_every_index_once(num_threads: int, size: int, chunk: int) -> None:
+    assert _core.testing.run_pool(num_threads, size, chunk, num_runs=40) == [40] * size
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_pool_throws_what_a_chunk_threw_and_goes_on(num_threads: int) -> None:
+    visits = _core.testing.run_pool(num_threads, 30, 1, num_runs=40, bad=17)
+    assert visits[:18] == [40] * 18
+    assert num_threads == 1 or visits[18:] == [40] * 12
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_strangers_in_the_batch_change_nothing(tmp_path: Path, isa: str) -> None:
     file = tiny_file(tmp_path, "thirty-twos")

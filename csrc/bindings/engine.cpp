@@ -158,7 +158,7 @@ void bind_engine(py::module_& module) {
              const EngineOptions options{num_pages, max_batch_tokens, max_sequences, prefix_reuse};
              return std::make_unique<SharedEngine>(std::move(model), options);
            }),
-           py::arg("model"), py::arg("num_pages"), py::arg("max_batch_tokens") = 256,
+           py::arg("model").none(false), py::arg("num_pages"), py::arg("max_batch_tokens") = 256,
            py::arg("max_sequences") = 32, py::arg("prefix_reuse") = true)
       .def(
           "submit",

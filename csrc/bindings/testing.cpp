@@ -1,10 +1,11 @@
-// Every stage on numpy arrays, for the tests: `_core.testing.Stages`.
+// For the tests: every stage on numpy arrays (`_core.testing.Stages`) and the thread pool.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <limits>
 
+#include "backend/cpu/thread_pool.h"
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "model/model.h"
@@ -77,11 +78,35 @@ class Stages {
   Batch batch_;
 };
 
+// How often each index of [0, size) was run, after `num_runs` runs; each run throws at index `bad`.
+std::vector<int> run_pool(int num_threads, int64_t size, int64_t chunk, int num_runs, int64_t bad) {
+  cpu::ThreadPool pool(num_threads);
+  std::vector<int> visits(static_cast<size_t>(size));
+  const auto task = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      ++visits[static_cast<size_t>(i)];
+      if (i == bad) throw InternalError("bad index");
+    }
+  };
+  int num_thrown = 0;
+  for (int run = 0; run < num_runs; ++run) {
+    try {
+      pool.run(size, chunk, task);
+    } catch (const InternalError&) {
+      ++num_thrown;
+    }
+  }
+  F1_CHECK(num_thrown == (bad >= 0 && bad < size ? num_runs : 0), num_thrown);
+  return visits;
+}
+
 }  // namespace
 
 void bind_testing(py::module_& module) {
   py::module_ testing = module.def_submodule("testing");
   testing.def("isa_name", [](const std::string& isa) { return make_backend({1, isa})->name(); });
+  testing.def("run_pool", &run_pool, py::arg("num_threads"), py::arg("size"), py::arg("chunk"),
+              py::arg("num_runs") = 1, py::arg("bad") = -1);
   py::class_<Batch>(testing, "Batch")
       .def(py::init([](std::vector<int32_t> token_ids, std::vector<int32_t> positions,
                        std::vector<int32_t> sequence_of, std::vector<int32_t> page_ids,
@@ -92,8 +117,8 @@ void bind_testing(py::module_& module) {
            py::arg("token_ids"), py::arg("positions"), py::arg("sequence_of"), py::arg("page_ids"),
            py::arg("page_begin"), py::arg("head_tokens"));
   py::class_<Stages>(testing, "Stages")
-      .def(py::init<std::shared_ptr<Model>, int, int>(), py::arg("model"), py::arg("num_pages"),
-           py::arg("max_tokens"))
+      .def(py::init<std::shared_ptr<Model>, int, int>(), py::arg("model").none(false),
+           py::arg("num_pages"), py::arg("max_tokens"))
       .def("set_batch", &Stages::set_batch)
       .def("forward", &Stages::forward)
       .def("run", &Stages::run, py::arg("stage"), py::arg("layer") = 0)

@@ -1,6 +1,8 @@
 #include "backend/cpu/thread_pool.h"
 
 #include <algorithm>
+#include <system_error>
+#include <utility>
 
 #include "core/error.h"
 
@@ -34,10 +36,20 @@ void wait_until(Done done, Sleep sleep) {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads) {
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  workers_.reserve(static_cast<size_t>(num_threads - 1));
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error& error) {
+    const size_t num_started = workers_.size();
+    stop();
+    throw DeviceError(concat("cannot start thread ", num_started + 2, " of ", num_threads, ": ",
+                             error.what()));
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   epoch_.fetch_add(1);
   epoch_.notify_all();
@@ -46,10 +58,10 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run(int64_t size, int64_t chunk, const Task& task) {
   if (size <= 0) return;
+  const std::lock_guard lock(caller_);  // also where it runs alone: thread 0 is one thread
   if (workers_.empty() || size <= chunk) return task(0, size, 0);
   const int64_t num_chunks = (size + chunk - 1) / chunk;
   F1_CHECK(num_chunks < static_cast<int64_t>(kIndexMask / 2));
-  const std::lock_guard lock(caller_);
   job_ = {&task, size, chunk};
   unfinished_.store(num_chunks, std::memory_order_relaxed);
   ticket_.store(static_cast<uint64_t>(num_chunks) << 32, std::memory_order_release);
@@ -58,6 +70,7 @@ void ThreadPool::run(int64_t size, int64_t chunk, const Task& task) {
   take_chunks(0);
   const auto done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
   wait_until(done, [] { std::this_thread::yield(); });
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void ThreadPool::take_chunks(int thread_index) {
@@ -66,7 +79,12 @@ void ThreadPool::take_chunks(int thread_index) {
     const int64_t index = static_cast<int64_t>(ticket & kIndexMask);
     if (index >= static_cast<int64_t>(ticket >> 32)) return;
     const int64_t begin = index * job_.chunk;
-    (*job_.task)(begin, std::min(begin + job_.chunk, job_.size), thread_index);
+    try {
+      (*job_.task)(begin, std::min(begin + job_.chunk, job_.size), thread_index);
+    } catch (...) {
+      const std::lock_guard lock(error_mutex_);
+      error_ = std::current_exception();
+    }
     unfinished_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }

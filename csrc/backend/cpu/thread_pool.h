@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -16,15 +17,15 @@ namespace f1::cpu {
 
 class ThreadPool {
  public:
-  // (begin, end, thread index in 0..num_threads-1); must not throw.
+  // (begin, end, thread index in 0..num_threads-1).
   using Task = std::function<void(int64_t, int64_t, int)>;
 
-  explicit ThreadPool(int num_threads);
+  explicit ThreadPool(int num_threads);  // throws DeviceError when the system has no more threads
   ~ThreadPool();
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
-  // Runs `task` over [0, size) in chunks of `chunk`; returns when all are done. Calls from several
-  // threads take turns.
+  // Runs `task` over [0, size) in chunks of `chunk`; returns when all are done. Then throws what a
+  // chunk threw, if one did. Calls from several threads take turns.
   void run(int64_t size, int64_t chunk, const Task& task);
 
  private:
@@ -33,6 +34,7 @@ class ThreadPool {
     int64_t size = 0;
     int64_t chunk = 0;
   };
+  void stop();
   void work(int thread_index);
   void take_chunks(int thread_index);
 
@@ -44,6 +46,8 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> unfinished_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};
   std::atomic<bool> stopping_{false};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;  // the last that a chunk of this job threw
   std::vector<std::thread> workers_;
 };
 
