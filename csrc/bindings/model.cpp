@@ -60,7 +60,8 @@ py::array_t<float> logits(const Model& model, const TokenArray& token_ids, int c
   py::array_t<float> out({token_ids.shape(0), py::ssize_t{model.config().vocab_size}});
   float* data = out.mutable_data();
   const py::gil_scoped_release released;
-  run_logits(model, ids, chunk == 0 ? kDefaultChunk : chunk, data);
+  const int limit = static_cast<int>(std::max<size_t>(ids.size(), 1));
+  run_logits(model, ids, std::min(chunk == 0 ? kDefaultChunk : chunk, limit), data);
   return out;
 }
 

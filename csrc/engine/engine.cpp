@@ -61,14 +61,16 @@ std::vector<int64_t> Engine::begin_step() {
   if (!pending_.empty()) throw InvalidArgument("begin_step() again before finish_step()");
   const std::vector<Chunk>& chunks = scheduler_.schedule();
   if (chunks.empty()) return {};
-  fill_batch(chunks);
   try {
+    fill_batch(chunks);
     model_->forward(batch_, *cache_, *activations_);
   } catch (...) {
     pending_.clear();  // nothing was computed; the next step tries again
     throw;
   }
   scheduler_.commit();
+  ++num_steps_;
+  num_computed_tokens_ += batch_.num_tokens();
 
   std::vector<int64_t> sequence_ids;
   for (const Pending& pending : pending_) sequence_ids.push_back(pending.sequence->id);
@@ -110,8 +112,6 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
         {.sequence = sequence, .head_index = static_cast<int>(batch_.head_tokens.size())});
     batch_.head_tokens.push_back(batch_.num_tokens() - 1);
   }
-  ++num_steps_;
-  num_computed_tokens_ += batch_.num_tokens();
 }
 
 void Engine::list_legal_tokens(const TokenMasks& masks) {
@@ -120,9 +120,9 @@ void Engine::list_legal_tokens(const TokenMasks& masks) {
     const auto found = masks.find(pending.sequence->id);
     pending.mask = found == masks.end() ? nullptr : found->second;
     pending.is_listed = false;
+    pending.legal_begin = legal_tokens_.size();
     pending.num_legal = 0;
     if (pending.mask == nullptr) continue;
-    pending.legal_begin = legal_tokens_.size();
     pending.is_listed = f1::list_legal_tokens(pending.mask, model_->config().vocab_size,
                                               kMaxListedTokens, legal_tokens_);
     pending.num_legal = legal_tokens_.size() - pending.legal_begin;

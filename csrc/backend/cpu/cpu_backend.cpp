@@ -196,7 +196,7 @@ TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
 
 size_t CpuBackend::kv_page_bytes(const ModelConfig& config) const {
   return sizeof(uint16_t) * 2 * kPageSize * static_cast<size_t>(config.num_layers) *
-         static_cast<size_t>(config.num_kv_heads * config.head_dim);
+         static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
 }
 
 std::unique_ptr<KvCache> CpuBackend::make_kv_cache(const ModelConfig& config, int num_pages) {

@@ -30,15 +30,15 @@ OwnedRows::OwnedRows(int64_t max_tokens, int64_t inputs)
       rows{inputs,        values.data(),      codes.data(),
            scales.data(), scaled_sums.data(), minus_sums.data()} {}
 
-CpuActivations::CpuActivations(const ModelConfig& config, int max_tokens, int num_threads)
+CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, int num_threads)
     : config(config),
-      max_tokens_(max_tokens),
-      hidden(static_cast<size_t>(max_tokens) * static_cast<size_t>(config.hidden_size)),
+      max_tokens_(static_cast<int>(max_tokens)),
+      hidden(static_cast<size_t>(max_tokens * config.hidden_size)),
       normed(max_tokens, config.hidden_size),
       query(static_cast<size_t>(max_tokens * config.num_heads * config.head_dim)),
       new_keys(static_cast<size_t>(max_tokens * config.num_kv_heads * config.head_dim)),
       new_values(new_keys.size()),
-      attended(max_tokens, config.num_heads * config.head_dim),
+      attended(max_tokens, int64_t{config.num_heads} * config.head_dim),
       mlp(max_tokens, config.intermediate_size),
       final_rows(max_tokens, config.hidden_size),
       cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),

@@ -54,7 +54,7 @@ struct OwnedRows {
 };
 
 struct CpuActivations final : Activations {
-  CpuActivations(const ModelConfig& config, int max_tokens, int num_threads);
+  CpuActivations(const ModelConfig& config, int64_t max_tokens, int num_threads);
   int max_tokens() const override { return max_tokens_; }
   void read(Part part, std::span<float> out) const override;
   void write(Part part, std::span<const float> values) override;
