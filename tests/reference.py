@@ -234,6 +234,6 @@ def quantize_activations(x: NDArray[np.float32]) -> Array:
     """
     groups = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
     largest = np.abs(groups).max(-1, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
     scale = (largest / np.float32(127)).astype(np.float64)
     return (np.rint(groups * inverse) * scale).reshape(x.shape)

@@ -1,13 +1,12 @@
 // What one step computes: the tokens of all its sequences, flattened.
 //
-//   sequence       0           1                 2
-//   token_ids    [ a b c ]   [ d ]             [ e f g h ]        T = 8
-//   positions      4 5 6       91                0 1 2 3          where each stands in its sequence
-//   sequence_of    0 0 0       1                 2 2 2 2          B = 3
-//   page_ids     | 7 2 |  11 3 5 0 9 4 |  6 |                     position p lives in page
-//   page_begin   0     2               8    9                     page_ids[page_begin[b] + p /
-//   kPageSize] head_tokens        2       3                          7       S = 3 tokens whose
-//   logits are wanted
+//   sequence       0           1                    2
+//   token_ids    [ a b c ]   [ d ]                [ e f g h ]     T = 8
+//   positions      4 5 6       91                   0 1 2 3       where each stands in its sequence
+//   sequence_of    0 0 0       1                    2 2 2 2       B = 3
+//   page_ids     | 7     |   11 3 5 0 9 4       |   6       |     position p of sequence b lives in
+//   page_begin   0           1                      7         8   page_ids[page_begin[b] + p / 16]
+//   head_tokens        2       3                          7       S = 3: their logits are wanted
 #pragma once
 
 #include <cstdint>

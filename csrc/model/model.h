@@ -26,9 +26,13 @@ class Model {
  public:
   // `sources` maps canonical names (below) to tensors in mapped files; they are packed for the
   // backend here, in parallel. Throws InvalidArgument naming tensor, expected and found.
-  //   embed.weight [V, D]      head.weight [V, D] (absent: tied to embed)      final_norm.weight
-  //   [D] layers.N.attn_norm.weight [D]   layers.N.{q,k,v}.{weight,bias} layers.N.{q,k}_norm.weight
-  //   [E] layers.N.o.weight   layers.N.mlp_norm.weight [D]   layers.N.{gate,up,down}.weight
+  //
+  //   embed.weight [V, D]             head.weight [V, D], absent when tied to embed
+  //   final_norm.weight [D]
+  //   layers.N.attn_norm.weight [D]   layers.N.{q,k,v}.{weight,bias}   layers.N.o.weight
+  //                                   layers.N.{q,k}_norm.weight [E]
+  //   layers.N.mlp_norm.weight [D]    layers.N.{gate,up,down}.weight
+  //
   // Biases and q/k norms are optional. Weights are [outputs, inputs], inputs contiguous.
   Model(ModelConfig config, const std::map<std::string, TensorSource>& sources,
         std::shared_ptr<Backend> backend);

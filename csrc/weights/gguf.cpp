@@ -242,9 +242,9 @@ GgufFile read_gguf(const std::string& path) {
   const uint32_t version = cursor.number<uint32_t>("version");
   if (version != 2 && version != 3)
     cursor.fail("version", 4, concat("is ", version, ", supported are 2 and 3 (little-endian)"));
-  // The smallest entries: name length, dimensions, type, offset; key length, type, one byte.
-  const uint64_t num_tensors = cursor.count(24, "number of tensors");
-  const uint64_t num_metadata = cursor.count(13, "number of metadata entries");
+  // The smallest entries: name length, one dimension, type, offset; key length, type, one byte.
+  const uint64_t num_tensors = cursor.count(8 + 4 + 8 + 4 + 8, "number of tensors");
+  const uint64_t num_metadata = cursor.count(8 + 4 + 1, "number of metadata entries");
   std::set<std::string> keys;
   for (uint64_t i = 0; i < num_metadata; ++i) {
     const uint64_t at = cursor.offset();

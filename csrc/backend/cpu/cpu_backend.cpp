@@ -382,4 +382,10 @@ void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
   }
 }
 
+void CpuBackend::sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) {
+  pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) tokens[i] = samplers_[thread].sample(rows[i]);
+  });
+}
+
 }  // namespace f1

@@ -1,7 +1,6 @@
 // ggml's quantised blocks as they lie in files, and their one common reading:
 //
-//     value[i] = scale[i / 16] * (code[i] - kZero) + min[i / 32]          code: unsigned, kBits
-//     wide
+//     value[i] = scale[i / 16] * (code[i] - kZero) + min[i / 32]     codes: unsigned, of kBits bits
 //
 // Everything that reads a file's blocks goes through their methods: packing, embedding, head rows.
 // Layouts: ggml-common.h and the dequantisers in ggml-quants.c of github.com/ggml-org/ggml.

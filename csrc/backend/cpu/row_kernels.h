@@ -34,7 +34,8 @@ struct RowKernels {
       const F32 a = L::load(values + g * kGroup), b = L::load(values + g * kGroup + 16);
       const float largest = L::largest(L::max(L::abs(a), L::abs(b)));
       const float scale = largest / 127.0f;
-      const F32 inverse = L::set(largest > 0.0f ? 127.0f / largest : 0.0f);
+      // Below that 127 / largest could be infinite; such a group counts as zeros.
+      const F32 inverse = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
       const I32 code_a = L::to_i32(L::round(L::mul(a, inverse)));
       const I32 code_b = L::to_i32(L::round(L::mul(b, inverse)));
       int8_t* codes = rows.codes + t * width + g * kGroup;

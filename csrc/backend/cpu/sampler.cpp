@@ -1,23 +1,14 @@
 // Sampling on the host. The passes over all V logits are written as loops over fixed blocks, which
 // compilers turn into vector code and which add up in one order on every machine.
+#include "backend/cpu/sampler.h"
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 
-#include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/sampler.h"
-
-namespace f1 {
-
-void CpuBackend::sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) {
-  pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) tokens[i] = samplers_[thread].sample(rows[i]);
-  });
-}
-
-namespace cpu {
+namespace f1::cpu {
 namespace {
 
 constexpr int kBlock = 256;
@@ -325,5 +316,4 @@ int Sampler::find(double target) const {
   return last;
 }
 
-}  // namespace cpu
-}  // namespace f1
+}  // namespace f1::cpu
