@@ -22,6 +22,12 @@ def nested(levels: int) -> dict[str, Any]:
     return schema
 
 
+def doubling(levels: int) -> dict[str, Any]:
+    """Definitions that each hold a value to the next one twice."""
+    twice = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(levels)}
+    return twice | {str(levels): {"type": "string"}}
+
+
 ACCEPTED = {
     "no properties": Tool("f"),
     "a property named pattern": tool(pattern={"type": "string", "pattern": "^a+$"}),
@@ -54,6 +60,27 @@ REFUSED = {
         Tool("f", "", {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "properties": {}}),
         "cycle",
     ),
+    "cycle through dependentSchemas": (
+        Tool("f", "", {"dependentSchemas": {"a": {"$ref": "#"}}}),
+        "cycle",
+    ),
+    "cycle through $dynamicRef": (tool(x={"$dynamicRef": "#/properties/x"}), "cycle"),
+    "doubling references": (
+        Tool("f", "", {"$defs": doubling(30), "properties": {"x": {"$ref": "#/$defs/0"}}}),
+        "subschemas for one value",
+    ),
+    "many references in a row": (
+        Tool(
+            "f",
+            "",
+            {"$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(2000)} | {"2000": {}}},
+        ),
+        "in a row",
+    ),
+    "reference to what is no schema": (
+        Tool("f", "", {"properties": {"x": {"$ref": "#/x-y"}}, "x-y": {"pattern": "(?=a)"}}),
+        "does not resolve",
+    ),
     "remote reference": (tool(x={"$ref": "https://example.com/s.json"}), "does not resolve"),
     "dangling reference": (tool(x={"$ref": "#/$defs/none"}), "does not resolve"),
     "too deep": (tool(x=nested(MAX_SCHEMA_DEPTH + 1)), "nested deeper"),
@@ -77,12 +104,27 @@ def test_refused_naming_tool_and_place(case: str) -> None:
 
 
 STRING = {"type": "string"}
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 INVALID = {
     "not JSON": (tool(x=STRING), "{", "not JSON"),
     "not an object": (tool(x=STRING), "[]", "must be a JSON object"),
     "wrong type": (tool(x=STRING), '{"x": 1}', "x: 1 is not of type 'string'"),
     "pattern": (tool(x={"pattern": "^a$"}), '{"x": "b"}', "does not match"),
     "exponential pattern": (tool(x={"pattern": "^(a+)+$"}), f'{{"x": "{"a" * 60}!"}}', "match"),
+    "exponential pattern below a $schema": (
+        tool(x={"$schema": DRAFT, "pattern": "^(a+)+$"}),
+        f'{{"x": "{"a" * 60}!"}}',
+        "match",
+    ),
+    "exponential pattern behind a reference to a root with $schema": (
+        Tool(
+            "f",
+            "",
+            {"$schema": DRAFT, "properties": {"x": {"pattern": "^(a+)+$"}, "again": {"$ref": "#"}}},
+        ),
+        f'{{"again": {{"x": "{"a" * 60}!"}}}}',
+        "match",
+    ),
     "unknown property": (
         Tool("f", "", {"properties": {"x": STRING}, "additionalProperties": False}),
         '{"y": 1}',

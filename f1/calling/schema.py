@@ -7,7 +7,6 @@ resolve inside the schema only (its default registry fetches remote ones).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -28,6 +27,7 @@ MAX_SCHEMA_BYTES = 65_536
 MAX_SCHEMA_DEPTH = 64
 MAX_PATTERN_CHARS = 512
 MAX_ARGUMENT_DEPTH = 64
+MAX_APPLIED = 4096  # subschemas that one value is held to, references followed
 
 # Where subschemas stand: keywords that hold one, a list of them, a map of them.
 _ONE = (
@@ -39,6 +39,7 @@ _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "defini
 # Those that apply to the very same value: a cycle through these alone never ends.
 _IN_PLACE = ("not", "if", "then", "else")
 _IN_PLACE_LISTS = ("allOf", "anyOf", "oneOf")
+_REFERENCES = ("$ref", "$dynamicRef")
 
 
 def check_tool(tool: Tool) -> None:
@@ -79,7 +80,10 @@ def validate(schema: JsonSchema, value: object) -> str | None:
     """None when `value` satisfies the (checked) schema; else the most telling error."""
     if _deeper_than(value, MAX_ARGUMENT_DEPTH):
         return f"nested deeper than {MAX_ARGUMENT_DEPTH} levels"
-    error = best_match(_validator(schema_text(schema, "schema")).iter_errors(value))
+    try:
+        error = best_match(_validator(schema_text(schema, "schema")).iter_errors(value))
+    except RecursionError:  # levels of the value times references of the schema
+        return "nested too deep to be checked"
     if error is None:
         return None
     path = error.json_path.removeprefix("$").removeprefix(".")
@@ -101,10 +105,6 @@ def schema_text(schema: JsonSchema, param: str) -> bytes:
     return text
 
 
-def schema_hash(schema: JsonSchema) -> str:
-    return hashlib.sha256(schema_text(schema, "schema")).hexdigest()
-
-
 # --- checking ----------------------------------------------------------------------------------
 
 
@@ -115,17 +115,29 @@ def _check(text: bytes, param: str) -> None:
     if error is not None:
         raise InvalidSchema(f"{param}{error.json_path[1:]}: {error.message}", param=param)
     resolver = _resolver(schema)
-    for path, subschema in _subschemas(schema, param):
+    subschemas = list(_subschemas(schema, param))
+    checked = {id(subschema) for _, subschema in subschemas}
+    for path, subschema in subschemas:
         for pattern in _patterns(subschema):
             _check_pattern(pattern, path)
-        reference = subschema.get("$ref", subschema.get("$dynamicRef"))
-        if reference is not None:
-            try:
-                resolver.lookup(reference)
-            except (Unresolvable, ValueError):
+        for reference in (subschema[key] for key in _REFERENCES if key in subschema):
+            if not _leads_to(reference, resolver, checked):
                 message = f"{path}: $ref {reference!r} does not resolve inside the schema"
-                raise InvalidSchema(message, param=param) from None
-    _check_ends(schema, resolver, param)
+                raise InvalidSchema(message, param=param)
+    try:
+        _check_ends(schema, resolver, param)
+    except RecursionError:
+        message = f"{param}: too many references in a row"
+        raise InvalidSchema(message, param=param) from None
+
+
+def _leads_to(reference: str, resolver: Any, checked: set[int]) -> bool:
+    """Whether it leads to a schema, not to something else or to what nobody has checked."""
+    try:
+        target = resolver.lookup(reference).contents
+    except (Unresolvable, ValueError):
+        return False
+    return isinstance(target, bool) or id(target) in checked
 
 
 def _patterns(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -145,7 +157,7 @@ def _check_pattern(pattern: str, path: str) -> None:
         raise InvalidSchema(f"{path}: pattern {pattern!r} is not supported: {reason}") from None
 
 
-def _subschemas(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _subschemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object schema inside `schema`, itself first, with its path."""
     if not isinstance(schema, dict):
         return
@@ -161,31 +173,36 @@ def _subschemas(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _check_ends(schema: Any, resolver: Any, param: str) -> None:
-    """Refuses references that lead back to themselves without going into a value."""
-    finished: set[int] = set()
+    """Refuses references that lead back to themselves without going into a value, and those that
+    double at every step (twenty `allOf` of two make a million)."""
+    applied: dict[int, int] = {}  # subschemas a value is held to, by node; 0 while counting
 
-    def visit(node: Any, trail: frozenset[int]) -> None:
-        if not isinstance(node, dict) or id(node) in finished:
-            return
-        if id(node) in trail:
+    def count(node: Any) -> int:
+        if not isinstance(node, dict):
+            return 1
+        if id(node) not in applied:
+            applied[id(node)] = 0
+            applied[id(node)] = 1 + sum(map(count, _in_place(node, resolver)))
+        if not applied[id(node)]:
             raise InvalidSchema(f"{param}: $ref cycle that never reaches a value", param=param)
-        trail |= {id(node)}
-        for target in _in_place(node, resolver):
-            visit(target, trail)
-        finished.add(id(node))
+        return applied[id(node)]
 
-    for _, subschema in _subschemas(schema, param):
-        visit(subschema, frozenset())
+    for path, subschema in _subschemas(schema, param):
+        if (found := count(subschema)) > MAX_APPLIED:
+            message = f"{path}: {found} subschemas for one value, the limit is {MAX_APPLIED}"
+            raise InvalidSchema(message, param=param)
 
 
 def _in_place(schema: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
-    if isinstance(reference := schema.get("$ref"), str):
-        yield resolver.lookup(reference).contents
+    for key in _REFERENCES:
+        if key in schema:
+            yield resolver.lookup(schema[key]).contents
     for key in _IN_PLACE:
         if key in schema:
             yield schema[key]
     for key in _IN_PLACE_LISTS:
         yield from schema.get(key, ())
+    yield from schema.get("dependentSchemas", {}).values()
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
@@ -223,7 +240,11 @@ def _resolver(schema: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _validator(text: bytes) -> Any:
-    return _SafeValidator(orjson.loads(text), registry=Registry())
+    schema = orjson.loads(text)
+    for _, subschema in _subschemas(schema, ""):
+        # Below the root it would bring back the library's own validator, which matches with `re`.
+        subschema.pop("$schema", None)
+    return _SafeValidator(schema, registry=Registry())
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -277,7 +298,7 @@ def _evaluated(validator: Any, instance: Mapping[str, Any], schema: Any) -> set[
     for keyword in ("additionalProperties", "unevaluatedProperties"):
         if keyword in schema:
             keys |= {k for k, v in instance.items() if _holds(validator, v, schema[keyword])}
-    for keyword in ("$ref", "$dynamicRef"):
+    for keyword in _REFERENCES:
         if keyword in schema:
             found = validator._resolver.lookup(schema[keyword])
             inner = validator.evolve(schema=found.contents, _resolver=found.resolver)
