@@ -205,6 +205,23 @@ def test_only_given_names_are_legal(kit: Kit) -> None:
     assert not is_legal(turn, kit.tokenizer.encode_prompt("stock")[0])
 
 
+@pytest.mark.parametrize("name", ["name", "arguments", "parameters", "function"])
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_tools_named_like_the_syntax(kit: Kit, family: Family, name: str) -> None:
+    request = replace(ASK, tools=(Tool("get_time"), Tool(name)))
+    made = [ToolCall("1", "get_time", "{}"), ToolCall("2", name, "{}")]
+    events = list(kit.follow(kit.turn(request, family), family.write_calls(made)))
+    assert calls(events) == [("get_time", {}), (name, {})]
+
+
+def test_nothing_follows_a_stop_string(kit: Kit) -> None:
+    """Not even where it was found in what only began like a call."""
+    turn = kit.turn(replace(ASK, stop=("get_time",)), family_for("qwen2.5-coder"))
+    written = '```json\n{"name": "get_time"} and more'
+    assert text(list(kit.follow(turn, written))) == '```json\n{"name": "'
+    assert turn.ended
+
+
 def test_a_fence_that_names_no_tool_stays_text(kit: Kit) -> None:
     for written in ('```json\n{"port": 8080}\n```', '```json\n{"name": "Ann", "age": 3}\n```'):
         turn = kit.turn(ASK, family_for("qwen2.5-coder"))
@@ -224,6 +241,15 @@ def test_a_response_format_leaves_room_for_calls(kit: Kit) -> None:
     written = family.write_calls([ToolCall("1", "get_time", "{}")])
     assert calls(list(kit.follow(kit.turn(request, family), written))) == [("get_time", {})]
     assert not is_legal(kit.turn(request, family), kit.tokenizer.encode_prompt("Sure")[0])
+
+
+def test_content_that_begins_like_a_call(kit: Kit) -> None:
+    schema = {"type": "object", "properties": {"names": {"type": "array"}}, "required": ["names"]}
+    request = replace(ASK, response_format=ResponseFormat("json_schema", schema))
+    turn = kit.turn(request, family_for("llama-3"))
+    written = '{"names": ["get_time"]}'
+    assert text(list(kit.follow(turn, written))) == written
+    assert turn.ended
 
 
 @pytest.mark.parametrize("seed", range(8))

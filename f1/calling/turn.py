@@ -172,7 +172,7 @@ class Turn:
         if self._alternative is not None:
             if not self._alternative.accept(token_id):
                 self._state, self._alternative = "content", None
-                self._emit(self._content.push(self._buffer))
+                self._read(self._buffer)
             elif not accepted:
                 self._state, self._segment, self._alternative = "head", self._alternative, None
                 accepted = True
@@ -184,10 +184,10 @@ class Turn:
             case "text":
                 text, opened = self._opening.push(data)
                 self._emit(self._content.push(text))
+                if opened is not None and not self._content.stopped:
+                    self._open(opened)
                 if self._content.stopped:
                     self._state = "ended"
-                elif opened is not None:
-                    self._open(opened)
             case "content":
                 self._emit(self._content.push(data))
                 if self._json:
@@ -224,8 +224,9 @@ class Turn:
     def _read_name(self) -> str:
         if self._state == "middle" and self._tool is not None:
             return self._tool.name
-        quoted = re.findall(rb'"([^"]*)"', self._buffer)
-        return next(tool.name for q in reversed(quoted) if (tool := self._tools.get(q.decode())))
+        quoted: list[str] = re.findall(r'"([^"]*)"', self._buffer.decode())
+        behind = self._form.arguments.count('"') // 2  # quoted, too, but no name
+        return quoted[-1 - behind]
 
     def _begin_arguments(self, name: str) -> None:
         self._tool = self._tools[name]
