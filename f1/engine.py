@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,8 @@ class AsyncEngine:
         events: asyncio.Queue[Event | F1Error] = asyncio.Queue()
 
         def send(event: Event | F1Error) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            with suppress(RuntimeError):  # the caller's loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         choices = await asyncio.to_thread(self._prepare, request, send)
         self._post(lambda: self._submit(choices))
@@ -135,7 +136,7 @@ class AsyncEngine:
 
     def healthy(self) -> bool:
         """The stepping thread lives and, when it has work, has made a step lately."""
-        idle = not self._running and self._inbox.empty()
+        idle = not self._running
         recent = time.monotonic() - self._progress < STALLED_SECONDS
         return self._failure is None and self._thread.is_alive() and (idle or recent)
 
@@ -224,16 +225,24 @@ class AsyncEngine:
                     self._step()
                 self._progress = time.monotonic()
         except Exception as error:
-            self._fail_all(EngineStopped(f"the engine failed: {error}"))
+            log.exception("the engine failed")
+            stopped = EngineStopped("the engine failed; its log has more")
+            stopped.__cause__ = error
+            self._fail_all(stopped)
 
     def _obey(self, *, wait: bool) -> None:
         if wait:
-            self._inbox.get()()
+            command = self._inbox.get()
+            self._progress = time.monotonic()  # to have waited for work is not to be stuck
+            command()
         while not self._inbox.empty():
             self._inbox.get()()
 
     def _submit(self, choices: Iterable[_Choice]) -> None:
         for choice in choices:
+            if self._failure is not None:
+                choice.send(self._failure)
+                return
             try:
                 choice.sequence_id = self._core.submit(choice.core_request)
             except ValueError as error:
@@ -268,7 +277,10 @@ class AsyncEngine:
             self._abort([choice])
             if not isinstance(error, F1Error):
                 log.exception("a turn failed")
-                error = F1Error(f"internal error: {error}", code="internal_error")
+                # Messages of libraries hold paths and addresses: they are not for the wire.
+                failed = F1Error("internal error; the log has more", code="internal_error")
+                failed.__cause__ = error
+                error = failed
             choice.send(error)
 
     def _take(self, choice: _Choice, output: _core.StepOutput) -> None:
@@ -309,12 +321,12 @@ class AsyncEngine:
         return TokenLogprob(data.decode("utf-8", "replace"), logprob, data, top)
 
     def _fail_all(self, error: F1Error) -> None:
-        self._failure = error
-        while not self._inbox.empty():
-            self._inbox.get()()
+        self._failure = error  # from here on nothing is submitted
         for choice in self._running.values():
             choice.send(error)
         self._running.clear()
+        while not self._inbox.empty():
+            self._inbox.get()()
 
 
 def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:

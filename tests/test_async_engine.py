@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from generated import request as generated_request
 
 from f1.calling.schema import validate_arguments
 from f1.engine import AsyncEngine
-from f1.errors import ConstraintError, ContextLengthExceeded, F1Error, InvalidRequest, InvalidSchema
+from f1.errors import (
+    ConstraintError,
+    ContextLengthExceeded,
+    EngineStopped,
+    F1Error,
+    InvalidRequest,
+    InvalidSchema,
+)
 from f1.planning.orchestrator import gather
 from f1.settings import Settings
 from f1.types import (
@@ -145,6 +154,77 @@ async def test_control_tokens_in_text_are_text(engine: AsyncEngine) -> None:
     (plain,) = await complete(engine, ask("x", max_tokens=1))
     (spelled,) = await complete(engine, ask(hostile, max_tokens=1))
     assert spelled.usage.prompt_tokens > plain.usage.prompt_tokens + 15
+
+
+class Watched:
+    """The core, with something done before each step."""
+
+    def __init__(self, core: object, before_step: Callable[[], None]):
+        self.core = core
+        self.before_step = before_step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.core, name)
+
+    def begin_step(self) -> Any:
+        self.before_step()
+        return self.core.begin_step()  # type: ignore[attr-defined]
+
+
+class SlowInbox:
+    """The inbox; whoever waits for work waits for hours."""
+
+    def __init__(self, inbox: Any, clock: SimpleNamespace):
+        self.empty, self.put = inbox.empty, inbox.put
+        self.inbox, self.clock = inbox, clock
+
+    def get(self) -> Any:
+        hours = 10_000.0 if self.inbox.empty() else 0.0
+        command = self.inbox.get()
+        self.clock.now += hours
+        return command
+
+
+async def test_a_pause_without_work_is_not_being_stuck(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("f1.engine.time", clock)
+    monkeypatch.setattr(engine, "_inbox", SlowInbox(engine._inbox, clock))
+    await complete(engine, ask("Hi", max_tokens=1))  # the next get is the slow one's
+    healthy: list[bool] = []
+    watched = Watched(engine._core, lambda: healthy.append(engine.healthy()))
+    monkeypatch.setattr(engine, "_core", watched)
+    await complete(engine, ask("Hi", max_tokens=2))
+    assert healthy
+    assert all(healthy)
+
+
+def test_a_caller_whose_loop_is_gone_harms_no_other(engine: AsyncEngine) -> None:
+    loop = asyncio.new_event_loop()
+    events = engine.generate(ask("Tell a long story.", max_tokens=30))
+    loop.run_until_complete(anext(events))
+    loop.close()
+    (completion,) = asyncio.run(complete(engine, ask("Hi", max_tokens=40)))
+    assert completion.usage.completion_tokens > 0
+
+
+async def test_a_broken_core_ends_every_request(
+    smollm_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = AsyncEngine.start(str(smollm_path), Settings(max_sequences=2))
+
+    def fail() -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(engine, "_core", Watched(engine._core, fail))
+    for _ in range(2):  # in flight when it breaks; come too late
+        with pytest.raises(EngineStopped, match="the engine failed") as caught:
+            await complete(engine, ask("Hi"))
+        assert str(caught.value.__cause__) == "out of order"
+    assert not engine.healthy()
+    assert "out of order" in caplog.text
+    engine.close()
 
 
 REFUSED: dict[str, tuple[GenerateRequest, type[F1Error], str]] = {
