@@ -68,7 +68,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu scalar", "cpu avx512"
 
-  // kTable keeps reading tensor.data, so the caller keeps it alive.
+  // kTable keeps reading tensor.data, so the caller keeps it alive. What is packed must not outlive
+  // the backend. Not for several threads at once.
   virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
   virtual size_t kv_page_bytes(const ModelConfig& config) const = 0;
   virtual std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) = 0;

@@ -181,15 +181,13 @@ TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
     return vector;
   }
   auto matrix = std::make_unique<MatrixTensor>();
-  matrix->panels = {tensor.dtype, tensor.rows, tensor.inputs,
-                    panel_bytes(tensor.dtype, tensor.inputs), nullptr};
-  const int64_t num_panels = matrix->panels.num_panels();
-  matrix->memory = Buffer<std::byte>(static_cast<size_t>(num_panels) * matrix->panels.panel_bytes);
-  matrix->panels.data = matrix->memory.data();
-  pool_.run(num_panels, kPanelChunk, [&](int64_t begin, int64_t end, int) {
+  const size_t bytes = panel_bytes(tensor.dtype, tensor.inputs);
+  matrix->panels = {tensor.dtype, tensor.rows, tensor.inputs, bytes, nullptr};
+  std::byte* memory = packed_.allocate(matrix->num_bytes());
+  matrix->panels.data = memory;
+  pool_.run(matrix->panels.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel)
-      pack_panel(tensor, panel,
-                 matrix->memory.data() + static_cast<size_t>(panel) * matrix->panels.panel_bytes);
+      pack_panel(tensor, panel, memory + static_cast<size_t>(panel) * bytes);
   });
   return matrix;
 }

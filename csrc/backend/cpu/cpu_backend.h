@@ -6,6 +6,7 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/sampler.h"
 #include "backend/cpu/thread_pool.h"
+#include "core/arena.h"
 
 namespace f1 {
 
@@ -35,6 +36,7 @@ class CpuBackend final : public Backend {
  private:
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;
+  Arena packed_;  // all matrices
   std::vector<cpu::Sampler> samplers_;  // one a thread
 };
 

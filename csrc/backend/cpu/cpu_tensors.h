@@ -11,9 +11,10 @@
 namespace f1::cpu {
 
 struct MatrixTensor final : DeviceTensor {
-  size_t num_bytes() const override { return memory.num_bytes(); }
-  Buffer<std::byte> memory;
-  PanelMatrix panels{};
+  size_t num_bytes() const override {
+    return static_cast<size_t>(panels.num_panels()) * panels.panel_bytes;
+  }
+  PanelMatrix panels{};  // in the backend's arena
 };
 
 struct TableTensor final : DeviceTensor {
