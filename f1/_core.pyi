@@ -17,9 +17,12 @@ class GgufFile:
 
 def read_gguf(path: str) -> GgufFile: ...
 
+class MappedFile:
+    def __init__(self, path: str) -> None: ...
+
 class TensorSource:
     def __init__(
-        self, path: str, offset: int, num_bytes: int, dtype: str, shape: Sequence[int]
+        self, file: MappedFile, offset: int, num_bytes: int, dtype: str, shape: Sequence[int]
     ) -> None: ...
     @property
     def dtype(self) -> str: ...

@@ -69,8 +69,9 @@ def tiny_model(
         rope_inv_freq=[10000.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)],
         rope_interleaved=False,
     )
+    mapped = _core.MappedFile(str(path))
     tensors = {
-        name: _core.TensorSource(str(path), offset, num_bytes, "F32", list(shape))
+        name: _core.TensorSource(mapped, offset, num_bytes, "F32", list(shape))
         for name, (offset, num_bytes, shape) in sources.items()
     }
     return _core.Model(config, tensors, num_threads=num_threads, isa=isa)

@@ -217,7 +217,7 @@ def test_sources_are_checked(
     path = tmp_path / "raw"
     path.write_bytes(bytes(136))
     with pytest.raises(_core.InvalidArgument, match=message):
-        _core.TensorSource(str(path), offset, num_bytes, dtype, shape)
+        _core.TensorSource(_core.MappedFile(str(path)), offset, num_bytes, dtype, shape)
 
 
 def test_a_real_file(smollm_path: Path) -> None:

@@ -122,8 +122,9 @@ def write(
             placed.append((name, file.tell(), len(data), dtype, shape))
             file.write(data.tobytes())
             file.write(bytes(-len(data) % 32))
+    mapped = _core.MappedFile(str(path))
     for name, offset, size, dtype, shape in placed:
-        sources[name] = _core.TensorSource(str(path), offset, size, dtype, list(shape))
+        sources[name] = _core.TensorSource(mapped, offset, size, dtype, list(shape))
     return TinyFile(dims, sources, weights)
 
 

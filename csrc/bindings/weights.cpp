@@ -1,4 +1,4 @@
-// Python's view of files: read_gguf() and TensorSource.
+// Python's view of files: read_gguf(), MappedFile and TensorSource.
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
@@ -57,10 +57,9 @@ PythonGguf read_gguf_for_python(const std::string& path) {
   return result;
 }
 
-TensorSource make_source(const std::string& path, uint64_t offset, uint64_t num_bytes,
+TensorSource make_source(std::shared_ptr<MappedFile> file, uint64_t offset, uint64_t num_bytes,
                          const std::string& dtype, std::vector<int64_t> shape) {
-  TensorSource source{std::make_shared<const MappedFile>(path), offset, num_bytes,
-                      dtype_from_name(dtype), std::move(shape)};
+  TensorSource source{std::move(file), offset, num_bytes, dtype_from_name(dtype), std::move(shape)};
   source.tensor(concat("at offset ", offset));  // checks
   return source;
 }
@@ -76,9 +75,13 @@ void bind_weights(py::module_& module) {
   module.def("read_gguf", &read_gguf_for_python, py::arg("path"),
              "Read a GGUF file's metadata and tensor table. Raises InvalidArgument naming the "
              "tensor or key, the field and the offset.");
+  py::class_<MappedFile, std::shared_ptr<MappedFile>>(module, "MappedFile")
+      .def(py::init<const std::string&>(), py::arg("path"),
+           "Map a file, read-only; all its tensors share the mapping. Raises InvalidArgument when it "
+           "cannot be opened or is empty.");
   py::class_<TensorSource>(module, "TensorSource")
-      .def(py::init(&make_source), py::arg("path"), py::arg("offset"), py::arg("num_bytes"),
-           py::arg("dtype"), py::arg("shape"),
+      .def(py::init(&make_source), py::arg("file").none(false), py::arg("offset"),
+           py::arg("num_bytes"), py::arg("dtype"), py::arg("shape"),
            "A tensor's bytes in a file; raises InvalidArgument when they leave the file or do not "
            "fit dtype and shape (outermost dimension first).")
       .def_property_readonly("dtype",

@@ -87,9 +87,11 @@ def load_model(checkpoint: Checkpoint, *, num_threads: int = 0, isa: str = "auto
     fields: dict[str, Any] = asdict(checkpoint.config)
     config = _core.ModelConfig(**fields | {"rope_inv_freq": list(fields["rope_inv_freq"])})
     try:
+        paths = {ref.path for ref in checkpoint.tensors.values()}
+        files = {path: _core.MappedFile(str(path)) for path in paths}
         sources = {
             name: _core.TensorSource(
-                str(ref.path), ref.offset, ref.num_bytes, ref.dtype, list(ref.shape)
+                files[ref.path], ref.offset, ref.num_bytes, ref.dtype, list(ref.shape)
             )
             for name, ref in checkpoint.tensors.items()
         }
