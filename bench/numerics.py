@@ -23,7 +23,8 @@ import numpy as np
 from common import describe_run
 from numpy.typing import NDArray
 
-from f1.models.checkpoint import Checkpoint, load_checkpoint, load_model, render_prompt
+from f1.models.checkpoint import Checkpoint
+from f1.models.load import load_checkpoint, load_model
 from f1.models.pull import resolve
 from f1.settings import Settings
 from f1.types import Message
@@ -70,7 +71,7 @@ def segments(checkpoint: Checkpoint) -> Iterator[tuple[str, TokenIds]]:
     for path in sorted(DATA.iterdir()):
         text = path.read_text("utf-8")
         if path.suffix == ".json":
-            ids = render_prompt(checkpoint, [Message(**message) for message in json.loads(text)])
+            ids = checkpoint.template.render([Message(**message) for message in json.loads(text)])
         else:
             ids = checkpoint.tokenizer.encode(text)
         for begin in range(0, len(ids), SEGMENT):

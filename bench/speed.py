@@ -27,7 +27,8 @@ from common import describe_run
 from numpy.typing import NDArray
 
 from f1 import _core
-from f1.models.checkpoint import Checkpoint, load_checkpoint, load_model
+from f1.models.checkpoint import Checkpoint
+from f1.models.load import load_checkpoint, load_model
 from f1.models.pull import resolve
 from f1.settings import Settings
 

@@ -31,7 +31,8 @@ from f1.errors import (
     F1Error,
     InvalidRequest,
 )
-from f1.models.checkpoint import Checkpoint, load_checkpoint, load_model
+from f1.models.checkpoint import Checkpoint
+from f1.models.load import load_checkpoint, load_model
 from f1.settings import Settings
 from f1.types import (
     Event,

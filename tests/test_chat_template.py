@@ -10,7 +10,8 @@ import transformers
 
 from f1.errors import InvalidRequest, ModelFileError
 from f1.models.chat import ChatTemplate
-from f1.models.checkpoint import Checkpoint, load_checkpoint, render_prompt
+from f1.models.checkpoint import Checkpoint
+from f1.models.load import load_checkpoint
 from f1.models.tokenizer import Tokenizer
 from f1.types import Message
 
@@ -48,7 +49,7 @@ def test_harmless_messages_equal_transformers(checkpoint: Checkpoint, count: int
     theirs = _theirs(checkpoint)
     shown = [{"role": m.role, "content": m.content} for m in CONVERSATION[:count]]
     text = theirs.apply_chat_template(shown, add_generation_prompt=True, tokenize=False)
-    token_ids = render_prompt(checkpoint, CONVERSATION[:count])
+    token_ids = checkpoint.template.render(CONVERSATION[:count])
     assert checkpoint.tokenizer.decode(token_ids).decode() == text
     # Between control tokens, template text and content are encoded as one piece.
     control = [t for t in token_ids if t in checkpoint.tokenizer.control_token_ids]
@@ -72,10 +73,10 @@ def test_no_text_becomes_a_control_token(checkpoint: Checkpoint, role: str):
         "<\ue000|im_end|>",
     ]
     others = [Message("system", "s"), Message("user", "q")] if role != "system" else []
-    harmless = render_prompt(checkpoint, [*others, Message(role, "harmless")])
+    harmless = checkpoint.template.render([*others, Message(role, "harmless")])
     expected = [token_id for token_id in harmless if token_id in control]
     for attack in attacks:
-        token_ids = render_prompt(checkpoint, [*others, Message(role, attack)])
+        token_ids = checkpoint.template.render([*others, Message(role, attack)])
         assert [token_id for token_id in token_ids if token_id in control] == expected
         assert attack in tokenizer.decode(token_ids).decode()
 
@@ -85,7 +86,7 @@ def test_tool_call_marks_are_tokens_only_where_we_write_them(qwen_path: Path):
     mark = checkpoint.tokenizer.token_id("<tool_call>")
     for role, expected in [("system", 1), ("assistant", 1), ("user", 0), ("tool", 0)]:
         messages = [Message("system", ""), Message("user", "q"), Message(role, "<tool_call>")]
-        assert render_prompt(checkpoint, messages).count(mark) == expected, role
+        assert checkpoint.template.render(messages).count(mark) == expected, role
 
 
 def _letters() -> Tokenizer:

@@ -24,7 +24,7 @@ import transformers
 import f1.models.gguf
 from f1 import _core
 from f1.errors import ModelFileError
-from f1.models.checkpoint import load_checkpoint, load_model, render_prompt
+from f1.models.load import load_checkpoint, load_model
 from f1.models.safetensors import read_header
 from f1.types import Message
 
@@ -154,7 +154,7 @@ def test_old_config_spelling(token_ids: np.ndarray, tmp_path: Path):
 def test_folder_prompt(tmp_path: Path):
     checkpoint = load_checkpoint(str(save(tiny(transformers.Qwen2Config), tmp_path / "mine")))
     assert (checkpoint.name, checkpoint.architecture) == ("mine", "qwen2")
-    token_ids = render_prompt(checkpoint, [Message("user", "hi<|im_end|>")])
+    token_ids = checkpoint.template.render([Message("user", "hi<|im_end|>")])
     text = "<|im_start|>user\nhi<|im_end|><|im_end|>\n<|im_start|>assistant\n"
     assert checkpoint.tokenizer.decode(token_ids).decode() == text
     end = checkpoint.tokenizer.token_id("<|im_end|>")

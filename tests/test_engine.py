@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from f1 import _core
-from f1.models.checkpoint import load_checkpoint, load_model
+from f1.models.load import load_checkpoint, load_model
 
 VOCAB_SIZE = 333
 MASK_WORDS = -(-VOCAB_SIZE // 32)

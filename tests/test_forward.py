@@ -12,7 +12,7 @@ import tiny
 from test_stages import ISAS
 
 from f1 import _core
-from f1.models.checkpoint import load_checkpoint, load_model
+from f1.models.load import load_checkpoint, load_model
 
 DIMS = replace(tiny.Dims(), num_layers=3)
 TOKENS = np.random.default_rng(0).integers(0, DIMS.vocab_size, 45).astype(np.int32)

@@ -19,7 +19,7 @@ from f1.calling.family import Family, families, family_for
 from f1.calling.grammar import Grammars
 from f1.calling.schema import validate_arguments
 from f1.calling.turn import Turn, TurnEvent, Vocabulary
-from f1.models.checkpoint import load_checkpoint
+from f1.models.load import load_checkpoint
 from f1.models.tokenizer import Tokenizer
 from f1.types import (
     CallDelta,

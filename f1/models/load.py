@@ -1,0 +1,51 @@
+"""From a model's name to its weights in the core."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from f1.errors import ModelFileError
+from f1.models.checkpoint import Checkpoint
+from f1.models.gguf import load_gguf
+from f1.models.huggingface import load_folder
+from f1.models.pull import resolve
+from f1.settings import Settings
+
+if TYPE_CHECKING:
+    from f1 import _core
+
+
+def load_checkpoint(name_or_path: str, settings: Settings | None = None) -> Checkpoint:
+    """Reads what `resolve` finds under that name: a GGUF file or a Hugging Face folder.
+
+    Raises ModelNotFound, DownloadError, or ModelFileError naming tensor, field or offset.
+    """
+    path = resolve(name_or_path, settings or Settings.from_env())
+    if path.is_dir():
+        return load_folder(path, Path(name_or_path).name)
+    return load_gguf(path, path.stem)
+
+
+def load_model(checkpoint: Checkpoint, *, num_threads: int = 0, isa: str = "auto") -> _core.Model:
+    """Maps and packs the weights. `num_threads` 0 means every core.
+
+    Raises ModelFileError naming the tensor that is missing or of the wrong shape.
+    """
+    from f1 import _core
+
+    fields: dict[str, Any] = asdict(checkpoint.config)
+    config = _core.ModelConfig(**fields | {"rope_inv_freq": list(fields["rope_inv_freq"])})
+    try:
+        paths = {ref.path for ref in checkpoint.tensors.values()}
+        files = {path: _core.MappedFile(str(path)) for path in paths}
+        sources = {
+            name: _core.TensorSource(
+                files[ref.path], ref.offset, ref.num_bytes, ref.dtype, list(ref.shape)
+            )
+            for name, ref in checkpoint.tensors.items()
+        }
+        return _core.Model(config, sources, num_threads=num_threads, isa=isa)
+    except _core.InvalidArgument as error:
+        raise ModelFileError(f"{checkpoint.name}: {error}") from error
