@@ -6,9 +6,11 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from f1.errors import EngineStopped
 
 T = TypeVar("T")
 Source = Callable[[], AsyncGenerator[T]]
@@ -25,7 +27,10 @@ class _Item(Generic[T]):
 
 
 class Portal:
-    """Runs coroutines and async generators on its loop and brings the results back."""
+    """Runs coroutines and async generators on its loop and brings the results back.
+
+    All of it raises EngineStopped once the portal is closed.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop
@@ -43,7 +48,11 @@ class Portal:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for the result. An interrupted wait cancels the work."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise _closed() from None
         try:
             return future.result()
         except BaseException:
@@ -53,13 +62,13 @@ class Portal:
     def iterate(self, source: Source[T]) -> Generator[T]:
         """The generator's items. Closed early, it stops the source and waits until it has."""
         items: queue.SimpleQueue[_Item[T] | _End] = queue.SimpleQueue()
-        pump = self._pump(source, items.put)
+        cancel = self._pump(source, items.put)
         item: _Item[T] | _End | None = None
         try:
             while isinstance(item := items.get(), _Item):
                 yield item.value
         finally:
-            pump.cancel()
+            cancel()
             while not isinstance(item, _End):
                 item = items.get()
         if item.error is not None:
@@ -73,35 +82,52 @@ class Portal:
         def put(item: _Item[T] | _End) -> None:
             loop.call_soon_threadsafe(items.put_nowait, item)
 
-        pump = self._pump(source, put)
+        cancel = self._pump(source, put)
         item: _Item[T] | _End | None = None
         try:
             while isinstance(item := await items.get(), _Item):
                 yield item.value
         finally:
-            pump.cancel()
+            cancel()
             while not isinstance(item, _End):
                 item = await items.get()
         if item.error is not None:
             raise item.error
 
-    def _pump(self, source: Source[T], put: Callable[[_Item[T] | _End], None]) -> Future[None]:
+    def _pump(
+        self, source: Source[T], put: Callable[[_Item[T] | _End], None]
+    ) -> Callable[[], None]:
+        """Puts the source's items and, however it ends, an _End. Returns what cancels it."""
+        tasks: list[asyncio.Task[None]] = []
+
         async def pump() -> None:
-            error: BaseException | None = None
-            items = source()
-            try:
+            async with aclosing(source()) as items:
                 async for item in items:
                     put(_Item(item))
-            except BaseException as raised:
-                error = raised  # it is the reader's to handle
-            finally:
-                await items.aclose()
-                put(_End(error))
 
-        return asyncio.run_coroutine_threadsafe(pump(), self._loop)
+        def end(task: asyncio.Task[None]) -> None:
+            put(_End(_closed() if task.cancelled() else task.exception()))
+
+        def start() -> None:
+            tasks.append(self._loop.create_task(pump()))
+            tasks[0].add_done_callback(end)  # also called if the task is cancelled before it began
+
+        def cancel() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and the task with it
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+        try:
+            self._loop.call_soon_threadsafe(start)
+        except RuntimeError:
+            raise _closed() from None
+        return cancel
 
     def close(self) -> None:
         """Stops the loop and cancels what still runs on it. Closing twice does no harm."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+
+def _closed() -> EngineStopped:
+    return EngineStopped("this client is closed")

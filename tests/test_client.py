@@ -13,6 +13,7 @@ import pytest
 from scripted import ScriptedEngine, Turn, call
 
 from f1 import F1, F1Error, Message, Tool, tool
+from f1.errors import EngineStopped
 from f1.planning.orchestrator import CallTools, Reply
 from f1.portal import Portal
 from f1.types import CallDelta, Finished, TextDelta
@@ -139,6 +140,31 @@ async def test_a_cancelled_async_call_stops_the_work(embed) -> None:
     async with aclosing(f1.astream("Count")) as events:
         await anext(events)
     assert engine.stopped_early == 1
+
+
+async def test_a_call_cancelled_before_it_began_ends(embed) -> None:
+    f1, engine = embed("Hello.")
+    gate = threading.Event()
+    f1._portal._loop.call_soon_threadsafe(gate.wait)  # nothing begins before it opens
+    asking = asyncio.create_task(f1.achat("Hi"))
+    await asyncio.sleep(0)  # it has asked, and waits
+    asking.cancel()
+    await asyncio.sleep(0)  # it has called it off, and waits for the end
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert engine.requests == []
+
+
+async def test_a_closed_client_says_so(embed) -> None:
+    f1, _ = embed("Hello.")
+    f1.close()
+    with pytest.raises(EngineStopped, match="closed"):
+        f1.chat("Hi")
+    with pytest.raises(EngineStopped, match="closed"):
+        list(f1.stream("Hi"))
+    with pytest.raises(EngineStopped, match="closed"):
+        await f1.achat("Hi")
 
 
 def test_it_can_be_used_from_many_threads(embed) -> None:
