@@ -199,11 +199,8 @@ def _is_family(path: Path) -> bool:
     return "forms" in json.loads(path.read_text("utf-8"))
 
 
-def family_for(model: str, chat_template: str = "") -> Family:
-    """The family whose patterns match most of `model`'s name; Hermes when none does.
-
-    A chat template that itself speaks of <tool_call> would also lead to Hermes.
-    """
+def family_for(model: str) -> Family:
+    """The family whose patterns match most of `model`'s name; Hermes when none does."""
     found = [
         (len(match.group()), family.name, family)
         for family in families()

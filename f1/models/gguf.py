@@ -74,7 +74,8 @@ def _read(path: Path) -> _core.GgufFile:
     try:
         return _core.read_gguf(str(path))
     except _core.InvalidArgument as error:
-        raise ModelFileError(str(error)) from error
+        # The core names the whole path; load_gguf puts the file's name in front.
+        raise ModelFileError(str(error).removeprefix(f"{path}: ")) from error
 
 
 def _canonical_name(name: str) -> str:

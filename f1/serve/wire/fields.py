@@ -17,7 +17,7 @@ def describe(value: object) -> str:
     """A value as an error message may show it: its JSON type, and itself when short."""
     names = {type(None): "null", bool: "a boolean", str: "a string", list: "an array"}
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value) if abs(value) < 1e21 else "a huge number"
+        return "a huge number" if abs(value) >= 1e21 else repr(value)
     if isinstance(value, str) and len(value) <= 40:
         return repr(value)
     return names.get(type(value), "an object" if isinstance(value, Mapping) else "something else")
