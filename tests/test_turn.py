@@ -222,6 +222,24 @@ def test_nothing_follows_a_stop_string(kit: Kit) -> None:
     assert turn.ended
 
 
+def test_the_grammar_counts_short_bounds_and_leaves_long_ones_to_validation(kit: Kit) -> None:
+    fields = {
+        "short": {"type": "string", "maxLength": 5},
+        "long": {"type": "string", "maxLength": 1000},
+        "pattern": {"type": "string", "pattern": "^x{90}$"},
+    }
+    schema = {"type": "object", "properties": fields, "required": list(fields)}
+    request = replace(ASK, tools=(Tool("f", "", schema),), tool_choice=ToolChoice("named", "f"))
+    turn = kit.turn(request, family_for("hermes"), max_tokens=10_000)
+    (x,), (quote,) = kit.tokenizer.encode("x"), kit.tokenizer.encode('"')
+    for written, count in (('{"short": "', 5), (', "long": "', 1001), (', "pattern": "', 91)):
+        for token_id in [*kit.tokenizer.encode(written), *[x] * count]:
+            assert is_legal(turn, token_id)
+            turn.accept(token_id)
+        assert is_legal(turn, x) == (count != 5)
+        turn.accept(quote)
+
+
 def test_a_fence_that_names_no_tool_stays_text(kit: Kit) -> None:
     for written in ('```json\n{"port": 8080}\n```', '```json\n{"name": "Ann", "age": 3}\n```'):
         turn = kit.turn(ASK, family_for("qwen2.5-coder"))

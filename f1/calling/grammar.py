@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from threading import Lock
 from typing import Any
 
@@ -31,6 +32,9 @@ from f1.types import JsonSchema, ResponseFormat, Tool
 
 MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
 MAX_CACHE_BYTES = 256 << 20  # of compiled grammars kept
+# Characters that all bounds of one schema may make its grammar count. Each is a state of its own,
+# and takes milliseconds in which every request waits.
+MAX_COUNTED = 64
 
 TokenMask = NDArray[np.int32]
 
@@ -189,8 +193,9 @@ def _json_grammar(schema: JsonSchema) -> Any:
 
 
 def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, param: str) -> Any:
+    limit = _largest_counted(schema)
     for keywords in ((), *_RELAXATIONS):
-        schema = _for_grammar(schema, without=keywords)
+        schema = _for_grammar(schema, keywords, limit)
         try:
             return compile(schema)
         except RuntimeError as error:
@@ -198,31 +203,76 @@ def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, 
     raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
 
 
-def _for_grammar(schema: Any, without: Collection[str]) -> Any:
-    """`schema` as xgrammar gets it right: without some keywords, and with every required property
-    declared (it ignores the others). Validation still goes by the schema as given."""
+def _for_grammar(schema: Any, without: Collection[str], limit: float) -> Any:
+    """`schema` as xgrammar gets it right and in time: without some keywords and what counts beyond
+    `limit`, and with every required property declared (it ignores the others). Validation still
+    goes by the schema as given."""
     if isinstance(schema, list):
-        return [_for_grammar(item, without) for item in schema]
+        return [_for_grammar(item, without, limit) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
     kept: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            kept[key] = {name: _for_grammar(inner, without) for name, inner in value.items()}
+            kept[key] = {name: _for_grammar(inner, without, limit) for name, inner in value.items()}
         elif key in ("enum", "const", "default", "examples"):
             kept[key] = value
-        elif key not in without and not (key == "pattern" and _is_hostile(value)):
-            kept[key] = _for_grammar(value, without)
+        elif key == "patternProperties" and isinstance(value, Mapping) and key not in without:
+            kept[key] = {
+                pattern: _for_grammar(inner, without, limit)
+                for pattern, inner in value.items()
+                if _counted(pattern) <= limit
+            }
+        elif key == "pattern" and isinstance(value, str) and _is_hostile(value):
+            continue
+        elif key not in without and not (key in _COUNTING and _counted(value) > limit):
+            kept[key] = _for_grammar(value, without, limit)
     undeclared = set(kept.get("required", ())) - set(kept.get("properties", {}))
     if undeclared:
         kept["properties"] = kept.get("properties", {}) | {name: {} for name in sorted(undeclared)}
     return kept
 
 
-def _is_hostile(pattern: object) -> bool:
+_COUNTING = ("minLength", "maxLength", "pattern")
+
+
+def _largest_counted(schema: Any) -> float:
+    """The largest bound that can stay in the grammar, with all smaller ones, within MAX_COUNTED.
+    Equal bounds share their states."""
+    kept, total = 0.0, 0.0
+    for count, equal in groupby(sorted(count for _, count in set(_bounds(schema)))):
+        total += sum(equal)
+        if total > MAX_COUNTED:
+            break
+        kept = count
+    return kept
+
+
+def _bounds(schema: Any) -> Iterator[tuple[object, float]]:
+    """What makes a grammar count, and how far."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _bounds(item)
+    elif isinstance(schema, Mapping):
+        for key, value in schema.items():
+            if key in _COUNTING and isinstance(value, str | int | float):
+                yield (key, value), _counted(value)
+            elif key == "patternProperties" and isinstance(value, Mapping):
+                yield from ((pattern, _counted(pattern)) for pattern in value)
+            yield from _bounds(value)
+
+
+def _counted(bound: object) -> float:
+    """How many characters a length or a pattern has a grammar count."""
+    if isinstance(bound, str):
+        return sum(map(int, re.findall(r"\{(?:\d*,)?(\d+)\}", bound)))
+    return bound if isinstance(bound, int | float) else 0
+
+
+def _is_hostile(pattern: str) -> bool:
     """Known to be compiled into something else: xgrammar lets a literal quote or backslash through
     unescaped, and miscounts repeats beyond 127."""
-    return isinstance(pattern, str) and (
+    return (
         '"' in pattern
         or "\\\\" in pattern
         or any(int(count) > 127 for count in re.findall(r"\{(?:\d*,)?(\d+)\}", pattern))
