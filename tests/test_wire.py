@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from f1.errors import InvalidRequest
+from f1.errors import (
+    ConstraintError,
+    ContextLengthExceeded,
+    EngineStopped,
+    F1Error,
+    InvalidRequest,
+    InvalidSchema,
+)
 from f1.serve.limits import Limits
+from f1.serve.wire.remote import read_error
 from f1.serve.wire.request import ChatRequest, parse_chat_request, parse_json, write_chat_request
+from f1.serve.wire.response import write_error
 from f1.types import Message, ResponseFormat, Tool, ToolCall, ToolChoice
 
 HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
@@ -233,3 +242,18 @@ def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
 def test_a_schema_less_response_format_is_any_object() -> None:
     request = parse(response_format={"type": "json_schema", "json_schema": {"name": "x"}})
     assert request.generate.response_format == ResponseFormat("json_object")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConstraintError("x", code="invalid_tool_call"),
+        ContextLengthExceeded("x", param="messages"),
+        InvalidSchema("x", param="tools.f.parameters"),
+        EngineStopped("x"),
+    ],
+)
+def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:
+    again = read_error(error.status, json.dumps(write_error(error)).encode())
+    assert type(again) is type(error)
+    assert (again.message, again.param, again.code) == (error.message, error.param, error.code)

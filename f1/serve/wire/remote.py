@@ -27,7 +27,7 @@ _BY_CODE = {
         errors.InvalidSchema, errors.ContextLengthExceeded, errors.ModelNotFound,
         errors.ConstraintError, errors.Overloaded, errors.EngineStopped,
     )
-}  # fmt: skip
+} | {"invalid_tool_call": errors.ConstraintError}  # fmt: skip
 _BY_STATUS = {
     400: errors.InvalidRequest,
     404: errors.ModelNotFound,
