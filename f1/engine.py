@@ -62,7 +62,7 @@ class _Choice:
 
     index: int
     turn: Turn
-    core_request: _core.Request
+    core_request: _core.Request | None  # None: no room for a token behind the turn's prefix
     num_prompt_tokens: int
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
@@ -202,13 +202,16 @@ class AsyncEngine:
             max_tokens=max_tokens,
         )
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
-        core_request = _core.Request(
-            np.array(prompt + prefix, np.int32),
-            _sampling(request.sampling),
-            max_tokens=max(max_tokens - len(prefix), 1),
-            stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
-            choice=index,
-        )
+        turn.spend_prefix(len(prefix))
+        core_request = None
+        if max_tokens > len(prefix):
+            core_request = _core.Request(
+                np.array(prompt + prefix, np.int32),
+                _sampling(request.sampling),
+                max_tokens=max_tokens - len(prefix),
+                stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
+                choice=index,
+            )
         return _Choice(index, turn, core_request, len(prompt), send, num_tokens=len(prefix))
 
     # --- stepping thread -------------------------------------------------------------------------
@@ -244,6 +247,9 @@ class AsyncEngine:
             if self._failure is not None:
                 choice.send(self._failure)
                 return
+            if choice.core_request is None:
+                choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
+                continue
             try:
                 choice.sequence_id = self._core.submit(choice.core_request)
             except ValueError as error:

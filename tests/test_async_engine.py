@@ -275,6 +275,14 @@ async def test_a_fault_belongs_to_one_request(engine: AsyncEngine) -> None:
     assert served.usage.completion_tokens > 0
 
 
+@pytest.mark.parametrize("budget", [1, 6, 12, 16])
+async def test_a_forced_call_keeps_to_a_tiny_budget(engine: AsyncEngine, budget: int) -> None:
+    request = ask("Weather in Oslo?", tools=(WEATHER,), tool_choice=REQUIRED, max_tokens=budget)
+    (completion,) = await complete(engine, request)
+    assert completion.usage.completion_tokens <= budget
+    assert completion.reason == "length" or completion.message.tool_calls
+
+
 async def test_streams_add_up(engine: AsyncEngine) -> None:
     request = ask("Weather in Oslo?", tools=(WEATHER,), tool_choice=REQUIRED, max_tokens=80)
     events: list[Event] = [event async for event in engine.generate(request)]

@@ -197,6 +197,14 @@ def test_choices(kit: Kit) -> None:
     assert single.ended
 
 
+def test_calls_that_differ_are_not_repeats(kit: Kit) -> None:
+    family = family_for("hermes")
+    request = replace(ASK, tools=(Tool("f", "", {"properties": {"x": {}}}),))
+    made = [ToolCall("1", "f", '{"x": 1}'), ToolCall("2", "f", '{"x": true}')]
+    events = list(kit.follow(kit.turn(request, family), family.write_calls(made)))
+    assert [arguments for _, arguments in calls(events)] == [{"x": 1}, {"x": True}]
+
+
 def test_only_given_names_are_legal(kit: Kit) -> None:
     turn = kit.turn(replace(ASK, tool_choice=ToolChoice("required")), family_for("hermes"))
     for token_id in kit.tokenizer.encode_prompt(' "get_'):

@@ -100,6 +100,11 @@ class Turn:
                 self._state = "either"
                 self._alternative = grammars.head(self._form, self._tools, opened="")
 
+    def spend_prefix(self, num_tokens: int) -> None:
+        """The prefix is part of the completion: it takes this much of the token budget."""
+        self._max_tokens -= num_tokens
+        self._remaining -= num_tokens
+
     @property
     def ended(self) -> bool:
         """Nothing more needs to be sampled."""
@@ -283,7 +288,11 @@ class Turn:
 
 
 def _identical(call: ToolCall, name: str, arguments: str) -> bool:
-    return call.name == name and orjson.loads(call.arguments) == orjson.loads(arguments)
+    return call.name == name and _canonical(call.arguments) == _canonical(arguments)
+
+
+def _canonical(arguments: str) -> bytes:
+    return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS)
 
 
 @cache
