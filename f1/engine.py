@@ -80,7 +80,7 @@ class AsyncEngine:
         self._checkpoint = checkpoint
         self._core = core
         self._grammars = grammars
-        self._family: Family = family_for(checkpoint.name)
+        self._family: Family = family_for(checkpoint.name, settings.grammars)
         self._vocabulary = _vocabulary(checkpoint, self._family, grammars)
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)

@@ -19,6 +19,7 @@ class Settings:
     """Each field is also the environment variable `F1_<FIELD>`; the cache folder is `F1_CACHE`."""
 
     cache: Path = Path("~/.cache/f1")  # models live in its folder `models`
+    grammars: Path | None = None  # a folder of your own family files; they go before F1's
     context_length: int | None = None  # tokens; None: as trained, as far as the KV memory reaches
     kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
     num_threads: int = 0  # 0: every core
@@ -35,6 +36,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", Path(self.cache).expanduser())
+        if self.grammars is not None and not Path(self.grammars).is_dir():
+            raise InvalidRequest(f"grammars: {self.grammars} is not a folder", param="grammars")
         for name in ("kv_memory", "max_batch_tokens", "max_sequences"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
@@ -57,7 +60,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _parse(name: str, text: str) -> Any:
-    if name == "cache":
+    if name in ("cache", "grammars"):
         return Path(text)
     if name == "isa":
         return text

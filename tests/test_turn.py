@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from f1.calling.family import Family, families, family_for
+from f1.calling.family import Family, families, family_for, grammars_folder
 from f1.calling.grammar import Grammars
 from f1.calling.schema import validate_arguments
 from f1.calling.turn import Turn, TurnEvent, Vocabulary
@@ -178,6 +178,14 @@ class TestEveryFamily:
         for call in found:
             given = next(tool for tool in TOOLS if tool.name == call.name)
             assert validate_arguments(given, call.arguments) is None
+
+
+def test_own_family_files_go_first(tmp_path: Path) -> None:
+    shipped = json.loads((grammars_folder() / "hermes.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps(shipped | {"models": ["qwen2.5-coder"]}))
+    assert family_for("qwen2.5-coder-0.5b").name == "qwen2.5-coder"
+    assert family_for("qwen2.5-coder-0.5b", tmp_path).name == "mine"
+    assert family_for("smollm2-135m", tmp_path).name == "smollm2"
 
 
 def test_choices(kit: Kit) -> None:

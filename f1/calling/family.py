@@ -191,22 +191,26 @@ def _example(data: Mapping[str, Any]) -> Example:
 
 
 @cache
-def families() -> tuple[Family, ...]:
-    return tuple(load_family(p) for p in sorted(grammars_folder().glob("*.json")) if _is_family(p))
+def families(folder: Path | None = None) -> tuple[Family, ...]:
+    """The families of a folder; None: F1's own."""
+    paths = sorted((folder or grammars_folder()).glob("*.json"))
+    return tuple(load_family(path) for path in paths if _is_family(path))
 
 
 def _is_family(path: Path) -> bool:
     return "forms" in json.loads(path.read_text("utf-8"))
 
 
-def family_for(model: str) -> Family:
-    """The family whose patterns match most of `model`'s name; Hermes when none does."""
-    found = [
-        (len(match.group()), family.name, family)
-        for family in families()
-        for pattern in family.models
-        if (match := re.search(pattern, model, re.IGNORECASE))
-    ]
-    if found:
-        return max(found, key=lambda entry: entry[:2])[2]
+def family_for(model: str, folder: Path | None = None) -> Family:
+    """The family whose patterns match most of `model`'s name, of `folder` if one does there;
+    Hermes when none does."""
+    for known in ([families(folder)] if folder else []) + [families()]:
+        found = [
+            (len(match.group()), family.name, family)
+            for family in known
+            for pattern in family.models
+            if (match := re.search(pattern, model, re.IGNORECASE))
+        ]
+        if found:
+            return max(found, key=lambda entry: entry[:2])[2]
     return next(family for family in families() if family.name == "hermes")
