@@ -17,7 +17,7 @@ import f1
 
 def run(*arguments: str, cache: Path | None = None, code: int = 0) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, "-m", "f1.cli", *arguments],
+        [sys.executable, "-P", "-m", "f1.cli", *arguments],
         env=environment(cache),
         capture_output=True,
         text=True,
@@ -48,7 +48,7 @@ slow = {"torch", "transformers", "xgrammar", "fastapi", "uvicorn", "pydantic", "
         "tokenizers", "jsonschema", "huggingface_hub", "jinja2"}
 print(*sorted(slow & sys.modules.keys()))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
@@ -89,7 +89,7 @@ def test_chat(smollm_path: Path) -> None:
 
 
 def test_serve_tells_where_it_serves_and_stops_when_told(smollm_path: Path) -> None:
-    command = [sys.executable, "-m", "f1.cli", "serve", "--port", "0", "-m", str(smollm_path)]
+    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", "0", "-m", str(smollm_path)]
     with subprocess.Popen(
         command, env=environment(None), stderr=subprocess.PIPE, text=True
     ) as server:
