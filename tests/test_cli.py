@@ -103,7 +103,10 @@ def test_serve_tells_where_it_serves_and_stops_when_told(smollm_path: Path) -> N
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)
-        assert server.returncode == 130
+        # A shell that runs the tests in the background makes them, and the server, ignore SIGINT;
+        # it still stops then, for uvicorn's sake, but was not interrupted.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert server.returncode == (0 if ignored else 130)
         assert "Traceback" not in server.stderr.read()
 
 
