@@ -227,3 +227,40 @@ def test_broken_batches_are_refused(tmp_path: Path) -> None:
         at.set_batch(_core.testing.Batch(**{**good, **broken}))
         with pytest.raises(_core.InternalError):
             at.forward()
+
+
+def test_pages_are_copied_read_and_written_whole(tmp_path: Path, isa: str) -> None:
+    """Every layer's K and V: what attention gets from copies is what it gets from the first."""
+    dims = replace(DIMS, num_layers=3)
+    model = tiny.write(tmp_path, dims).model(isa)
+    at, other = (Stages(model, num_pages=8, max_tokens=32) for _ in range(2))
+
+    def attended(stages: Stages, page_ids: list[int]) -> list[np.ndarray]:
+        """Of a query of each layer at position 20."""
+        stages.set_batch(_core.testing.Batch([0], [20], [0], page_ids, [0, 2], [0]))
+        stages.run("embed")
+        width = dims.num_heads * dims.head_dim
+        rows = []
+        for layer in range(dims.num_layers):
+            stages.write("query", random(1, width))
+            stages.run("attend", layer)
+            rows.append(stages.read("attended", 1, width))
+        return rows
+
+    at.set_batch(
+        _core.testing.Batch(list(range(21)), list(range(21)), [0] * 21, [6, 1], [0, 2], [])
+    )
+    at.forward()
+    expected = attended(at, [6, 1])
+    at.copy_page(6, 0)
+    at.copy_page(1, 7)
+    np.testing.assert_array_equal(attended(at, [0, 7]), expected)
+    assert len(at.read_page(6)) == model.kv_page_bytes
+    other.write_page(3, at.read_page(0))
+    other.write_page(2, at.read_page(7))
+    np.testing.assert_array_equal(attended(other, [3, 2]), expected)
+    assert other.read_page(3) == at.read_page(6)
+    with pytest.raises(_core.InternalError):
+        at.copy_page(8, 0)
+    with pytest.raises(_core.InternalError):
+        at.write_page(0, b"short")

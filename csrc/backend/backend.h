@@ -4,6 +4,10 @@
 // heads, G key/value heads, E head width, V vocabulary. All arithmetic is row by row: what a token
 // gets does not depend on the rest of the batch, on how a prompt was cut or on the number of
 // threads.
+//
+// A device may have memory and a clock of its own. Stages may return before they are done, and run
+// one after another; host data given to a call has been read when it returns. sample(), every
+// read...() and pack() wait. No pointer of one side is used on the other.
 #pragma once
 
 #include <cstddef>
@@ -44,6 +48,11 @@ class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual int num_pages() const = 0;
+  // A page of all layers at once. As bytes, Backend::kv_page_bytes() of them, it can be written to
+  // any cache of the same model, weights and backend name.
+  virtual void copy_page(int from, int to) = 0;
+  virtual void read_page(int page, std::span<std::byte> out) const = 0;
+  virtual void write_page(int page, std::span<const std::byte> bytes) = 0;
 };
 
 // What flows between the stages of one step, for at most max_tokens tokens.
@@ -63,6 +72,16 @@ class Activations {
   virtual void write(Part part, std::span<const float> values) = 0;
 };
 
+// Rows of logits on their way from head() to sample(), [max_rows, V].
+class Logits {
+ public:
+  virtual ~Logits() = default;
+  virtual int max_rows() const = 0;
+  // A row's first logits (for tests).
+  virtual void read(int row, std::span<float> out) const = 0;
+  virtual void write(int row, std::span<const float> values) = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -75,8 +94,10 @@ class Backend {
   virtual std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) = 0;
   virtual std::unique_ptr<Activations> make_activations(const ModelConfig& config,
                                                         int max_tokens) = 0;
+  virtual std::unique_ptr<Logits> make_logits(const ModelConfig& config, int max_rows) = 0;
 
-  // hidden = rows of the table; also prepares what all layers share (rotation angles).
+  // hidden = rows of the table. First of all stages: also prepares what the others share (the
+  // batch's tables, rotation angles).
   virtual void embed(const DeviceTensor& table, const Batch& batch, Activations& activations) = 0;
   // query, K, V = rope(qk_norm(norm(hidden) W + b)); K and V go to the batch's pages of `layer`.
   virtual void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,
@@ -96,11 +117,12 @@ class Backend {
   // final = norm(hidden) of the S head tokens.
   virtual void final_norm(const DeviceTensor& norm, const Batch& batch,
                           Activations& activations) = 0;
-  // Logits of row i to out[i * V ...]; those of listed tokens compactly, in their order.
+  // rows[i] makes row i of the logits: all V, or those of listed tokens, compactly, in their order.
   virtual void head(const DeviceTensor& table, std::span<const HeadRow> rows,
-                    Activations& activations, float* out) = 0;
+                    Activations& activations, Logits& logits) = 0;
   // tokens[i] is drawn from rows[i], each row by itself. Spoils the logits.
-  virtual void sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) = 0;
+  virtual void sample(Logits& logits, std::span<const SampleRow> rows,
+                      std::span<SampledToken> tokens) = 0;
 };
 
 struct BackendOptions {

@@ -43,7 +43,8 @@ struct TokenCount {
 };
 
 struct SampleRow {
-  std::span<float> logits;  // [V], or [L] of the listed tokens; illegal ones become -inf
+  int row = 0;                             // of the Logits; its logits are lost
+  int num_logits = 0;                      // V, or L where tokens are listed
   std::span<const int32_t> listed_tokens;  // [L], ascending, all legal; empty: all V
   const int32_t* mask = nullptr;           // [ceil(V / 32)], bit set = legal; for full rows only
   const SamplingParams* params = nullptr;

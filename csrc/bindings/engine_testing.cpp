@@ -68,10 +68,15 @@ py::tuple sample_row(const Array<float>& logits, const SamplingParams& params,
     throw InvalidArgument("one logit for each listed token");
   }
   if (mask && mask->size() * 32 < logits.size()) throw InvalidArgument("mask is too short");
-  std::vector<float> row(logits.data(), logits.data() + logits.size());
+  ModelConfig config;
+  config.vocab_size = static_cast<int>(logits.size());
+  const auto backend = make_backend({.num_threads = 1});
+  const auto row = backend->make_logits(config, 1);
+  row->write(0, {logits.data(), static_cast<size_t>(logits.size())});
   std::vector<TokenCount> counts;
   for (const auto& [token_id, num_sampled] : seen) counts.push_back({token_id, num_sampled});
-  const SampleRow sample_row{.logits = row,
+  const SampleRow sample_row{.row = 0,
+                             .num_logits = config.vocab_size,
                              .listed_tokens = listed_tokens,
                              .mask = mask ? mask->data() : nullptr,
                              .params = &params,
@@ -79,7 +84,7 @@ py::tuple sample_row(const Array<float>& logits, const SamplingParams& params,
                              .choice = choice,
                              .position = position};
   SampledToken token;
-  make_backend({.num_threads = 1})->sample({&sample_row, 1}, {&token, 1});
+  backend->sample(*row, {&sample_row, 1}, {&token, 1});
   return py::make_tuple(token.token_id, token.logprob, token.top);
 }
 

@@ -29,6 +29,8 @@ void run_logits(const Model& model, std::span<const int32_t> token_ids, int chun
   const int num_pages = (num_tokens + kPageSize - 1) / kPageSize;
   const auto cache = model.make_kv_cache(num_pages);
   const auto activations = model.make_activations(chunk);
+  const auto logits = model.make_logits(chunk);
+  const size_t vocab_size = static_cast<size_t>(model.config().vocab_size);
   Batch batch;
   for (int page = 0; page < num_pages; ++page) batch.page_ids.push_back(page);
   batch.page_begin = {0, num_pages};
@@ -45,7 +47,8 @@ void run_logits(const Model& model, std::span<const int32_t> token_ids, int chun
       rows.push_back({i, {}});
     }
     model.forward(batch, *cache, *activations);
-    model.head(rows, *activations, out + int64_t{begin} * model.config().vocab_size);
+    model.head(rows, *activations, *logits);
+    for (int i = 0; i < count; ++i, out += vocab_size) logits->read(i, {out, vocab_size});
   }
 }
 

@@ -63,12 +63,31 @@ class Stages {
   // One row for each (head index, listed tokens); beyond the listed ones it is NaN.
   FloatArray head(const std::vector<std::pair<int, std::vector<int32_t>>>& wanted) {
     const py::ssize_t vocab = model_->config().vocab_size;
-    FloatArray out({static_cast<py::ssize_t>(wanted.size()), vocab});
+    const int num_rows = static_cast<int>(wanted.size());
+    FloatArray out({py::ssize_t{num_rows}, vocab});
+    const auto row = [&](int i) {
+      return std::span(out.mutable_data() + i * vocab, static_cast<size_t>(vocab));
+    };
     std::fill_n(out.mutable_data(), out.size(), std::numeric_limits<float>::quiet_NaN());
+    const auto logits = model_->make_logits(num_rows);
     std::vector<HeadRow> rows;
     for (const auto& [index, listed] : wanted) rows.push_back({index, listed});
-    model_->head(rows, *activations_, out.mutable_data());
+    for (int i = 0; i < num_rows; ++i) logits->write(i, row(i));
+    model_->head(rows, *activations_, *logits);
+    for (int i = 0; i < num_rows; ++i) logits->read(i, row(i));
     return out;
+  }
+
+  void copy_page(int from, int to) { cache_->copy_page(from, to); }
+
+  py::bytes read_page(int page) const {
+    std::string bytes(model_->kv_page_bytes(), '\0');
+    cache_->read_page(page, std::as_writable_bytes(std::span(bytes)));
+    return bytes;
+  }
+
+  void write_page(int page, const std::string& bytes) {
+    cache_->write_page(page, std::as_bytes(std::span(bytes)));
   }
 
  private:
@@ -124,7 +143,11 @@ void bind_testing(py::module_& module) {
       .def("run", &Stages::run, py::arg("stage"), py::arg("layer") = 0)
       .def("read", &Stages::read, py::arg("part"), py::arg("rows"), py::arg("width"))
       .def("write", &Stages::write, py::arg("part"), py::arg("values"))
-      .def("head", &Stages::head, py::arg("rows"));
+      .def("head", &Stages::head, py::arg("rows"))
+      .def("copy_page", &Stages::copy_page, py::arg("from_page"), py::arg("to_page"))
+      .def("read_page", &Stages::read_page, py::arg("page"))
+      .def("write_page",
+           [](Stages& self, int page, const py::bytes& bytes) { self.write_page(page, bytes); });
 }
 
 }  // namespace f1

@@ -41,8 +41,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
       scheduler_(options),
       cache_(model_->make_kv_cache(options.num_pages)),
       activations_(model_->make_activations(options.max_batch_tokens)),
-      logits_(std::make_unique_for_overwrite<float[]>(size_t(options.max_sequences) *
-                                                      model_->config().vocab_size)) {}
+      logits_(model_->make_logits(options.max_sequences)) {}
 
 int64_t Engine::submit(Request request) {
   check_request(request, model_->config());
@@ -142,17 +141,17 @@ void Engine::compute_logits() {
     pending.row = static_cast<int>(head_rows_.size());
     head_rows_.push_back({pending.head_index, listed_tokens(pending)});
   }
-  if (!head_rows_.empty()) model_->head(head_rows_, *activations_, logits_.get());
+  if (!head_rows_.empty()) model_->head(head_rows_, *activations_, *logits_);
 }
 
 void Engine::sample_rows() {
-  const size_t vocab_size = model_->config().vocab_size;
   sample_rows_.clear();
   for (const Pending& pending : pending_) {
     if (pending.row < 0) continue;
     const Sequence& sequence = *pending.sequence;
-    const size_t num_logits = pending.is_listed ? pending.num_legal : vocab_size;
-    sample_rows_.push_back({.logits = {logits_.get() + pending.row * vocab_size, num_logits},
+    sample_rows_.push_back({.row = pending.row,
+                            .num_logits = pending.is_listed ? static_cast<int>(pending.num_legal)
+                                                            : model_->config().vocab_size,
                             .listed_tokens = listed_tokens(pending),
                             .mask = pending.is_listed ? nullptr : pending.mask,
                             .params = &sequence.request.sampling,
@@ -161,7 +160,7 @@ void Engine::sample_rows() {
                             .position = sequence.num_tokens()});
   }
   sampled_.assign(sample_rows_.size(), {});
-  if (!sample_rows_.empty()) model_->backend().sample(sample_rows_, sampled_);
+  if (!sample_rows_.empty()) model_->backend().sample(*logits_, sample_rows_, sampled_);
 }
 
 StepOutput Engine::commit_token(const Pending& pending) {

@@ -103,7 +103,7 @@ class Engine {
   Scheduler scheduler_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Activations> activations_;
-  std::unique_ptr<float[]> logits_;  // [max_sequences, V]
+  std::unique_ptr<Logits> logits_;
   Batch batch_;
   std::vector<Pending> pending_;
   std::vector<int32_t> legal_tokens_;

@@ -156,6 +156,10 @@ std::unique_ptr<Activations> Model::make_activations(int max_tokens) const {
   return backend_->make_activations(config_, max_tokens);
 }
 
+std::unique_ptr<Logits> Model::make_logits(int max_rows) const {
+  return backend_->make_logits(config_, max_rows);
+}
+
 void Model::forward(const Batch& batch, KvCache& cache, Activations& activations) const {
   check_batch(batch, config_, cache, activations);
   backend_->embed(*weights_.embed, batch, activations);
@@ -170,13 +174,14 @@ void Model::forward(const Batch& batch, KvCache& cache, Activations& activations
   backend_->final_norm(*weights_.final_norm, batch, activations);
 }
 
-void Model::head(std::span<const HeadRow> rows, Activations& activations, float* out) const {
+void Model::head(std::span<const HeadRow> rows, Activations& activations, Logits& logits) const {
+  F1_CHECK(rows.size() <= static_cast<size_t>(logits.max_rows()), rows.size(), " rows");
   for (const HeadRow& row : rows) {
     F1_CHECK(row.head_index >= 0 && row.head_index < activations.max_tokens());
     for (const int32_t token : row.listed_tokens)
       F1_CHECK(token >= 0 && token < config_.vocab_size, "listed token ", token);
   }
-  backend_->head(weights_.head_table(), rows, activations, out);
+  backend_->head(weights_.head_table(), rows, activations, logits);
 }
 
 }  // namespace f1

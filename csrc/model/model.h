@@ -47,12 +47,14 @@ class Model {
   std::unique_ptr<KvCache> make_kv_cache(int num_pages) const;
   // Scratch for steps of at most `max_tokens` tokens.
   std::unique_ptr<Activations> make_activations(int max_tokens) const;
+  // Room for the logits of `max_rows` rows.
+  std::unique_ptr<Logits> make_logits(int max_rows) const;
 
   // Runs all layers over the batch, reading and writing its pages. Keeps the S normed final hidden
   // states in `activations` for head().
   void forward(const Batch& batch, KvCache& cache, Activations& activations) const;
-  // Logits of the last forward(): row i goes to out[i * V ...], compactly when tokens are listed.
-  void head(std::span<const HeadRow> rows, Activations& activations, float* out) const;
+  // Logits of the last forward(): rows[i] makes row i, compactly when tokens are listed.
+  void head(std::span<const HeadRow> rows, Activations& activations, Logits& logits) const;
 
  private:
   ModelConfig config_;

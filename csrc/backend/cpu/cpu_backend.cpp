@@ -206,6 +206,10 @@ std::unique_ptr<Activations> CpuBackend::make_activations(const ModelConfig& con
   return std::make_unique<CpuActivations>(config, max_tokens, pool_.num_threads());
 }
 
+std::unique_ptr<Logits> CpuBackend::make_logits(const ModelConfig& config, int max_rows) {
+  return std::make_unique<CpuLogits>(config, max_rows);
+}
+
 void CpuBackend::embed(const DeviceTensor& table, const Batch& batch, Activations& activations) {
   CpuActivations& a = cpu_of(activations);
   const int half = a.config.head_dim / 2;
@@ -341,8 +345,9 @@ void CpuBackend::final_norm(const DeviceTensor& norm, const Batch& batch,
 }
 
 void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
-                      Activations& activations, float* out) {
+                      Activations& activations, Logits& logits) {
   CpuActivations& a = cpu_of(activations);
+  float* out = static_cast<CpuLogits&>(logits).row(0);
   const Tensor& weights = table_of(table);
   if (!is_float(weights.dtype))
     for (const HeadRow& row : rows) kernels_.quantize(a.final_rows.rows, row.head_index);
@@ -359,12 +364,12 @@ void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
   if (num_full > 0) {
     pool_.run(vocab, kTableChunk, [&](int64_t begin, int64_t end, int thread) {
       float* scratch = a.thread_scratch(thread);
-      float* logits = scratch + row_scratch(weights.inputs);
+      float* sums = scratch + row_scratch(weights.inputs);
       for (int64_t token = begin; token < end; ++token) {
         kernels_.table_dot(weights, token, a.final_rows.rows, full_heads.data(), num_full, scratch,
-                           logits);
+                           sums);
         for (int i = 0; i < num_full; ++i)
-          out[static_cast<int64_t>(full_rows[i]) * vocab + token] = logits[i];
+          out[static_cast<int64_t>(full_rows[i]) * vocab + token] = sums[i];
       }
     });
   }
@@ -380,9 +385,14 @@ void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
   }
 }
 
-void CpuBackend::sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) {
+void CpuBackend::sample(Logits& logits, std::span<const SampleRow> rows,
+                        std::span<SampledToken> tokens) {
+  const auto& memory = static_cast<const CpuLogits&>(logits);
   pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) tokens[i] = samplers_[thread].sample(rows[i]);
+    for (int64_t i = begin; i < end; ++i) {
+      const std::span<float> row(memory.row(rows[i].row), static_cast<size_t>(rows[i].num_logits));
+      tokens[i] = samplers_[thread].sample(rows[i], row);
+    }
   });
 }
 

@@ -4,8 +4,8 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu_tensors.h"
 #include "backend/cpu/kernels.h"
-#include "backend/cpu/sampler.h"
 #include "backend/cpu/thread_pool.h"
+#include "backend/sampler.h"
 #include "core/arena.h"
 
 namespace f1 {
@@ -19,6 +19,7 @@ class CpuBackend final : public Backend {
   size_t kv_page_bytes(const ModelConfig& config) const override;
   std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) override;
   std::unique_ptr<Activations> make_activations(const ModelConfig& config, int max_tokens) override;
+  std::unique_ptr<Logits> make_logits(const ModelConfig& config, int max_rows) override;
 
   void embed(const DeviceTensor& table, const Batch& batch, Activations& activations) override;
   void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,
@@ -30,14 +31,15 @@ class CpuBackend final : public Backend {
   void mlp_down(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
   void final_norm(const DeviceTensor& norm, const Batch& batch, Activations& activations) override;
   void head(const DeviceTensor& table, std::span<const HeadRow> rows, Activations& activations,
-            float* out) override;
-  void sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override;
+            Logits& logits) override;
+  void sample(Logits& logits, std::span<const SampleRow> rows,
+              std::span<SampledToken> tokens) override;
 
  private:
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;
-  Arena packed_;  // all matrices
-  std::vector<cpu::Sampler> samplers_;  // one a thread
+  Arena packed_;                   // all matrices
+  std::vector<Sampler> samplers_;  // one a thread
 };
 
 }  // namespace f1

@@ -1,13 +1,15 @@
 #include "backend/cpu/cpu_tensors.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
 
 namespace f1::cpu {
 
 CpuKvCache::CpuKvCache(const ModelConfig& config, int num_pages)
-    : num_pages_(num_pages),
+    : num_layers_(config.num_layers),
+      num_pages_(num_pages),
       num_groups_(config.num_kv_heads),
       head_dim_(config.head_dim),
       page_stride_(2 * num_groups_ * head_dim_ * kPageSize),
@@ -19,6 +21,46 @@ uint16_t* CpuKvCache::keys(int layer, int group) const {
 
 uint16_t* CpuKvCache::values(int layer, int group) const {
   return keys(layer, group) + num_groups_ * head_dim_ * kPageSize;
+}
+
+std::byte* CpuKvCache::page_of_layer(int layer, int page) const {
+  F1_CHECK(page >= 0 && page < num_pages_, "page ", page);
+  return reinterpret_cast<std::byte*>(keys(layer, 0) + page * page_stride_);
+}
+
+void CpuKvCache::copy_page(int from, int to) {
+  for (int layer = 0; layer < num_layers_; ++layer)
+    std::memmove(page_of_layer(layer, to), page_of_layer(layer, from), layer_bytes());
+}
+
+void CpuKvCache::read_page(int page, std::span<std::byte> out) const {
+  F1_CHECK(out.size() == layer_bytes() * static_cast<size_t>(num_layers_), out.size(), " bytes");
+  for (int layer = 0; layer < num_layers_; ++layer)
+    std::memcpy(out.data() + layer_bytes() * static_cast<size_t>(layer), page_of_layer(layer, page),
+                layer_bytes());
+}
+
+void CpuKvCache::write_page(int page, std::span<const std::byte> bytes) {
+  F1_CHECK(bytes.size() == layer_bytes() * static_cast<size_t>(num_layers_), bytes.size(),
+           " bytes");
+  for (int layer = 0; layer < num_layers_; ++layer)
+    std::memcpy(page_of_layer(layer, page),
+                bytes.data() + layer_bytes() * static_cast<size_t>(layer), layer_bytes());
+}
+
+CpuLogits::CpuLogits(const ModelConfig& config, int max_rows)
+    : max_rows_(max_rows),
+      vocab_size_(config.vocab_size),
+      memory_(static_cast<size_t>(max_rows * vocab_size_)) {}
+
+void CpuLogits::read(int index, std::span<float> out) const {
+  F1_CHECK(index >= 0 && index < max_rows_ && std::ssize(out) <= vocab_size_);
+  std::copy_n(row(index), out.size(), out.begin());
+}
+
+void CpuLogits::write(int index, std::span<const float> values) {
+  F1_CHECK(index >= 0 && index < max_rows_ && std::ssize(values) <= vocab_size_);
+  std::ranges::copy(values, row(index));
 }
 
 OwnedRows::OwnedRows(int64_t max_tokens, int64_t inputs)

@@ -38,11 +38,31 @@ class CpuKvCache final : public KvCache {
   // Of page 0; page p lies p * page_stride() further.
   uint16_t* keys(int layer, int group) const;
   uint16_t* values(int layer, int group) const;
+  void copy_page(int from, int to) override;
+  void read_page(int page, std::span<std::byte> out) const override;
+  void write_page(int page, std::span<const std::byte> bytes) override;
 
  private:
-  int num_pages_;
+  size_t layer_bytes() const { return static_cast<size_t>(page_stride_) * sizeof(uint16_t); }
+  std::byte* page_of_layer(int layer, int page) const;
+
+  int num_layers_, num_pages_;
   int64_t num_groups_, head_dim_, page_stride_;
   Buffer<uint16_t> memory_;
+};
+
+class CpuLogits final : public Logits {
+ public:
+  CpuLogits(const ModelConfig& config, int max_rows);
+  int max_rows() const override { return max_rows_; }
+  float* row(int index) const { return memory_.data() + index * vocab_size_; }
+  void read(int row, std::span<float> out) const override;
+  void write(int row, std::span<const float> values) override;
+
+ private:
+  int max_rows_;
+  int64_t vocab_size_;
+  Buffer<float> memory_;
 };
 
 // Rows with the memory behind them.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/formats.h"
 #include "backend/cpu/panels.h"
+#include "backend/formats.h"
 
 namespace f1::cpu {
 namespace {

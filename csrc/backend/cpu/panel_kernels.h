@@ -1,9 +1,9 @@
 // Matrix products over panels.
 #pragma once
 
-#include "backend/cpu/formats.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/panels.h"
+#include "backend/formats.h"
 
 namespace f1::cpu {
 

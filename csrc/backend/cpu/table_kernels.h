@@ -3,9 +3,9 @@
 
 #include <cstring>
 
-#include "backend/cpu/formats.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lane_math.h"
+#include "backend/formats.h"
 
 namespace f1::cpu {
 

@@ -12,7 +12,7 @@
 #include "core/dtype.h"
 #include "core/half.h"
 
-namespace f1::cpu {
+namespace f1 {
 // Unnamed, for once in a header: each file that includes it must have its own copy of the
 // functions, compiled for its own instruction set.
 namespace {
@@ -215,4 +215,4 @@ void with_format(DType dtype, Function&& function) {
 }
 
 }  // namespace
-}  // namespace f1::cpu
+}  // namespace f1

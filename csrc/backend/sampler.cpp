@@ -1,6 +1,6 @@
-// Sampling on the host. The passes over all V logits are written as loops over fixed blocks, which
+// The passes over all V logits are written as loops over fixed blocks, which
 // compilers turn into vector code and which add up in one order on every machine.
-#include "backend/cpu/sampler.h"
+#include "backend/sampler.h"
 
 #include <algorithm>
 #include <bit>
@@ -8,7 +8,7 @@
 #include <functional>
 #include <limits>
 
-namespace f1::cpu {
+namespace f1 {
 namespace {
 
 constexpr int kBlock = 256;
@@ -126,44 +126,43 @@ double uniform_of(uint64_t seed, int choice, int position) {
 
 }  // namespace
 
-SampledToken Sampler::sample(const SampleRow& row) {
+SampledToken Sampler::sample(const SampleRow& row, std::span<float> logits) {
   const SamplingParams& params = *row.params;
-  if (row.mask != nullptr) hide_illegal(row.logits, row.mask);
+  if (row.mask != nullptr) hide_illegal(logits, row.mask);
 
   SampledToken sampled;
   float log_total = 0;
   if (params.num_logprobs >= 0) {
-    const int peak = argmax(row.logits);
+    const int peak = argmax(logits);
     if (peak < 0) return {};
-    log_total = row.logits[peak] + static_cast<float>(std::log(weigh(row.logits, 1)));
-    sampled.top = largest(row.logits, params.num_logprobs);
+    log_total = logits[peak] + static_cast<float>(std::log(weigh(logits, 1)));
+    sampled.top = largest(logits, params.num_logprobs);
     for (auto& [index, value] : sampled.top) {
       index = token_at(row, index);
       value -= log_total;
     }
   }
 
-  adjust(row);
-  const int index =
-      params.temperature == 0
-          ? argmax(row.logits)
-          : draw(row.logits, params, uniform_of(params.seed, row.choice, row.position));
+  adjust(row, logits);
+  const int index = params.temperature == 0
+                        ? argmax(logits)
+                        : draw(logits, params, uniform_of(params.seed, row.choice, row.position));
   for (; !replaced_.empty(); replaced_.pop_back()) {
-    row.logits[replaced_.back().first] = replaced_.back().second;
+    logits[replaced_.back().first] = replaced_.back().second;
   }
   if (index < 0) return {};
   sampled.token_id = token_at(row, index);
-  if (params.num_logprobs >= 0) sampled.logprob = row.logits[index] - log_total;
+  if (params.num_logprobs >= 0) sampled.logprob = logits[index] - log_total;
   return sampled;
 }
 
-void Sampler::adjust(const SampleRow& row) {
+void Sampler::adjust(const SampleRow& row, std::span<float> logits) {
   const SamplingParams& params = *row.params;
   const auto replace = [&](int32_t token_id, auto changed) {
     const int index = index_of(row, token_id);
     if (index < 0) return;
-    replaced_.emplace_back(index, row.logits[index]);
-    row.logits[index] = changed(row.logits[index]);
+    replaced_.emplace_back(index, logits[index]);
+    logits[index] = changed(logits[index]);
   };
   for (const auto& [token_id, bias] : params.logit_bias) {
     replace(token_id, [&](float logit) { return logit + bias; });
@@ -316,4 +315,4 @@ int Sampler::find(double target) const {
   return last;
 }
 
-}  // namespace f1::cpu
+}  // namespace f1

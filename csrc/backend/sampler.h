@@ -1,4 +1,4 @@
-// The sampler of the CPU backend.
+// Sampling on the host: all of it for the CPU backend, what is not greedy for the others.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@
 
 #include "backend/sampling.h"
 
-namespace f1::cpu {
+namespace f1 {
 
 // Samples row by row. Keeps scratch between rows; each thread has its own.
 class Sampler {
  public:
-  SampledToken sample(const SampleRow& row);
+  // `logits`: the row's num_logits. Illegal ones become -inf.
+  SampledToken sample(const SampleRow& row, std::span<float> logits);
 
  private:
   struct Candidate {
@@ -30,7 +31,7 @@ class Sampler {
     size_t count = 0;
   };
 
-  void adjust(const SampleRow& row);
+  void adjust(const SampleRow& row, std::span<float> logits);
   int draw(std::span<const float> logits, const SamplingParams& params, double uniform);
   double weigh(std::span<const float> logits, float temperature);
   double cut_to_count(size_t count);
@@ -47,4 +48,4 @@ class Sampler {
   std::vector<Candidate> candidates_;
 };
 
-}  // namespace f1::cpu
+}  // namespace f1
