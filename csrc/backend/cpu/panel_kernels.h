@@ -1,6 +1,7 @@
 // Matrix products over panels.
 #pragma once
 
+#include "backend/cpu/float_kernels.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/panels.h"
 #include "backend/formats.h"
@@ -130,46 +131,15 @@ struct PanelKernels {
     for (int i = 0; i < kCount; ++i) L::store(out + i * kPanelRows, tile.sums[i]);
   }
 
-  // Floats: four sums, of inputs 4k, 4k + 1, ..., hide the latency of one.
-  template <F32 (*kLoad)(const std::byte*), int kWidth, int kCount>
-  static void float_dot(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
-                        float* out) {
-    const std::byte* weights = matrix.panel(panel);
-    for (int i = 0; i < kCount; ++i) {
-      const float* x = rows.row(first + i);
-      F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
-      for (int64_t k = 0; k < matrix.inputs; ++k)
-        sums[k % 4] = L::fma(kLoad(weights + k * kPanelRows * kWidth), L::set(x[k]), sums[k % 4]);
-      L::store(out + i * kPanelRows, L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
-    }
-  }
-
-  static F32 load_f32_bytes(const std::byte* p) {
-    return L::load(reinterpret_cast<const float*>(p));
-  }
-  static F32 load_f16_bytes(const std::byte* p) {
-    return L::load_f16(reinterpret_cast<const uint16_t*>(p));
-  }
-  static F32 load_bf16_bytes(const std::byte* p) {
-    return L::load_bf16(reinterpret_cast<const uint16_t*>(p));
-  }
-
   template <int kCount>
   static void panel_dot_of(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
                            int64_t first, float* out) {
-    switch (matrix.dtype) {
-      case DType::kF32:
-        return float_dot<load_f32_bytes, 4, kCount>(matrix, panel, rows, first, out);
-      case DType::kF16:
-        return float_dot<load_f16_bytes, 2, kCount>(matrix, panel, rows, first, out);
-      case DType::kBF16:
-        return float_dot<load_bf16_bytes, 2, kCount>(matrix, panel, rows, first, out);
-      default:
-        with_format(matrix.dtype, [&](auto format) {
-          quantized_dot<PanelOf<typename decltype(format)::Block>, kCount>(matrix, panel, rows,
-                                                                           first, out);
-        });
-    }
+    if (is_float(matrix.dtype))
+      return FloatKernels<L>::template dot<kCount>(matrix, panel, rows, first, out);
+    with_format(matrix.dtype, [&](auto format) {
+      quantized_dot<PanelOf<typename decltype(format)::Block>, kCount>(matrix, panel, rows, first,
+                                                                       out);
+    });
   }
 
   static void panel_dot(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
