@@ -49,13 +49,25 @@ class Harness:
         self.live[sequence_id] = Shadow(list(token_ids), max_tokens, len(token_ids))
         return sequence_id
 
-    def submit_random(self) -> None:
+    def random_tokens(self) -> list[int]:
         """Few distinct tokens and starts, so that prefixes repeat and part ways everywhere."""
         length = self.random.randint(1, 100)
         start = self.random.choice([[1] * 40, [1] * 16 + [2] * 40, [3] * 8, []])
-        tokens = (start + [self.random.randint(1, 2) for _ in range(length)])[:length]
-        room = self.num_pages * PAGE_SIZE - length + 1
+        return (start + [self.random.randint(1, 2) for _ in range(length)])[:length]
+
+    def submit_random(self) -> None:
+        tokens = self.random_tokens()
+        room = self.num_pages * PAGE_SIZE - len(tokens) + 1
         self.submit(tokens, self.random.randint(1, min(200, room)))
+
+    def restore(self, token_ids: list[int]) -> list[int]:
+        """Pages that come from elsewhere. Returns which of the prefix were missing."""
+        shadow = Shadow(token_ids, 0, len(token_ids))
+        shadow.extend_histories()
+        written = self.scheduler.restore_prefix(token_ids)
+        for index, page in written:
+            self.cache[page] = shadow.histories[index * PAGE_SIZE :][:PAGE_SIZE]
+        return [index for index, _ in written]
 
     def finish(self, sequence_id: int) -> None:
         self.scheduler.finish(sequence_id)
@@ -104,13 +116,16 @@ class Harness:
 @pytest.mark.parametrize(("prefix_reuse", "num_operations"), [(True, 100_000), (False, 10_000)])
 def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     harness = Harness(num_pages=24, prefix_reuse=prefix_reuse, seed=7)
+    num_restored = 0
     for _ in range(num_operations):
         draw = harness.random.random()
         if draw < 0.05 and len(harness.live) < 40:
             harness.submit_random()
         elif draw < 0.055 and harness.live:
             harness.finish(harness.random.choice(list(harness.live)))  # aborted
-        elif draw < 0.06:
+        elif draw < 0.065:
+            num_restored += len(harness.restore(harness.random_tokens()))
+        elif draw < 0.07:
             harness.scheduler.schedule()  # a step that fails before commit changes nothing
         else:
             harness.step()
@@ -123,6 +138,7 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     assert harness.num_finished > num_operations // 100
     assert scheduler.num_preemptions > num_operations // 100
     assert (scheduler.num_reused_tokens > num_operations // 10) == prefix_reuse
+    assert (num_restored > num_operations // 1000) == prefix_reuse
 
 
 def test_a_full_pool_never_stops_the_oldest() -> None:
@@ -244,6 +260,53 @@ def test_least_recently_used_prefix_is_evicted_first() -> None:
         sequence_id = harness.submit([token] * 33, 1)
         assert harness.scheduler.schedule()[0][1] == begin, f"prefix {token}"
         harness.finish(sequence_id)
+
+
+def test_restored_pages_are_used_and_not_restored_again() -> None:
+    harness = Harness(num_pages=16)
+    prompt = list(range(40))
+    assert harness.restore(prompt) == [0, 1]
+    assert harness.restore([*prompt[:32], *range(50, 66)]) == [2]
+    harness.submit(prompt, 1)
+    assert harness.scheduler.schedule()[0][1] == 32
+    harness.scheduler.commit()
+    harness.scheduler.check()
+
+
+def test_restoring_takes_unused_pages_and_leaves_used_ones() -> None:
+    harness = Harness(num_pages=8)
+    harness.submit([1] * 33, 1)  # leaves two pages in the tree
+    harness.drain()
+    running = harness.submit([2] * 60, 5)  # uses four pages
+    harness.step(), harness.step()
+    assert harness.restore([3] * 80) == [0, 1, 2, 3], "two were free, two unused"
+    harness.scheduler.check()
+    assert harness.scheduler.num_free == 0
+    assert running in harness.live
+    harness.drain()
+
+
+def test_a_warm_prefix_outlasts_what_passes_through() -> None:
+    harness = Harness(num_pages=8)
+    harness.restore([7] * 32)
+
+    def is_kept() -> bool:
+        sequence_id = harness.submit([7] * 33, 1)
+        begin = harness.scheduler.schedule()[0][1]
+        harness.finish(sequence_id)
+        return begin == 32
+
+    def pass_through(first: int, last: int) -> None:
+        for token in range(first, last):
+            harness.submit([token] * 60, 1)  # three more pages for the tree
+            harness.drain()
+
+    pass_through(100, 106)
+    assert is_kept()  # which is a use
+    pass_through(200, 206)
+    assert is_kept()
+    pass_through(300, 320)
+    assert not is_kept(), "unused for long it must go"
 
 
 @pytest.mark.parametrize(

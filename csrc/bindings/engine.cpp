@@ -10,7 +10,9 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "core/checksum.h"
 #include "core/error.h"
+#include "core/file_reader.h"
 
 namespace f1 {
 namespace {
@@ -19,7 +21,13 @@ namespace py = pybind11;
 
 // No conversion: a mask is read where it lies, and a float array of token ids is a mistake.
 using Int32Array = py::array_t<int32_t, py::array::c_style>;
+using Checksums = py::array_t<uint64_t, py::array::c_style>;
 using Masks = std::unordered_map<int64_t, std::optional<Int32Array>>;
+
+std::span<const int32_t> span_of(const Int32Array& token_ids) {
+  if (token_ids.ndim() != 1) throw InvalidArgument("token_ids must have one dimension");
+  return {token_ids.data(), static_cast<size_t>(token_ids.size())};
+}
 
 SamplingParams make_sampling(float temperature, int top_k, float top_p, float min_p,
                              float repetition_penalty, float presence_penalty,
@@ -39,8 +47,8 @@ SamplingParams make_sampling(float temperature, int top_k, float top_p, float mi
 
 Request make_request(const Int32Array& token_ids, SamplingParams sampling, int max_tokens,
                      std::vector<int32_t> stop_token_ids, int choice) {
-  if (token_ids.ndim() != 1) throw InvalidArgument("token_ids must have one dimension");
-  return {.token_ids = {token_ids.data(), token_ids.data() + token_ids.size()},
+  const std::span<const int32_t> ids = span_of(token_ids);
+  return {.token_ids = {ids.begin(), ids.end()},
           .sampling = std::move(sampling),
           .max_tokens = max_tokens,
           .stop_token_ids = std::move(stop_token_ids),
@@ -88,6 +96,40 @@ class SharedEngine {
       pointers.emplace(id, mask->data());
     }
     return (*this)([&](Engine& engine) { return engine.finish_step(pointers); });
+  }
+
+  // (data uint8 [pages, page bytes], checksums uint64 [pages])
+  py::tuple save_prefix(const Int32Array& token_ids) {
+    const size_t page_bytes = engine_.model().kv_page_bytes();
+    std::vector<uint64_t> checksums;
+    auto [num_pages, data] = (*this)([&, ids = span_of(token_ids)](Engine& engine) {
+      auto saved = engine.save_prefix(ids);
+      for (int i = 0; i < saved.first; ++i) {
+        checksums.push_back(checksum({saved.second.get() + i * page_bytes, page_bytes}));
+      }
+      return saved;
+    });
+    const py::capsule owner(data.get(), [](void* p) { delete[] static_cast<std::byte*>(p); });
+    auto* bytes = reinterpret_cast<uint8_t*>(data.release());
+    return py::make_tuple(py::array_t<uint8_t>({size_t(num_pages), page_bytes}, bytes, owner),
+                          Checksums(checksums.size(), checksums.data()));
+  }
+
+  int restore_prefix(const Int32Array& token_ids, const std::string& path, uint64_t offset,
+                     const Checksums& checksums) {
+    if (checksums.size() * kPageSize != token_ids.size()) {
+      throw InvalidArgument(concat(checksums.size(), " checksums for ", token_ids.size(),
+                                   " tokens: expected one a page of ", kPageSize));
+    }
+    return (*this)([&, ids = span_of(token_ids)](Engine& engine) {
+      std::optional<FileReader> file;  // opened where the cache lacks a page
+      return engine.restore_prefix(ids, [&](int index, std::span<std::byte> out) {
+        if (!file) file.emplace(path);
+        file->read(offset + index * out.size(), out);
+        if (checksum(out) == checksums.data()[index]) return;
+        throw InvalidArgument(concat(path, ": page ", index, " does not match its checksum"));
+      });
+    });
   }
 
  private:
@@ -180,6 +222,14 @@ void bind_engine(py::module_& module) {
           "Run the layers over the next batch; the ids that now wait for their token.")
       .def("finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
            "Sample for those ids. masks: id -> int32 [ceil(V / 32)], bit set = legal, or None.")
+      .def("save_prefix", &SharedEngine::save_prefix, py::arg("token_ids"),
+           "What the cache holds of a prefix's whole pages of 16 tokens: uint8 [pages, page bytes] "
+           "and their checksums, uint64 [pages]. Not between begin_step() and finish_step().")
+      .def("restore_prefix", &SharedEngine::restore_prefix, py::arg("token_ids"), py::arg("path"),
+           py::arg("offset"), py::arg("checksums"),
+           "Read the pages that the cache lacks from a file that has them one after another. How "
+           "many of the prefix it now has: fewer where memory is short. Raises InvalidArgument at "
+           "a page that cannot be read or does not match its checksum; those before it stay.")
       .def_property_readonly(
           "has_work",
           [](SharedEngine& self) { return self([](Engine& engine) { return engine.has_work(); }); })

@@ -46,6 +46,14 @@ class SchedulerProbe {
     return chunks;
   }
 
+  // [(index, page id)] of the pages that the test is to fill now.
+  std::vector<std::pair<int, int32_t>> restore_prefix(const std::vector<int32_t>& token_ids) {
+    std::vector<std::pair<int, int32_t>> written;
+    scheduler_.restore_prefix(
+        token_ids, [&](int index, int32_t page_id) { written.emplace_back(index, page_id); });
+    return written;
+  }
+
   Scheduler& scheduler() { return scheduler_; }
 
  private:
@@ -99,6 +107,7 @@ void bind_engine_testing(py::module_& module) {
       .def("finish", &SchedulerProbe::finish)
       .def("append", &SchedulerProbe::append)
       .def("schedule", &SchedulerProbe::schedule)
+      .def("restore_prefix", &SchedulerProbe::restore_prefix, py::arg("token_ids"))
       .def("commit", [](SchedulerProbe& self) { self.scheduler().commit(); })
       .def("check", [](SchedulerProbe& self) { self.scheduler().check(); })
       .def_property_readonly("num_running",

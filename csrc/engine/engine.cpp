@@ -87,6 +87,28 @@ std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks) {
   return outputs;
 }
 
+std::pair<int, Engine::PageData> Engine::save_prefix(std::span<const int32_t> token_ids) {
+  if (!pending_.empty()) throw InvalidArgument("save_prefix() between begin_step and finish_step");
+  const std::vector<int32_t> page_ids = scheduler_.find_prefix(token_ids);
+  const size_t page_bytes = model_->kv_page_bytes();
+  auto data = std::make_unique_for_overwrite<std::byte[]>(page_ids.size() * page_bytes);
+  for (size_t i = 0; i < page_ids.size(); ++i) {
+    cache_->read_page(page_ids[i], {data.get() + i * page_bytes, page_bytes});
+  }
+  return {static_cast<int>(page_ids.size()), std::move(data)};
+}
+
+int Engine::restore_prefix(std::span<const int32_t> token_ids, const ReadPage& read_page) {
+  if (!pending_.empty()) {
+    throw InvalidArgument("restore_prefix() between begin_step and finish_step");
+  }
+  std::vector<std::byte> page(model_->kv_page_bytes());
+  return scheduler_.restore_prefix(token_ids, [&](int index, int32_t page_id) {
+    read_page(index, page);
+    cache_->write_page(page_id, page);
+  });
+}
+
 // Flattens the chunks; the sequences that reach their last token become pending.
 void Engine::fill_batch(const std::vector<Chunk>& chunks) {
   batch_.token_ids.clear();

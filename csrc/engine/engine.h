@@ -9,10 +9,13 @@
 // call. Not for several threads at once.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "backend/batch.h"
@@ -70,6 +73,16 @@ class Engine {
   std::vector<int64_t> begin_step();
   // Samples and appends the tokens of those sequences. Masks of others are ignored.
   std::vector<StepOutput> finish_step(const TokenMasks& masks);
+
+  // Between steps alone: pages of K and V of shared prefixes, to keep them outside the process. A
+  // prefix is whole pages of tokens from a sequence's start; its data [pages, kv_page_bytes()].
+  using PageData = std::unique_ptr<std::byte[]>;
+  using ReadPage = std::function<void(int index, std::span<std::byte> out)>;
+  // What the cache holds of the prefix: its first pages, perhaps none.
+  std::pair<int, PageData> save_prefix(std::span<const int32_t> token_ids);
+  // Brings back pages that the cache lacks; read_page() fills one, and where it throws those before
+  // stay. Returns how many of the prefix the cache now has: fewer where memory is short.
+  int restore_prefix(std::span<const int32_t> token_ids, const ReadPage& read_page);
 
   bool has_work() const { return scheduler_.has_work(); }
   // Tokens that the cache has room for.

@@ -47,10 +47,22 @@ PrefixTree::NodeId PrefixTree::insert(NodeId parent, PageTokens tokens, int32_t 
 }
 
 void PrefixTree::touch(NodeId node) {
-  if (node == kRoot) return;
-  const Leaf before{nodes_[node].last_used, node};
-  nodes_[node].last_used = ++clock_;
-  if (leaves_.erase(before)) leaves_.emplace(clock_, node);
+  if (node != kRoot) use(node, ++clock_);
+}
+
+void PrefixTree::keep_warm(NodeId node) {
+  ++clock_;
+  for (; node != kRoot; node = nodes_[node].key.parent) {
+    nodes_[node].is_warm = true;
+    use(node, clock_);
+  }
+}
+
+void PrefixTree::use(NodeId id, uint64_t time) {
+  Node& node = nodes_[id];
+  const bool is_leaf = leaves_.erase({node.last_used, id}) > 0;
+  node.last_used = std::max(node.last_used, time + (node.is_warm ? warmth_ : 0));
+  if (is_leaf) leaves_.emplace(node.last_used, id);
 }
 
 bool PrefixTree::evict() {
@@ -70,8 +82,11 @@ void PrefixTree::remove(NodeId id) {
   children_.erase(node.key);
   pool_.uncache(node.page_id);
   const NodeId parent = node.key.parent;
-  if (parent != kRoot && --nodes_[parent].num_children == 0) {
-    leaves_.emplace(nodes_[parent].last_used, parent);
+  if (parent != kRoot) {
+    Node& above = nodes_[parent];  // who used the page used the path to it
+    const uint64_t warmth = above.is_warm && !node.is_warm ? warmth_ : 0;
+    above.last_used = std::max(above.last_used, node.last_used + warmth);
+    if (--above.num_children == 0) leaves_.emplace(above.last_used, parent);
   }
   node = Node{};
   unused_nodes_.push_back(id);

@@ -5,7 +5,8 @@
 //                                                               parent and its 16 tokens, compared
 // token by token: a hash that collides can never show one request another one's context. Only whole
 // pages, already computed and never written again, are in the tree. What no sequence uses is
-// evicted from the leaves up, least recently used first.
+// evicted from the leaves up, least recently used first; a warm path counts as used later than it
+// was, so that it outlasts what passes through, but goes in the end where nobody comes back to it.
 #pragma once
 
 #include <array>
@@ -28,7 +29,7 @@ class PrefixTree {
   static constexpr NodeId kRoot = -1;
   static constexpr NodeId kNone = -2;
 
-  explicit PrefixTree(PagePool& pool) : pool_(pool) {}
+  explicit PrefixTree(PagePool& pool) : pool_(pool), warmth_(4 * uint64_t(pool.num_pages())) {}
 
   // The child of `parent` along `tokens`, or kNone.
   NodeId find(NodeId parent, PageTokens tokens) const;
@@ -37,6 +38,8 @@ class PrefixTree {
   NodeId insert(NodeId parent, PageTokens tokens, int32_t page_id);
   // Marks the node as just used.
   void touch(NodeId node);
+  // Makes the path to the node warm, and marks it as just used.
+  void keep_warm(NodeId node);
   // Gives the least recently used page that no sequence uses back to the pool; false if there is
   // none.
   bool evict();
@@ -60,14 +63,17 @@ class PrefixTree {
     Key key;
     int32_t page_id = -1;
     int num_children = 0;
-    uint64_t last_used = 0;
+    bool is_warm = false;
+    uint64_t last_used = 0;  // by the clock, which moves by pages; for a warm node later
   };
   using Leaf = std::pair<uint64_t, NodeId>;  // (last_used, node)
 
   static Key make_key(NodeId parent, PageTokens tokens);
+  void use(NodeId node, uint64_t time);
   void remove(NodeId node);
 
   PagePool& pool_;
+  const uint64_t warmth_;  // pages that must pass before a warm path ranks with others
   std::vector<Node> nodes_;
   std::vector<NodeId> unused_nodes_;
   std::unordered_map<Key, NodeId, KeyHash> children_;

@@ -67,6 +67,50 @@ void Scheduler::commit() {
   chunks_.clear();
 }
 
+std::vector<int32_t> Scheduler::find_prefix(std::span<const int32_t> token_ids) {
+  std::vector<int32_t> page_ids;
+  PrefixTree::NodeId last = PrefixTree::kRoot;
+  for (; token_ids.size() >= kPageSize; token_ids = token_ids.subspan(kPageSize)) {
+    const PrefixTree::NodeId node = tree_.find(last, token_ids.first<kPageSize>());
+    if (node == PrefixTree::kNone) break;
+    page_ids.push_back(tree_.page_id(node));
+    last = node;
+  }
+  tree_.keep_warm(last);
+  return page_ids;
+}
+
+int Scheduler::restore_prefix(std::span<const int32_t> token_ids,
+                              const std::function<void(int, int32_t)>& write) {
+  if (!options_.prefix_reuse) return 0;
+  // Like a sequence it uses the path it walks, so that one page is not evicted for the next.
+  struct Walk {
+    Scheduler& scheduler;
+    PrefixTree::NodeId last = PrefixTree::kRoot;
+    std::vector<int32_t> page_ids = {};
+    ~Walk() {
+      scheduler.tree_.keep_warm(last);
+      for (int32_t page_id : page_ids) scheduler.pool_.free(page_id);
+    }
+  } walk{*this};
+  for (; token_ids.size() >= kPageSize; token_ids = token_ids.subspan(kPageSize)) {
+    const auto tokens = token_ids.first<kPageSize>();
+    PrefixTree::NodeId node = tree_.find(walk.last, tokens);
+    if (node != PrefixTree::kNone) {
+      pool_.share(tree_.page_id(node));
+      walk.page_ids.push_back(tree_.page_id(node));
+    } else {
+      if (pool_.num_free() == 0 && !tree_.evict()) break;
+      const int index = static_cast<int>(walk.page_ids.size());
+      walk.page_ids.push_back(pool_.allocate());
+      write(index, walk.page_ids.back());
+      node = tree_.insert(walk.last, tokens, walk.page_ids.back());
+    }
+    walk.last = node;
+  }
+  return static_cast<int>(walk.page_ids.size());
+}
+
 void Scheduler::plan(Sequence& sequence) {
   reuse_prefix(sequence);
   if (is_next_page_underway(sequence)) return;  // the next step finds it in the tree

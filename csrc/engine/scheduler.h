@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/page_pool.h"
@@ -45,6 +47,15 @@ class Scheduler {
   const std::vector<Chunk>& schedule();
   // The step was computed: its full pages enter the prefix tree.
   void commit();
+
+  // The pages of the prefix tree along `token_ids`, whole ones from the first token on.
+  std::vector<int32_t> find_prefix(std::span<const int32_t> token_ids);
+  // Puts pages along `token_ids` into the tree: write(i, page_id) is to fill the i-th of them, and
+  // is called for those that the tree lacks. Stops where neither a free nor an unused page is left,
+  // and where write() throws. Returns how many of the pages the tree now has. Both keep the path
+  // warm.
+  int restore_prefix(std::span<const int32_t> token_ids,
+                     const std::function<void(int, int32_t)>& write);
 
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   const PagePool& pool() const { return pool_; }
