@@ -10,5 +10,6 @@ void bind_model(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_engine_testing(pybind11::module_& module);
 void bind_testing(pybind11::module_& module);
+void bind_ceilings(pybind11::module_& module);
 
 }  // namespace f1

@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, module) {
   f1::bind_engine(module);
   f1::bind_engine_testing(module);
   f1::bind_testing(module);
+  f1::bind_ceilings(module);
 }
