@@ -34,7 +34,8 @@ using TensorHandle = std::unique_ptr<DeviceTensor>;  // null: the model has no s
 // How a tensor will be read, which decides its form.
 enum class TensorRole {
   kMatrix,  // a layer's matrix: repacked, the source is not needed afterwards
-  kTable,   // embedding or head: single rows are read, in place where the device can
+  kTable,   // the embedding: single rows are read, in place where the device can
+  kHead,    // the output matrix: all rows stream by, or listed ones are read
   kVector,  // norm weights and biases: f32
 };
 
@@ -87,7 +88,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu scalar", "cpu avx512"
 
-  // kTable keeps reading tensor.data, so the caller keeps it alive. What is packed must not outlive
+  // kTable and kHead may keep reading tensor.data, so the caller keeps it alive. What is packed must not outlive
   // the backend. Not for several threads at once.
   virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
   virtual size_t kv_page_bytes(const ModelConfig& config) const = 0;
@@ -118,7 +119,7 @@ class Backend {
   virtual void final_norm(const DeviceTensor& norm, const Batch& batch,
                           Activations& activations) = 0;
   // rows[i] makes row i of the logits: all V, or those of listed tokens, compactly, in their order.
-  virtual void head(const DeviceTensor& table, std::span<const HeadRow> rows,
+  virtual void head(const DeviceTensor& head, std::span<const HeadRow> rows,
                     Activations& activations, Logits& logits) = 0;
   // tokens[i] is drawn from rows[i], each row by itself. Spoils the logits.
   virtual void sample(Logits& logits, std::span<const SampleRow> rows,

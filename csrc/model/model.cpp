@@ -48,6 +48,14 @@ class Loader {
     return backend_.pack(checked(name, find(name), rows, inputs), TensorRole::kTable);
   }
 
+  TensorHandle head(const std::string& name, int64_t rows, int64_t inputs) {
+    const TensorSource& source = find(name);
+    TensorHandle handle = backend_.pack(checked(name, source, rows, inputs), TensorRole::kHead);
+    source.file->release(source.offset, source.num_bytes);
+    packed_bytes_ += handle->num_bytes();
+    return handle;
+  }
+
   TensorHandle vector(const std::string& name, int64_t size) {
     TensorHandle handle = backend_.pack(checked(name, find(name), 1, size), TensorRole::kVector);
     packed_bytes_ += handle->num_bytes();
@@ -137,9 +145,10 @@ Model::Model(ModelConfig config, const std::map<std::string, TensorSource>& sour
   Loader loader(sources, *backend_);
   const int64_t vocab = config_.vocab_size, width = config_.hidden_size;
   weights_.embed = loader.table("embed.weight", vocab, width);
-  if (loader.has("head.weight")) weights_.head = loader.table("head.weight", vocab, width);
-  for (const char* name : {"embed.weight", "head.weight"})
-    if (loader.has(name)) table_files_.push_back(sources.at(name).file);
+  const std::string head = loader.has("head.weight") ? "head.weight" : "embed.weight";  // or tied
+  weights_.head = loader.head(head, vocab, width);
+  for (const std::string& name : {std::string("embed.weight"), head})
+    table_files_.push_back(sources.at(name).file);
   weights_.final_norm = loader.vector("final_norm.weight", width);
   for (int layer = 0; layer < config_.num_layers; ++layer)
     weights_.layers.push_back(load_layer(loader, config_, layer));
@@ -181,7 +190,7 @@ void Model::head(std::span<const HeadRow> rows, Activations& activations, Logits
     for (const int32_t token : row.listed_tokens)
       F1_CHECK(token >= 0 && token < config_.vocab_size, "listed token ", token);
   }
-  backend_->head(weights_.head_table(), rows, activations, logits);
+  backend_->head(*weights_.head, rows, activations, logits);
 }
 
 }  // namespace f1

@@ -16,10 +16,8 @@
 namespace f1 {
 
 struct ModelWeights {
-  TensorHandle embed, head, final_norm;  // head is null when it is tied to embed
+  TensorHandle embed, head, final_norm;
   std::vector<LayerWeights> layers;
-
-  const DeviceTensor& head_table() const { return head ? *head : *embed; }
 };
 
 class Model {
@@ -59,7 +57,7 @@ class Model {
  private:
   ModelConfig config_;
   std::shared_ptr<Backend> backend_;
-  std::vector<std::shared_ptr<const MappedFile>> table_files_;  // tables are read in place
+  std::vector<std::shared_ptr<const MappedFile>> table_files_;  // embedding and head may be read in place
   ModelWeights weights_;
   size_t packed_bytes_ = 0;
 };

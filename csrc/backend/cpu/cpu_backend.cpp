@@ -14,8 +14,9 @@ namespace {
 using namespace cpu;
 
 constexpr int64_t kTokenChunk = 4;    // tokens a thread takes at a time in row-wise work
-constexpr int64_t kPanelChunk = 2;    // panels, in matrix products
-constexpr int64_t kTableChunk = 128;  // rows, in the head
+constexpr int64_t kHeadChunk = 512;   // rows of the head
+constexpr int64_t kListedChunk = 64;  // listed rows of the head
+constexpr int64_t kChunks = 8;        // of a matrix, a thread: what a preempted one holds up
 constexpr int kMaxThreads = 1024;
 
 int num_threads_of(int requested) {
@@ -52,41 +53,59 @@ const float* vector_of(const TensorHandle& handle) {
   return handle ? static_cast<const VectorTensor&>(*handle).values.data() : nullptr;
 }
 
-const Tensor& table_of(const DeviceTensor& table) {
-  return static_cast<const TableTensor&>(table).tensor;
-}
 
 CpuActivations& cpu_of(Activations& activations) {
   return static_cast<CpuActivations&>(activations);
 }
 
-// For every panel of `matrix` in [begin, end) and every tile of tokens: finish(first output row,
-// number of rows, first token, number of tokens, tile[token][16]).
-template <typename Finish>
-void multiply(const Kernels& kernels, const PanelMatrix& matrix, int64_t begin, int64_t end,
-              const Rows& rows, int64_t num_tokens, const Finish& finish) {
-  alignas(64) float tile[kTile * kPanelRows];
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t row = panel * kPanelRows;
-    const int64_t num_rows = std::min<int64_t>(kPanelRows, matrix.rows - row);
-    for (int64_t t = 0; t < num_tokens; t += kTile) {
-      const int count = static_cast<int>(std::min<int64_t>(kTile, num_tokens - t));
-      kernels.panel_dot(matrix, panel, rows, t, count, tile);
-      finish(row, num_rows, t, count, tile);
-    }
+// Work on panels is counted in pairs, which share the reading of activations.
+int64_t num_pairs(const PanelMatrix& matrix) { return (matrix.num_panels() + 1) / 2; }
+int64_t pair_chunk(const ThreadPool& pool, int64_t pairs) {
+  return std::max<int64_t>(1, pairs / (pool.num_threads() * kChunks));
+}
+
+// The products of one panel: rows row .. row + num_rows - 1 of the matrix, tile[token][16].
+struct Product {
+  int64_t row, num_rows;
+  const float* tile;
+};
+
+struct Pair {
+  const PanelMatrix& matrix;
+  int64_t panel;
+  float* products;
+  int num_panels;
+  int64_t stride;
+
+  Product product(int i) const {
+    const int64_t row = (panel + i) * kPanelRows;
+    return {row, std::min<int64_t>(kPanelRows, matrix.rows - row), products + i * stride};
   }
+};
+
+Pair multiply(const Kernels& kernels, const PanelMatrix& matrix, int64_t pair, const Rows& rows,
+              int64_t num_tokens, const ThreadScratch& scratch, int place = 0) {
+  const int num_panels = static_cast<int>(std::min<int64_t>(2, matrix.num_panels() - 2 * pair));
+  kernels.panels_dot(matrix, 2 * pair, num_panels, rows, num_tokens, scratch.panels,
+                     scratch.products[place]);
+  return {matrix, 2 * pair, scratch.products[place], num_panels, panel_stride(num_tokens)};
 }
 
 // hidden += rows W
 void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& matrix,
-                 const Rows& rows, int64_t num_tokens, float* hidden) {
-  pool.run(matrix.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
-    multiply(kernels, matrix, begin, end, rows, num_tokens,
-             [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* tile) {
-               for (int i = 0; i < count; ++i)
-                 for (int64_t r = 0; r < num_rows; ++r)
-                   hidden[(t + i) * matrix.rows + row + r] += tile[i * kPanelRows + r];
-             });
+                 const Rows& rows, int64_t num_tokens, const CpuActivations& a) {
+  const int64_t pairs = num_pairs(matrix);
+  pool.run(pairs, pair_chunk(pool, pairs), [&](int64_t begin, int64_t end, int thread) {
+    const ThreadScratch scratch = a.thread_scratch(thread);
+    for (int64_t i = begin; i < end; ++i) {
+      const Pair pair = multiply(kernels, matrix, i, rows, num_tokens, scratch);
+      for (int p = 0; p < pair.num_panels; ++p) {
+        const Product product = pair.product(p);
+        for (int64_t t = 0; t < num_tokens; ++t)
+          for (int64_t r = 0; r < product.num_rows; ++r)
+            a.hidden.data()[t * matrix.rows + product.row + r] += product.tile[t * kPanelRows + r];
+      }
+    }
   });
 }
 
@@ -168,28 +187,51 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 std::string CpuBackend::name() const { return concat("cpu ", kernels_.name); }
 
 TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
-  if (role == TensorRole::kTable) {
-    auto table = std::make_unique<TableTensor>();
-    table->tensor = tensor;
-    return table;
+  switch (role) {
+    case TensorRole::kTable: {
+      auto table = std::make_unique<TableTensor>();
+      table->tensor = tensor;
+      return table;
+    }
+    case TensorRole::kHead:
+      return pack_head(tensor);
+    case TensorRole::kMatrix:
+      return pack_matrix(tensor);
+    case TensorRole::kVector:
+      break;
   }
-  if (role == TensorRole::kVector) {
-    auto vector = std::make_unique<VectorTensor>();
-    vector->values.resize(static_cast<size_t>(tensor.rows * tensor.inputs));
-    for (int64_t row = 0; row < tensor.rows; ++row)
-      kernels_.decode_row(tensor, row, vector->values.data() + row * tensor.inputs);
-    return vector;
-  }
+  auto vector = std::make_unique<VectorTensor>();
+  vector->values.resize(static_cast<size_t>(tensor.rows * tensor.inputs));
+  for (int64_t row = 0; row < tensor.rows; ++row)
+    kernels_.decode_row(tensor, row, vector->values.data() + row * tensor.inputs);
+  return vector;
+}
+
+TensorHandle CpuBackend::pack_matrix(const Tensor& tensor) {
   auto matrix = std::make_unique<MatrixTensor>();
   const size_t bytes = panel_bytes(tensor.dtype, tensor.inputs);
   matrix->panels = {tensor.dtype, tensor.rows, tensor.inputs, bytes, nullptr};
   std::byte* memory = packed_.allocate(matrix->num_bytes());
   matrix->panels.data = memory;
-  pool_.run(matrix->panels.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
+  const int64_t num_panels = matrix->panels.num_panels();
+  pool_.run(num_panels, 2, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel)
       pack_panel(tensor, panel, memory + static_cast<size_t>(panel) * bytes);
   });
   return matrix;
+}
+
+TensorHandle CpuBackend::pack_head(const Tensor& tensor) {
+  auto head = std::make_unique<HeadTensor>();
+  head->matrix = head_layout(tensor);
+  if (head->matrix.form == HeadForm::kFloats) return head;
+  std::byte* memory = packed_.allocate(head->num_bytes());
+  head->matrix.data = memory;
+  pool_.run(tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row)
+      pack_head_row(head->matrix, row, memory + static_cast<size_t>(row) * head->matrix.row_bytes);
+  });
+  return head;
 }
 
 size_t CpuBackend::kv_page_bytes(const ModelConfig& config) const {
@@ -215,7 +257,7 @@ void CpuBackend::embed(const DeviceTensor& table, const Batch& batch, Activation
   const int half = a.config.head_dim / 2;
   pool_.run(batch.num_tokens(), kTokenChunk, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      kernels_.decode_row(table_of(table), batch.token_ids[t],
+      kernels_.decode_row(static_cast<const TableTensor&>(table).tensor, batch.token_ids[t],
                           a.hidden.data() + t * a.config.hidden_size);
       for (int i = 0; i < half; ++i) {
         const float angle = static_cast<float>(batch.positions[t]) * a.config.rope_inv_freq[i];
@@ -243,19 +285,22 @@ void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch,
       {panels_of(weights.k), vector_of(weights.k_bias), a.new_keys.data()},
       {panels_of(weights.v), vector_of(weights.v_bias), a.new_values.data()},
   };
-  int64_t num_panels = 0;
-  for (const Part& part : parts) num_panels += part.matrix.num_panels();
-  pool_.run(num_panels, kPanelChunk, [&](int64_t begin, int64_t end, int) {
-    for (const Part& part : parts) {  // [begin, end) counts the parts' panels one after another
-      const int64_t size = part.matrix.num_panels();
-      multiply(kernels_, part.matrix, std::clamp<int64_t>(begin, 0, size),
-               std::clamp<int64_t>(end, 0, size), a.normed.rows, num_tokens,
-               [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* tile) {
-                 for (int i = 0; i < count; ++i)
-                   for (int64_t r = 0; r < num_rows; ++r)
-                     part.out[(t + i) * part.matrix.rows + row + r] =
-                         tile[i * kPanelRows + r] + (part.bias ? part.bias[row + r] : 0.0f);
-               });
+  int64_t pairs = 0;
+  for (const Part& part : parts) pairs += num_pairs(part.matrix);
+  pool_.run(pairs, pair_chunk(pool_, pairs), [&](int64_t begin, int64_t end, int thread) {
+    const ThreadScratch scratch = a.thread_scratch(thread);
+    for (const Part& part : parts) {  // [begin, end) counts the parts' pairs one after another
+      const int64_t size = num_pairs(part.matrix), width = part.matrix.rows;
+      for (int64_t i = std::max<int64_t>(begin, 0); i < std::min(end, size); ++i) {
+        const Pair pair = multiply(kernels_, part.matrix, i, a.normed.rows, num_tokens, scratch);
+        for (int p = 0; p < pair.num_panels; ++p) {
+          const Product product = pair.product(p);
+          for (int64_t t = 0; t < num_tokens; ++t)
+            for (int64_t r = 0; r < product.num_rows; ++r)
+              part.out[t * width + product.row + r] =
+                  product.tile[t * kPanelRows + r] + (part.bias ? part.bias[product.row + r] : 0.0f);
+        }
+      }
       begin -= size;
       end -= size;
     }
@@ -300,8 +345,7 @@ void CpuBackend::attn_out(const LayerWeights& weights, const Batch& batch,
   CpuActivations& a = cpu_of(activations);
   if (any_quantized({&weights.o}))
     quantize_rows(kernels_, pool_, a.attended.rows, batch.num_tokens());
-  add_product(kernels_, pool_, panels_of(weights.o), a.attended.rows, batch.num_tokens(),
-              a.hidden.data());
+  add_product(kernels_, pool_, panels_of(weights.o), a.attended.rows, batch.num_tokens(), a);
 }
 
 void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activations& activations) {
@@ -311,16 +355,19 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
             any_quantized({&weights.gate, &weights.up}));
   const PanelMatrix& gate = panels_of(weights.gate);
   const PanelMatrix& up = panels_of(weights.up);
-  pool_.run(gate.num_panels(), kPanelChunk, [&](int64_t begin, int64_t end, int) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      multiply(kernels_, gate, panel, panel + 1, a.normed.rows, num_tokens,
-               [&](int64_t row, int64_t num_rows, int64_t t, int count, const float* gate_tile) {
-                 alignas(64) float up_tile[kTile * kPanelRows];
-                 kernels_.panel_dot(up, panel, a.normed.rows, t, count, up_tile);
-                 for (int i = 0; i < count; ++i)
-                   kernels_.silu_mul(gate_tile + i * kPanelRows, up_tile + i * kPanelRows, num_rows,
-                                     a.mlp.rows.row(t + i) + row);
-               });
+  const int64_t pairs = num_pairs(gate);
+  pool_.run(pairs, pair_chunk(pool_, pairs), [&](int64_t begin, int64_t end, int thread) {
+    const ThreadScratch scratch = a.thread_scratch(thread);
+    for (int64_t i = begin; i < end; ++i) {
+      const Pair gates = multiply(kernels_, gate, i, a.normed.rows, num_tokens, scratch, 0);
+      const Pair ups = multiply(kernels_, up, i, a.normed.rows, num_tokens, scratch, 1);
+      for (int p = 0; p < gates.num_panels; ++p) {
+        const Product product = gates.product(p);
+        const float* up_tile = ups.product(p).tile;
+        for (int64_t t = 0; t < num_tokens; ++t)
+          kernels_.silu_mul(product.tile + t * kPanelRows, up_tile + t * kPanelRows,
+                            product.num_rows, a.mlp.rows.row(t) + product.row);
+      }
     }
   });
 }
@@ -330,8 +377,7 @@ void CpuBackend::mlp_down(const LayerWeights& weights, const Batch& batch,
   CpuActivations& a = cpu_of(activations);
   if (any_quantized({&weights.down}))
     quantize_rows(kernels_, pool_, a.mlp.rows, batch.num_tokens());
-  add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(),
-              a.hidden.data());
+  add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(), a);
 }
 
 void CpuBackend::final_norm(const DeviceTensor& norm, const Batch& batch,
@@ -341,48 +387,63 @@ void CpuBackend::final_norm(const DeviceTensor& norm, const Batch& batch,
   const int64_t width = a.config.hidden_size;
   for (size_t s = 0; s < batch.head_tokens.size(); ++s)
     kernels_.rms_norm(a.hidden.data() + batch.head_tokens[s] * width, weight, width,
-                      a.config.norm_eps, a.final_rows.rows.row(static_cast<int64_t>(s)));
+                      a.config.norm_eps, a.final_row(static_cast<int64_t>(s)));
 }
 
-void CpuBackend::head(const DeviceTensor& table, std::span<const HeadRow> rows,
+void CpuBackend::head(const DeviceTensor& head, std::span<const HeadRow> rows,
                       Activations& activations, Logits& logits) {
   CpuActivations& a = cpu_of(activations);
-  float* out = static_cast<CpuLogits&>(logits).row(0);
-  const Tensor& weights = table_of(table);
-  if (!is_float(weights.dtype))
-    for (const HeadRow& row : rows) kernels_.quantize(a.final_rows.rows, row.head_index);
+  const HeadMatrix& matrix = static_cast<const HeadTensor&>(head).matrix;
+  const auto& memory = static_cast<const CpuLogits&>(logits);
+  const int64_t width = matrix.tensor.inputs;
+  const bool is_float = matrix.form == HeadForm::kFloats;
 
-  std::vector<int32_t> full_heads;  // head_index of the rows that want all of V
-  std::vector<size_t> full_rows;    // and where in `rows` they stand
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (!rows[i].listed_tokens.empty()) continue;
-    full_heads.push_back(rows[i].head_index);
-    full_rows.push_back(i);
-  }
-  const int num_full = static_cast<int>(full_heads.size());
-  const int64_t vocab = weights.rows;
-  if (num_full > 0) {
-    pool_.run(vocab, kTableChunk, [&](int64_t begin, int64_t end, int thread) {
-      float* scratch = a.thread_scratch(thread);
-      float* sums = scratch + row_scratch(weights.inputs);
-      for (int64_t token = begin; token < end; ++token) {
-        kernels_.table_dot(weights, token, a.final_rows.rows, full_heads.data(), num_full, scratch,
-                           sums);
-        for (int i = 0; i < num_full; ++i)
-          out[static_cast<int64_t>(full_rows[i]) * vocab + token] = sums[i];
-      }
+  if (!is_float)
+    pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i)
+        kernels_.quantize_head(a.final_row(rows[i].head_index), width, matrix.zero_point,
+                               a.head_row(rows[i].head_index));
     });
-  }
+
+  // The rows that want all of V share one reading of the head.
+  std::vector<int> full_rows;
+  std::vector<const float*> values;
+  std::vector<const HeadBlock*> blocks;
+  // sums[j] = row `token` of the head times the hidden state that values[j], blocks[j] hold.
+  const auto dot = [&](int64_t token, const ThreadScratch& scratch, float* sums) {
+    const int count = static_cast<int>(blocks.size());
+    if (is_float)
+      return kernels_.float_dot(matrix.tensor, token, values.data(), count, scratch.row, sums);
+    kernels_.head_dot(matrix, token, blocks.data(), count, sums);
+  };
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::span<const int32_t> listed = rows[i].listed_tokens;
-    pool_.run(static_cast<int64_t>(listed.size()), kTableChunk,
-              [&](int64_t begin, int64_t end, int thread) {
-                for (int64_t j = begin; j < end; ++j)
-                  kernels_.table_dot(weights, listed[j], a.final_rows.rows, &rows[i].head_index, 1,
-                                     a.thread_scratch(thread),
-                                     out + static_cast<int64_t>(i) * vocab + j);
-              });
+    if (listed.empty()) {
+      full_rows.push_back(static_cast<int>(i));
+      continue;
+    }
+    values.assign(1, a.final_row(rows[i].head_index));
+    blocks.assign(1, a.head_row(rows[i].head_index));
+    float* out = memory.row(static_cast<int>(i));
+    pool_.run(std::ssize(listed), kListedChunk, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t j = begin; j < end; ++j) dot(listed[j], a.thread_scratch(thread), out + j);
+    });
   }
+  if (full_rows.empty()) return;
+  values.clear();
+  blocks.clear();
+  for (const int i : full_rows) {
+    values.push_back(a.final_row(rows[i].head_index));
+    blocks.push_back(a.head_row(rows[i].head_index));
+  }
+  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int thread) {
+    const ThreadScratch scratch = a.thread_scratch(thread);
+    for (int64_t token = begin; token < end; ++token) {
+      dot(token, scratch, scratch.logits);
+      for (size_t j = 0; j < full_rows.size(); ++j)
+        memory.row(full_rows[j])[token] = scratch.logits[j];
+    }
+  });
 }
 
 void CpuBackend::sample(Logits& logits, std::span<const SampleRow> rows,

@@ -30,12 +30,15 @@ class CpuBackend final : public Backend {
   void mlp_up(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
   void mlp_down(const LayerWeights& weights, const Batch& batch, Activations& activations) override;
   void final_norm(const DeviceTensor& norm, const Batch& batch, Activations& activations) override;
-  void head(const DeviceTensor& table, std::span<const HeadRow> rows, Activations& activations,
+  void head(const DeviceTensor& head, std::span<const HeadRow> rows, Activations& activations,
             Logits& logits) override;
   void sample(Logits& logits, std::span<const SampleRow> rows,
               std::span<SampledToken> tokens) override;
 
  private:
+  TensorHandle pack_matrix(const Tensor& tensor);
+  TensorHandle pack_head(const Tensor& tensor);
+
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;
   Arena packed_;                   // all matrices

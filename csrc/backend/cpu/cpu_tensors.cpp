@@ -6,6 +6,12 @@
 #include "core/error.h"
 
 namespace f1::cpu {
+namespace {
+
+// So that no two threads' scratch shares a cache line.
+size_t whole_lines(size_t num_floats) { return (num_floats + 15) / 16 * 16; }
+
+}  // namespace
 
 CpuKvCache::CpuKvCache(const ModelConfig& config, int num_pages)
     : num_layers_(config.num_layers),
@@ -65,12 +71,8 @@ void CpuLogits::write(int index, std::span<const float> values) {
 
 OwnedRows::OwnedRows(int64_t max_tokens, int64_t inputs)
     : values(static_cast<size_t>(max_tokens * inputs)),
-      scales(static_cast<size_t>(max_tokens * padded(inputs) / kGroup)),
-      scaled_sums(scales.size()),
-      codes(static_cast<size_t>(max_tokens * padded(inputs))),
-      minus_sums(static_cast<size_t>(max_tokens * padded(inputs) / 16)),
-      rows{inputs,        values.data(),      codes.data(),
-           scales.data(), scaled_sums.data(), minus_sums.data()} {}
+      groups(static_cast<size_t>(num_tiles(max_tokens) * (inputs / kGroup))),
+      rows{inputs, values.data(), groups.data()} {}
 
 CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, int num_threads)
     : config(config),
@@ -82,11 +84,24 @@ CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, in
       new_values(new_keys.size()),
       attended(max_tokens, int64_t{config.num_heads} * config.head_dim),
       mlp(max_tokens, config.intermediate_size),
-      final_rows(max_tokens, config.hidden_size),
+      final_values(static_cast<size_t>(max_tokens * config.hidden_size)),
+      head_width((config.hidden_size + kHeadBlock - 1) / kHeadBlock),
+      head_blocks(static_cast<size_t>(max_tokens * head_width)),
       cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),
       sines(cosines.size()),
-      scratch_size(row_scratch(config.hidden_size) + max_tokens),
-      scratch(static_cast<size_t>(num_threads * scratch_size)) {}
+      scratch_size(whole_lines(kPanelScratch / sizeof(float) +
+                               static_cast<size_t>(4 * panel_stride(max_tokens) +
+                                                   config.hidden_size + max_tokens))),
+      scratch(static_cast<size_t>(num_threads) * scratch_size) {}
+
+ThreadScratch CpuActivations::thread_scratch(int thread) const {
+  float* begin = scratch.data() + static_cast<size_t>(thread) * scratch_size;
+  float* products = begin + kPanelScratch / sizeof(float);
+  const int64_t stride = 2 * panel_stride(max_tokens_);
+  float* row = products + 2 * stride;
+  return {reinterpret_cast<std::byte*>(begin), {products, products + stride}, row,
+          row + config.hidden_size};
+}
 
 std::span<float> CpuActivations::part(Part part) const {
   switch (part) {
@@ -99,7 +114,7 @@ std::span<float> CpuActivations::part(Part part) const {
     case Part::kMlp:
       return {mlp.values.data(), mlp.values.size()};
     case Part::kFinal:
-      return {final_rows.values.data(), final_rows.values.size()};
+      return {final_values.data(), final_values.size()};
   }
   F1_CHECK(false, "part ", static_cast<int>(part));
 }

@@ -22,6 +22,15 @@ struct TableTensor final : DeviceTensor {
   Tensor tensor;  // in the mapped file
 };
 
+struct HeadTensor final : DeviceTensor {
+  size_t num_bytes() const override {
+    return matrix.form == HeadForm::kFloats
+               ? 0
+               : static_cast<size_t>(matrix.tensor.rows) * matrix.row_bytes;
+  }
+  HeadMatrix matrix{};  // in the backend's arena, or in the mapped file
+};
+
 struct VectorTensor final : DeviceTensor {
   size_t num_bytes() const override { return values.size() * sizeof(float); }
   std::vector<float> values;
@@ -68,10 +77,17 @@ class CpuLogits final : public Logits {
 // Rows with the memory behind them.
 struct OwnedRows {
   OwnedRows(int64_t max_tokens, int64_t inputs);
-  Buffer<float> values, scales, scaled_sums;
-  Buffer<int8_t> codes;
-  Buffer<int32_t> minus_sums;
+  Buffer<float> values;
+  Buffer<TileGroup> groups;
   Rows rows;
+};
+
+// What one thread works with.
+struct ThreadScratch {
+  std::byte* panels;   // [kPanelScratch]
+  float* products[2];  // [2 panels, panel_stride(T)] each
+  float* row;          // [D]
+  float* logits;       // [T]
 };
 
 struct CpuActivations final : Activations {
@@ -80,7 +96,9 @@ struct CpuActivations final : Activations {
   void read(Part part, std::span<float> out) const override;
   void write(Part part, std::span<const float> values) override;
   std::span<float> part(Part part) const;
-  float* thread_scratch(int thread) const { return scratch.data() + thread * scratch_size; }
+  ThreadScratch thread_scratch(int thread) const;
+  float* final_row(int64_t s) const { return final_values.data() + s * config.hidden_size; }
+  HeadBlock* head_row(int64_t s) const { return head_blocks.data() + s * head_width; }
 
   ModelConfig config;
   int max_tokens_;
@@ -91,10 +109,12 @@ struct CpuActivations final : Activations {
   Buffer<float> new_values;
   OwnedRows attended;     // [T, H * E]
   OwnedRows mlp;          // [T, intermediate]
-  OwnedRows final_rows;   // [S, D]
+  Buffer<float> final_values;      // [S, D]
+  int64_t head_width;              // D / 64, rounded up
+  Buffer<HeadBlock> head_blocks;   // [S, D / 64]
   Buffer<float> cosines;  // [T, E / 2]
   Buffer<float> sines;
-  int64_t scratch_size;  // a thread's floats for head()
+  size_t scratch_size;  // a thread's floats
   Buffer<float> scratch;
 };
 

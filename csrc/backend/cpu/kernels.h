@@ -4,27 +4,39 @@
 
 #include <cstdint>
 
+#include "backend/cpu/head_rows.h"
 #include "backend/cpu/panels.h"
 #include "core/tensor.h"
 
 namespace f1::cpu {
 
-inline constexpr int kTile = 8;     // tokens that share one reading of the weights
-inline constexpr int kRowPad = 64;  // rows of s8 codes are zero-padded to this
+inline constexpr int kTile = 4;  // tokens whose activations lie together
+inline constexpr size_t kPanelScratch = size_t{40} << 10;  // bytes a thread needs in panels_dot
 
-static inline int64_t padded(int64_t inputs) { return (inputs + kRowPad - 1) / kRowPad * kRowPad; }
+constexpr int64_t num_tiles(int64_t num_tokens) { return (num_tokens + kTile - 1) / kTile; }
+// Floats from one panel's products to the next's.
+constexpr int64_t panel_stride(int64_t num_tokens) {
+  return num_tiles(num_tokens) * kTile * kPanelRows;
+}
 
-// Rows of activations, as floats and, for quantised weights, as s8 codes in groups of 32:
-// value = scale * code, scale = max |value| / 127.
+// 32 inputs of 4 tokens as s8 codes: value = scale * code, scale = max |value| / 127. What a
+// product of panels reads together lies together.
+struct TileGroup {
+  int8_t codes[kTile][kGroup];
+  float scales[kTile];
+  float scaled_sums[kTile];      // scale * sum of codes, for weights with mins
+  int32_t minus_sums[3][kTile];  // -sum of all, first 16, last 16 codes, for zero points
+};
+static_assert(sizeof(TileGroup) == 208);
+
+// Rows of activations, as floats and, for quantised weights, as tiles of codes.
 struct Rows {
   int64_t inputs = 0;
-  float* values = nullptr;        // [T, inputs]
-  int8_t* codes = nullptr;        // [T, padded]
-  float* scales = nullptr;        // [T, padded / 32]
-  float* scaled_sums = nullptr;   // [T, padded / 32]  scale * sum of codes, for weights with mins
-  int32_t* minus_sums = nullptr;  // [T, padded / 16]  -sum of 16 codes, for weights' zero points
+  float* values = nullptr;      // [T, inputs]
+  TileGroup* groups = nullptr;  // [ceil(T / 4), inputs / 32]
 
   float* row(int64_t t) const { return values + t * inputs; }
+  TileGroup* tile(int64_t i) const { return groups + i * (inputs / kGroup); }
 };
 
 // One token's query heads that share a KV head, over its sequence's pages of one layer.
@@ -44,23 +56,26 @@ struct Kernels {
   const char* name;
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float eps, float* out);
-  // Fills row t's codes, scales and sums from its values.
+  // Fills row t's place in its tile from its values.
   void (*quantize)(const Rows& rows, int64_t t);
-  // tile[i * 16 + r] = row r of the panel times row first + i, for i < count <= kTile.
-  void (*panel_dot)(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
-                    int count, float* tile);
+  // out[p * panel_stride(T) + t * 16 + r] = row r of panel `panel` + p times row t, for p <
+  // num_panels <= 2 and t < T = num_tokens. Writes whole tiles of tokens.
+  void (*panels_dot)(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
+                     int64_t num_tokens, std::byte* scratch, float* out);
   // out = gate / (1 + exp(-gate)) * up
   void (*silu_mul)(const float* gate, const float* up, int64_t size, float* out);
   void (*attend)(const AttendTask& task);
   // One row of a table as floats.
   void (*decode_row)(const Tensor& table, int64_t row, float* out);
-  // out[i] = row `row` of the table times row which[i], for i < count. `scratch` has
-  // row_scratch(inputs) floats.
-  void (*table_dot)(const Tensor& table, int64_t row, const Rows& rows, const int32_t* which,
-                    int count, float* scratch, float* out);
+  // One row of hidden states for head_dot: out[num_blocks]. Blocks beyond `inputs` stay as they are.
+  void (*quantize_head)(const float* values, int64_t inputs, int zero_point, HeadBlock* out);
+  // out[i] = row `index` of the head times x[i], for i < count.
+  void (*head_dot)(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x, int count,
+                   float* out);
+  // The same of a table of floats, with room for one row in `scratch`.
+  void (*float_dot)(const Tensor& table, int64_t row, const float* const* x, int count,
+                    float* scratch, float* out);
 };
-
-static inline int64_t row_scratch(int64_t inputs) { return padded(inputs) + kRowPad; }
 
 extern const Kernels kScalarKernels;
 extern const Kernels* const kAvx512Kernels;  // null when not built for x86

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cpu/attention_kernels.h"
+#include "backend/cpu/head_kernels.h"
 #include "backend/cpu/panel_kernels.h"
 #include "backend/cpu/row_kernels.h"
 #include "backend/cpu/table_kernels.h"
@@ -15,11 +16,13 @@ constexpr Kernels kernels_of(const char* name) {
       .name = name,
       .rms_norm = RowKernels<L>::rms_norm,
       .quantize = RowKernels<L>::quantize,
-      .panel_dot = PanelKernels<L>::panel_dot,
+      .panels_dot = PanelKernels<L>::panels_dot,
       .silu_mul = RowKernels<L>::silu_mul,
       .attend = AttentionKernels<L>::attend,
       .decode_row = TableKernels<L>::decode_row,
-      .table_dot = TableKernels<L>::table_dot,
+      .quantize_head = HeadKernels<L>::quantize,
+      .head_dot = HeadKernels<L>::dot,
+      .float_dot = TableKernels<L>::float_dot,
   };
 }
 

@@ -41,12 +41,25 @@ struct Avx512Lanes {
   static F32 load_s8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16_bytes(p)));
   }
-  static F32 spread4(const float* p) {
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(p)));
-  }
   static F32 spread2(const float* p) {
     return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(p[0]), _mm512_set1_ps(p[1]));
+  }
+  static F32 set_f16(uint16_t x) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<int16_t>(x)));
+  }
+  static F32 spread2_f16(const uint16_t* p) {
+    int32_t both;
+    std::memcpy(&both, p, 4);
+    const __m256i which = _mm256_setr_epi16(0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
+                                            0x302, 0x302, 0x302, 0x302, 0x302, 0x302, 0x302, 0x302);
+    return _mm512_cvtph_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), which));
+  }
+  static F32 spread4_s8(const int8_t* p) {
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    const __m128i which = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const __m128i bytes = _mm_shuffle_epi8(_mm_set1_epi32(four), which);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
   }
   static void store(float* p, F32 a) { _mm512_storeu_ps(p, a); }
   static void store(float* p, F32 a, int n) { _mm512_mask_storeu_ps(p, mask(n), a); }
@@ -71,16 +84,16 @@ struct Avx512Lanes {
   static float sum(F32 a) { return _mm512_reduce_add_ps(a); }
   static float largest(F32 a) { return _mm512_reduce_max_ps(a); }
 
+  static I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
   static I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
   static I32 times_zero_point(I32 a, int zero) {
     return {
         _mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
   }
-  static I32 negate(I32 a) { return {_mm512_sub_epi32(_mm512_setzero_si512(), a.v)}; }
   static int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
 
   static U8 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
-  static U8 set_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+  static void store_bytes(void* p, U8 a) { _mm512_storeu_si512(p, a.v); }
   static U8 low_nibbles(U8 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
   static U8 high_nibbles(U8 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
@@ -98,10 +111,10 @@ struct Avx512Lanes {
     return {_mm512_or_si512(a.v, _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))};
   }
   static I32 dot(I32 acc, U8 a, U8 b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
-  static I32 dot_quad(I32 acc, U8 a, const int8_t* quad) {
+  static U8 set_quad(const int8_t* quad) {
     int32_t four;
     std::memcpy(&four, quad, 4);
-    return {_mm512_dpbusd_epi32(acc.v, a.v, _mm512_set1_epi32(four))};
+    return {_mm512_set1_epi32(four)};
   }
 };
 

@@ -57,13 +57,17 @@ struct ScalarLanes {
   static F32 load_s8(const int8_t* p) {
     return each<F32>([=](int i) { return static_cast<float>(p[i]); });
   }
-  // p[0..3] to four lanes each; p[0..1] to eight lanes each.
-  static F32 spread4(const float* p) {
-    return each<F32>([=](int i) { return p[i / 4]; });
-  }
+  // p[0..1] to eight lanes each; p[0..3] to four lanes each.
   static F32 spread2(const float* p) {
     return each<F32>([=](int i) { return p[i / 8]; });
   }
+  static F32 spread2_f16(const uint16_t* p) {
+    return each<F32>([=](int i) { return f16_to_float(p[i / 8]); });
+  }
+  static F32 spread4_s8(const int8_t* p) {
+    return each<F32>([=](int i) { return static_cast<float>(p[i / 4]); });
+  }
+  static F32 set_f16(uint16_t x) { return set(f16_to_float(x)); }
   static void store(float* p, F32 a) { std::memcpy(p, a.v, sizeof(a.v)); }
   static void store(float* p, F32 a, int n) {
     for (int i = 0; i < n; ++i) p[i] = a.v[i];
@@ -125,14 +129,14 @@ struct ScalarLanes {
   }
   static float largest(F32 a) { return *std::max_element(a.v, a.v + 16); }
 
+  static I32 load(const int32_t* p) {
+    return each<I32>([=](int i) { return p[i]; });
+  }
   static I32 set(int32_t x) {
     return each<I32>([=](int) { return x; });
   }
   static I32 times_zero_point(I32 a, int zero) {  // a power of two
     return each<I32>([&](int i) { return a.v[i] * zero; });
-  }
-  static I32 negate(I32 a) {
-    return each<I32>([&](int i) { return -a.v[i]; });
   }
   static int32_t sum(I32 a) {
     int32_t total = 0;
@@ -145,8 +149,9 @@ struct ScalarLanes {
     std::memcpy(result.v, p, 64);
     return result;
   }
-  static U8 set_bytes(uint8_t x) {
-    return each_byte([=](int) { return x; });
+  static void store_bytes(void* p, U8 a) { std::memcpy(p, a.v, 64); }
+  static U8 set_quad(const int8_t* quad) {  // the same four bytes for every lane
+    return each_byte([=](int i) { return quad[i % 4]; });
   }
   static U8 low_nibbles(U8 a) {
     return each_byte([&](int i) { return a.v[i] & 15; });
@@ -170,14 +175,6 @@ struct ScalarLanes {
     int32_t pairs[32];
     for (int i = 0; i < 32; ++i) pairs[i] = products[2 * i] + products[2 * i + 1];
     return each<I32>([&](int i) { return acc.v[i] + pairs[2 * i] + pairs[2 * i + 1]; });
-  }
-  // The same with one quad of signed bytes for every lane.
-  static I32 dot_quad(I32 acc, U8 a, const int8_t* quad) {
-    const int32_t b0 = quad[0], b1 = quad[1], b2 = quad[2], b3 = quad[3];
-    return each<I32>([&](int i) {
-      const uint8_t* four = a.v + 4 * i;
-      return acc.v[i] + four[0] * b0 + four[1] * b1 + four[2] * b2 + four[3] * b3;
-    });
   }
 };
 

@@ -1,4 +1,12 @@
-// Matrix products over panels.
+// Matrix products over quantised panels.
+//
+// Up to kMaxDirect tokens: the panel streams by once, unpacked in registers (memory is the limit).
+// More: blocks of two panels are unpacked into the first-level cache and meet all tokens there
+// (dot products are the limit). Either way a row's groups are added in their order, each by
+//
+//     sum = dot * (scale_w * scale_x) + sum,    then    sum = min * scaled_sum_x + sum
+//
+// so the result does not depend on the way.
 #pragma once
 
 #include "backend/cpu/float_kernels.h"
@@ -14,13 +22,30 @@ struct PanelKernels {
   using I32 = typename L::I32;
   using U8 = typename L::U8;
 
-  template <int kCount>
-  struct Tile {
-    F32 sums[kCount];
+  static constexpr int kMaxDirect = 2 * kTile;
+  static constexpr int kBlockGroups = 28;  // of two panels: about 32 KB
+
+  // A group of a panel, ready for the dot products: 16 rows x 32 inputs.
+  struct Group {
+    U8 codes[kQuads];
+    F32 scales[2];  // of all 32 inputs, or of the first and the second 16
+    F32 min;
   };
+  // The same of two panels, in memory.
+  struct alignas(64) UnpackedGroup {
+    uint8_t codes[2][kQuads][64];
+    float scales[2][2][kPanelRows];
+    float mins[2][kPanelRows];
+  };
+  static_assert(sizeof(UnpackedGroup) * kBlockGroups <= kPanelScratch);
+
+  template <typename Panel>
+  static constexpr bool kHasHalves = std::is_same_v<Panel, HalfGroupPanel>;
+  template <typename Panel>
+  static constexpr bool kHasMin = Panel::kZero == 0;
 
   template <int kBits>
-  static void unpack(const Codes<kBits>& codes, U8 (&out)[kQuads]) {
+  static void unpack_codes(const Codes<kBits>& codes, U8 (&out)[kQuads]) {
     if constexpr (kBits == 8) {
       for (int i = 0; i < kQuads; ++i) out[i] = L::load_bytes(codes.bytes[i]);
     } else {
@@ -43,114 +68,191 @@ struct PanelKernels {
     }
   }
 
-  // Scales (and mins) of a panel's group, by kind of panel.
+  // Scales (and mins) of group g, by kind of panel.
   template <int kBits, int kZero>
-  static F32 scale_of(const ScalePanel<kBits, kZero>& p, int) {
-    return L::load_f16(p.scale);
+  static void unpack_scales(const ScalePanel<kBits, kZero>& p, int, Group& out) {
+    out.scales[0] = L::load_f16(p.scale);
   }
   template <int kBits>
-  static F32 scale_of(const MinPanel<kBits>& p, int) {
-    return L::load_f16(p.scale);
+  static void unpack_scales(const MinPanel<kBits>& p, int, Group& out) {
+    out.scales[0] = L::load_f16(p.scale);
+    out.min = L::load_f16(p.min);
   }
   template <int kBits>
-  static F32 min_of(const MinPanel<kBits>& p, int) {
-    return L::load_f16(p.min);
+  static void unpack_scales(const SuperPanel<kBits>& p, int g, Group& out) {
+    out.scales[0] = L::mul(L::load_f16(p.d), L::load_u8(p.scales[g]));
+    out.min = L::sub(L::set(0.0f), L::mul(L::load_f16(p.dmin), L::load_u8(p.mins[g])));
   }
-  template <int kBits>
-  static F32 scale_of(const SuperPanel<kBits>& p, int g) {
-    return L::mul(L::load_f16(p.d), L::load_u8(p.scales[g]));
-  }
-  template <int kBits>
-  static F32 min_of(const SuperPanel<kBits>& p, int g) {
-    return L::sub(L::set(0.0f), L::mul(L::load_f16(p.dmin), L::load_u8(p.mins[g])));
+  static void unpack_scales(const HalfGroupPanel& p, int g, Group& out) {
+    const F32 d = L::load_f16(p.d);
+    out.scales[0] = L::mul(d, L::load_s8(p.scales[2 * g]));
+    out.scales[1] = L::mul(d, L::load_s8(p.scales[2 * g + 1]));
   }
 
-  // The group's integer dot products with one token, zero point subtracted. Quads q0 .. q1 - 1.
-  template <int kZero>
-  static I32 group_dot(const U8 (&w)[kQuads], int q0, int q1, const int8_t* codes,
-                       int32_t minus_sum) {
-    I32 dot = L::set(int32_t{0});
-    if constexpr (kZero != 0) dot = L::times_zero_point(L::set(minus_sum), kZero);
-    for (int q = q0; q < q1; ++q) dot = L::dot_quad(dot, w[q], codes + 4 * q);
-    return dot;
-  }
-
-  template <typename Panel, int kCount>
-  static void add_group(const Panel& panel, int g, int64_t group, const Rows& rows, int64_t first,
-                        Tile<kCount>& tile) {
-    const int64_t width = padded(rows.inputs);
-    U8 w[kQuads];
-    unpack(panel.codes[g], w);
-    const F32 scale = scale_of(panel, g);
+  // The codes of quads q0 .. q1 - 1 times those of kCount tokens, zero points subtracted.
+  // `sums`: which of the three kinds of sums in TileGroup belong to these quads.
+  template <int kZero, int kPanels, int kCount, typename CodesOf>
+  static void dot(const CodesOf& codes_of, int q0, int q1, const TileGroup* const (&x)[num_tiles(kCount)],
+                  int sums, I32 (&dots)[kPanels][kCount]) {
     for (int i = 0; i < kCount; ++i) {
-      const int64_t t = first + i;
-      const int32_t* sums = rows.minus_sums + t * width / 16 + 2 * group;
-      const I32 dot = group_dot<Panel::kZero>(w, 0, kQuads, rows.codes + t * width + group * kGroup,
-                                              sums[0] + sums[1]);
-      const F32 both = L::mul(scale, L::set(rows.scales[t * width / kGroup + group]));
-      tile.sums[i] = L::fma(L::to_f32(dot), both, tile.sums[i]);
-      if constexpr (Panel::kZero == 0) {  // the formats without a zero point have mins
-        const F32 sum = L::set(rows.scaled_sums[t * width / kGroup + group]);
-        tile.sums[i] = L::fma(min_of(panel, g), sum, tile.sums[i]);
+      I32 start = L::set(int32_t{0});
+      if constexpr (kZero != 0)
+        start = L::times_zero_point(L::set(x[i / kTile]->minus_sums[sums][i % kTile]), kZero);
+      for (int p = 0; p < kPanels; ++p) dots[p][i] = start;
+    }
+    for (int q = q0; q < q1; ++q) {
+      U8 w[kPanels];
+      for (int p = 0; p < kPanels; ++p) w[p] = codes_of(p, q);
+      for (int i = 0; i < kCount; ++i) {
+        const U8 quad = L::set_quad(x[i / kTile]->codes[i % kTile] + 4 * q);
+        for (int p = 0; p < kPanels; ++p) dots[p][i] = L::dot(dots[p][i], w[p], quad);
       }
     }
   }
 
-  template <int kCount>
-  static void add_group(const HalfGroupPanel& panel, int g, int64_t group, const Rows& rows,
-                        int64_t first, Tile<kCount>& tile) {
-    constexpr int kZero = HalfGroupPanel::kZero;
-    const int64_t width = padded(rows.inputs);
-    U8 w[kQuads];
-    unpack(panel.codes[g], w);
-    const F32 d = L::load_f16(panel.d);
-    const F32 scale_a = L::mul(d, L::load_s8(panel.scales[2 * g]));
-    const F32 scale_b = L::mul(d, L::load_s8(panel.scales[2 * g + 1]));
-    for (int i = 0; i < kCount; ++i) {
-      const int64_t t = first + i;
-      const int8_t* codes = rows.codes + t * width + group * kGroup;
-      const int32_t* sums = rows.minus_sums + t * width / 16 + 2 * group;
-      const I32 dot_a = group_dot<kZero>(w, 0, kQuads / 2, codes, sums[0]);
-      const I32 dot_b = group_dot<kZero>(w, kQuads / 2, kQuads, codes, sums[1]);
-      const F32 x = L::set(rows.scales[t * width / kGroup + group]);
-      const F32 halves = L::fma(L::to_f32(dot_a), scale_a, L::mul(L::to_f32(dot_b), scale_b));
-      tile.sums[i] = L::fma(halves, x, tile.sums[i]);
+  // Adds one group of kPanels panels times kCount tokens to the sums.
+  template <typename Panel, int kPanels, int kCount, typename CodesOf, typename ScaleOf,
+            typename MinOf>
+  static void add_group(const CodesOf& codes_of, const ScaleOf& scale_of, const MinOf& min_of,
+                        const TileGroup* const (&x)[num_tiles(kCount)], F32 (&sums)[kPanels][kCount]) {
+    I32 dots[kPanels][kCount];
+    if constexpr (kHasHalves<Panel>) {
+      I32 more[kPanels][kCount];
+      dot<Panel::kZero, kPanels, kCount>(codes_of, 0, kQuads / 2, x, 1, dots);
+      dot<Panel::kZero, kPanels, kCount>(codes_of, kQuads / 2, kQuads, x, 2, more);
+      for (int p = 0; p < kPanels; ++p) {
+        for (int i = 0; i < kCount; ++i) {
+          const F32 second = L::mul(L::to_f32(more[p][i]), scale_of(p, 1));
+          const F32 both = L::fma(L::to_f32(dots[p][i]), scale_of(p, 0), second);
+          sums[p][i] = L::fma(both, L::set(x[i / kTile]->scales[i % kTile]), sums[p][i]);
+        }
+      }
+    } else {
+      dot<Panel::kZero, kPanels, kCount>(codes_of, 0, kQuads, x, 0, dots);
+      for (int p = 0; p < kPanels; ++p) {
+        for (int i = 0; i < kCount; ++i) {
+          const F32 scale = L::mul(scale_of(p, 0), L::set(x[i / kTile]->scales[i % kTile]));
+          sums[p][i] = L::fma(L::to_f32(dots[p][i]), scale, sums[p][i]);
+          if constexpr (kHasMin<Panel>)
+            sums[p][i] = L::fma(min_of(p), L::set(x[i / kTile]->scaled_sums[i % kTile]), sums[p][i]);
+        }
+      }
     }
   }
 
+  // out[i * 16 + r], i < kCount, of one panel read once.
   template <typename Panel, int kCount>
-  static void quantized_dot(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
-                            int64_t first, float* out) {
+  static void direct(const PanelMatrix& matrix, int64_t panel, const Rows& rows, float* out) {
     const auto* panels = reinterpret_cast<const Panel*>(matrix.panel(panel));
     const int64_t num_panels = matrix.inputs / (kGroup * Panel::kGroups);
-    Tile<kCount> tile;
-    for (int i = 0; i < kCount; ++i) tile.sums[i] = L::set(0.0f);
-    for (int64_t p = 0; p < num_panels; ++p)
-      for (int g = 0; g < Panel::kGroups; ++g)
-        add_group(panels[p], g, p * Panel::kGroups + g, rows, first, tile);
-    for (int i = 0; i < kCount; ++i) L::store(out + i * kPanelRows, tile.sums[i]);
+    const TileGroup* x[num_tiles(kCount)];
+    for (int i = 0; i < num_tiles(kCount); ++i) x[i] = rows.tile(i);
+    F32 sums[1][kCount];
+    for (int i = 0; i < kCount; ++i) sums[0][i] = L::set(0.0f);
+    for (int64_t p = 0; p < num_panels; ++p) {
+      for (int g = 0; g < Panel::kGroups; ++g) {
+        Group group;
+        unpack_codes(panels[p].codes[g], group.codes);
+        unpack_scales(panels[p], g, group);
+        add_group<Panel, 1, kCount>([&](int, int q) { return group.codes[q]; },
+                                    [&](int, int half) { return group.scales[half]; },
+                                    [&](int) { return group.min; }, x, sums);
+        for (const TileGroup*& tile : x) ++tile;
+      }
+    }
+    for (int i = 0; i < kCount; ++i) L::store(out + i * kPanelRows, sums[0][i]);
   }
 
-  template <int kCount>
-  static void panel_dot_of(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
-                           int64_t first, float* out) {
-    if (is_float(matrix.dtype))
-      return FloatKernels<L>::template dot<kCount>(matrix, panel, rows, first, out);
+  // Groups first .. first + count - 1 of `panel` as number `place` of an unpacked block.
+  template <typename Panel>
+  static void unpack(const PanelMatrix& matrix, int64_t panel, int64_t first, int64_t count,
+                     int place, UnpackedGroup* out) {
+    const auto* panels = reinterpret_cast<const Panel*>(matrix.panel(panel));
+    for (int64_t i = 0; i < count; ++i) {
+      const Panel& source = panels[(first + i) / Panel::kGroups];
+      const int g = static_cast<int>((first + i) % Panel::kGroups);
+      Group group;
+      unpack_codes(source.codes[g], group.codes);
+      unpack_scales(source, g, group);
+      for (int q = 0; q < kQuads; ++q) L::store_bytes(out[i].codes[place][q], group.codes[q]);
+      L::store(out[i].scales[place][0], group.scales[0]);
+      if constexpr (kHasHalves<Panel>) L::store(out[i].scales[place][1], group.scales[1]);
+      if constexpr (kHasMin<Panel>) L::store(out[i].mins[place], group.min);
+    }
+  }
+
+  // Adds `count` unpacked groups times a tile of tokens to the tiles out + p * stride.
+  template <typename Panel, int kPanels>
+  static void add_block(const UnpackedGroup* groups, int64_t count, const TileGroup* tile,
+                        bool is_first, float* out, int64_t stride) {
+    F32 sums[kPanels][kTile];
+    for (int p = 0; p < kPanels; ++p)
+      for (int i = 0; i < kTile; ++i)
+        sums[p][i] = is_first ? L::set(0.0f) : L::load(out + p * stride + i * kPanelRows);
+    for (int64_t g = 0; g < count; ++g) {
+      const UnpackedGroup& w = groups[g];
+      const TileGroup* const x[1] = {tile + g};
+      add_group<Panel, kPanels, kTile>(
+          [&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
+          [&](int p, int half) { return L::load(w.scales[p][half]); },
+          [&](int p) { return L::load(w.mins[p]); }, x, sums);
+    }
+    for (int p = 0; p < kPanels; ++p)
+      for (int i = 0; i < kTile; ++i)
+        L::store(out + p * stride + i * kPanelRows, sums[p][i]);
+  }
+
+  template <typename Panel, int kPanels>
+  static void blocked(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
+                      int64_t num_tokens, std::byte* scratch, float* out) {
+    auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
+    const int64_t num_groups = matrix.inputs / kGroup;
+    const int64_t num_blocks = (num_groups + kBlockGroups - 1) / kBlockGroups;
+    for (int64_t block = 0; block < num_blocks; ++block) {
+      const int64_t first = num_groups * block / num_blocks;
+      const int64_t count = num_groups * (block + 1) / num_blocks - first;
+      for (int p = 0; p < kPanels; ++p)
+        unpack<Panel>(matrix, panel + p, first, count, p, unpacked);
+      for (int64_t i = 0; i < num_tiles(num_tokens); ++i)
+        add_block<Panel, kPanels>(unpacked, count, rows.tile(i) + first, first == 0,
+                                  out + i * kTile * kPanelRows, panel_stride(num_tokens));
+    }
+  }
+
+  template <typename Panel>
+  static void quantized(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
+                        int64_t num_tokens, std::byte* scratch, float* out) {
+    if (num_tokens > kMaxDirect)
+      return num_panels == 2 ? blocked<Panel, 2>(matrix, panel, rows, num_tokens, scratch, out)
+                             : blocked<Panel, 1>(matrix, panel, rows, num_tokens, scratch, out);
+    using Direct = void (*)(const PanelMatrix&, int64_t, const Rows&, float*);
+    static constexpr Direct kDirect[kMaxDirect] = {
+        direct<Panel, 1>, direct<Panel, 2>, direct<Panel, 3>, direct<Panel, 4>,
+        direct<Panel, 5>, direct<Panel, 6>, direct<Panel, 7>, direct<Panel, 8>};
+    for (int p = 0; p < num_panels; ++p)
+      kDirect[num_tokens - 1](matrix, panel + p, rows, out + p * panel_stride(num_tokens));
+  }
+
+  static void floats(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
+                     int64_t num_tokens, float* out) {
+    for (int p = 0; p < num_panels; ++p) {
+      float* tile = out + p * panel_stride(num_tokens);
+      int64_t done = 0;
+      for (; num_tokens - done >= kTile; done += kTile)
+        FloatKernels<L>::template dot<kTile>(matrix, panel + p, rows, done,
+                                             tile + done * kPanelRows);
+      for (; done < num_tokens; ++done)
+        FloatKernels<L>::template dot<1>(matrix, panel + p, rows, done, tile + done * kPanelRows);
+    }
+  }
+
+  static void panels_dot(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
+                         int64_t num_tokens, std::byte* scratch, float* out) {
+    if (is_float(matrix.dtype)) return floats(matrix, panel, num_panels, rows, num_tokens, out);
     with_format(matrix.dtype, [&](auto format) {
-      quantized_dot<PanelOf<typename decltype(format)::Block>, kCount>(matrix, panel, rows, first,
-                                                                       out);
+      quantized<PanelOf<typename decltype(format)::Block>>(matrix, panel, num_panels, rows,
+                                                           num_tokens, scratch, out);
     });
-  }
-
-  static void panel_dot(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
-                        int count, float* tile) {
-    int done = 0;
-    for (; count - done >= 8; done += 8)
-      panel_dot_of<8>(matrix, panel, rows, first + done, tile + done * kPanelRows);
-    for (; count - done >= 2; done += 2)
-      panel_dot_of<2>(matrix, panel, rows, first + done, tile + done * kPanelRows);
-    for (; done < count; ++done)
-      panel_dot_of<1>(matrix, panel, rows, first + done, tile + done * kPanelRows);
   }
 };
 

@@ -27,25 +27,35 @@ struct RowKernels {
     }
   }
 
+  struct GroupScale {
+    float scale;
+    int32_t sum_a, sum_b;  // of the first and the last 16 codes
+  };
+  // 32 values as s8 codes.
+  static GroupScale quantize_group(const float* values, int8_t* codes) {
+    const F32 a = L::load(values), b = L::load(values + 16);
+    const float largest = L::largest(L::max(L::abs(a), L::abs(b)));
+    // Below that 127 / largest could be infinite; such a group counts as zeros.
+    const F32 inverse = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
+    const I32 code_a = L::to_i32(L::round(L::mul(a, inverse)));
+    const I32 code_b = L::to_i32(L::round(L::mul(b, inverse)));
+    L::store_s8(codes, code_a);
+    L::store_s8(codes + 16, code_b);
+    return {largest / 127.0f, L::sum(code_a), L::sum(code_b)};
+  }
+
   static void quantize(const Rows& rows, int64_t t) {
-    const int64_t width = padded(rows.inputs);
-    const float* values = rows.row(t);
+    TileGroup* groups = rows.tile(t / kTile);
+    const int64_t i = t % kTile;
     for (int64_t g = 0; g < rows.inputs / kGroup; ++g) {
-      const F32 a = L::load(values + g * kGroup), b = L::load(values + g * kGroup + 16);
-      const float largest = L::largest(L::max(L::abs(a), L::abs(b)));
-      const float scale = largest / 127.0f;
-      // Below that 127 / largest could be infinite; such a group counts as zeros.
-      const F32 inverse = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
-      const I32 code_a = L::to_i32(L::round(L::mul(a, inverse)));
-      const I32 code_b = L::to_i32(L::round(L::mul(b, inverse)));
-      int8_t* codes = rows.codes + t * width + g * kGroup;
-      L::store_s8(codes, code_a);
-      L::store_s8(codes + 16, code_b);
-      const int32_t sum_a = L::sum(code_a), sum_b = L::sum(code_b);
-      rows.minus_sums[t * width / 16 + 2 * g] = -sum_a;
-      rows.minus_sums[t * width / 16 + 2 * g + 1] = -sum_b;
-      rows.scales[t * width / kGroup + g] = scale;
-      rows.scaled_sums[t * width / kGroup + g] = scale * static_cast<float>(sum_a + sum_b);
+      TileGroup& group = groups[g];
+      const auto [scale, sum_a, sum_b] =
+          quantize_group(rows.row(t) + g * kGroup, group.codes[i]);
+      group.scales[i] = scale;
+      group.scaled_sums[i] = scale * static_cast<float>(sum_a + sum_b);
+      group.minus_sums[0][i] = -(sum_a + sum_b);
+      group.minus_sums[1][i] = -sum_a;
+      group.minus_sums[2][i] = -sum_b;
     }
   }
 
