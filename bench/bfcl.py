@@ -24,9 +24,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from common import describe_run
-
 from f1 import F1
+from f1.bench.machine import describe_run
 from f1.errors import F1Error
 from f1.types import ToolCall
 

@@ -18,8 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import describe_run
-
+from f1.bench.machine import describe_run
 from f1.calling.family import family_for, grammars_folder
 
 ARGUMENTS = ', "arguments":'

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import describe_run
 from numpy.typing import NDArray
 
+from f1.bench.machine import describe_run
 from f1.models.checkpoint import Checkpoint
 from f1.models.load import load_checkpoint, load_model
 from f1.models.pull import resolve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,13 @@ app = typer.Typer(
 
 _MODEL_HELP = "Catalogue name, path of a GGUF file or model folder, or hub id."
 _URL_HELP = "Ask this server instead of loading a model."
+_ONLY_HELP = (
+    "Some of decode, prefill, batch, call, ttft, neighbour, overhead and memory, with commas."
+)
+_PEER_HELP = (
+    "auto (what is installed), none, or llama.cpp or openvino, as NAME=FOLDER where it is "
+    "installed outside this environment; may be given again."
+)
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL_HELP)]
 UrlOption = Annotated[str | None, typer.Option("--base-url", help=_URL_HELP)]
 
@@ -158,6 +166,41 @@ def rm(
     for name in names:
         remove(name, settings)
         typer.echo(f"removed {name}")
+
+
+@app.command()
+def bench(
+    model: ModelOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One short round of each: rough figures.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help=_ONLY_HELP)] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of every subject; 0: one a processor.")
+    ] = 0,
+    peer: Annotated[list[str] | None, typer.Option(help=_PEER_HELP)] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything measured here too.")] = None,
+) -> None:
+    """Measure this machine's speed with a model, beside its ceilings and other engines.
+
+    Every subject runs in a process of its own; they take turns round by round, so that a busy
+    machine meets all of them. Medians, with the lowest and the highest. About three minutes for
+    the default model.
+    """
+    from f1.bench.command import parse_sections, run_bench, write_json
+    from f1.bench.run import Options, Sizes, default_threads, find_peers
+    from f1.models.catalogue import DEFAULT_MODEL
+
+    options = Options(
+        model=model or DEFAULT_MODEL,
+        threads=threads or default_threads(),
+        sections=parse_sections(only),
+        peers=find_peers(peer or ["auto"]),
+        sizes=Sizes.quick() if quick else Sizes(),
+    )
+    found = run_bench(options, Console(highlight=False))
+    if json is not None:
+        write_json(found, json)
 
 
 if __name__ == "__main__":

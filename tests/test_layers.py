@@ -24,7 +24,7 @@ CORE = {
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
     "types errors settings _core models calling engine tools planning serve "
-    "portal remote client demo cli"
+    "portal remote client demo bench cli"
 ).split()
 
 # Who may use a library that has one door.
@@ -36,6 +36,8 @@ DOORS = {
     "huggingface_hub": {"models"},
     "fastapi": {"serve"},
     "typer": {"cli"},
+    "llama_cpp": {"bench"},
+    "openvino_genai": {"bench"},
 }
 
 

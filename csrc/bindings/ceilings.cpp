@@ -26,8 +26,8 @@ namespace {
 namespace py = pybind11;
 using Clock = std::chrono::steady_clock;
 
-// Puts the calling thread on the index-th of the processors it may use: on a busy machine the system
-// takes a while to spread young threads, and two of them on one processor are no ceiling.
+// Puts the calling thread on the index-th of the processors it may use: on a busy machine the
+// system takes a while to spread young threads, and two of them on one processor are no ceiling.
 void pin_thread(int index) {
 #if defined(__linux__)
   cpu_set_t allowed, one;
@@ -50,7 +50,7 @@ double time_threads(int num_threads, const std::function<void(int)>& task) {
   std::vector<std::thread> threads;
   for (int i = 0; i < num_threads; ++i) {
     threads.emplace_back([&, i] {
-      pin_thread(i);
+      if (num_threads > 1) pin_thread(i);
       num_ready.fetch_add(1);
       while (!started.load(std::memory_order_acquire)) std::this_thread::yield();
       task(i);
@@ -63,7 +63,7 @@ double time_threads(int num_threads, const std::function<void(int)>& task) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// --- reading memory -------------------------------------------------------------------------------
+// --- reading memory ----------------------------------------------------------------------------
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
@@ -145,7 +145,7 @@ std::vector<double> read_bandwidth(int num_threads, int64_t num_bytes, int num_p
   return rates;
 }
 
-// --- multiplying 8-bit integers -------------------------------------------------------------------
+// --- multiplying 8-bit integers ----------------------------------------------------------------
 
 constexpr int kAccumulators = 16;  // more than latency times throughput of any core so far
 

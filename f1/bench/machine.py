@@ -15,6 +15,7 @@ def describe_run(*packages: str, **settings: object) -> dict[str, Any]:
     return {
         "commit": _commit(),
         "machine": f"{_processor()}, {os.cpu_count()} logical cores",
+        "load": os.getloadavg()[0],  # runnable threads over the last minute, ours not yet
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
         "settings": settings,
@@ -22,14 +23,15 @@ def describe_run(*packages: str, **settings: object) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None  # not a checkout
-    return found.stdout.strip()
+    """Of the checkout that this file is in or, installed, of the one that is the current folder."""
+    file = Path(__file__).resolve()
+    for folder in (file.parents[2], Path.cwd()):
+        here = folder / "f1" / "bench" / file.name
+        if (folder / ".git").exists() and here.is_file() and here.read_bytes() == file.read_bytes():
+            command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+            found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            return found.stdout.strip() or None
+    return None
 
 
 def _processor() -> str:
