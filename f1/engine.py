@@ -23,7 +23,8 @@ import numpy as np
 
 from f1.calling.family import Family, family_for
 from f1.calling.schema import check_schema, check_tool
-from f1.calling.turn import Turn, Vocabulary
+from f1.calling.turn import Turn, TurnEvent
+from f1.calling.vocabulary import make_vocabulary
 from f1.errors import (
     ConstraintError,
     ContextLengthExceeded,
@@ -66,6 +67,7 @@ class _Choice:
     num_prompt_tokens: int
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
+    events: list[TurnEvent]  # what the turn said before anything was sampled
     num_cached_tokens: int = 0
     sequence_id: int | None = None
 
@@ -81,7 +83,9 @@ class AsyncEngine:
         self._core = core
         self._grammars = grammars
         self._family: Family = family_for(checkpoint.name, settings.grammars)
-        self._vocabulary = _vocabulary(checkpoint, self._family, grammars)
+        self._vocabulary = make_vocabulary(
+            checkpoint.tokenizer, self._family, grammars, forced_text=settings.forced_text
+        )
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -103,7 +107,10 @@ class AsyncEngine:
             checkpoint, core = loading.result()
         tokenizer = checkpoint.tokenizer
         grammars = Grammars(
-            tokenizer.vocabulary(), tokenizer.vocab_size, sorted(tokenizer.stop_token_ids)
+            tokenizer.vocabulary(),
+            tokenizer.vocab_size,
+            sorted(tokenizer.stop_token_ids),
+            freely=not settings.forced_text,
         )
         return cls(checkpoint, core, grammars, settings)
 
@@ -203,6 +210,8 @@ class AsyncEngine:
         )
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
         turn.spend_prefix(len(prefix))
+        forced, events = turn.force()
+        prefix += forced
         core_request = None
         if max_tokens > len(prefix):
             core_request = _core.Request(
@@ -212,7 +221,7 @@ class AsyncEngine:
                 stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
                 choice=index,
             )
-        return _Choice(index, turn, core_request, len(prompt), send, num_tokens=len(prefix))
+        return _Choice(index, turn, core_request, len(prompt), send, len(prefix), events)
 
     # --- stepping thread -------------------------------------------------------------------------
 
@@ -247,6 +256,11 @@ class AsyncEngine:
             if self._failure is not None:
                 choice.send(self._failure)
                 return
+            for event in choice.events:
+                choice.send(event)
+            if choice.turn.ended:
+                self._finish(choice, choice.turn.reason)
+                continue
             if choice.core_request is None:
                 choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
                 continue
@@ -303,17 +317,25 @@ class AsyncEngine:
             reason = turn.reason
         else:
             events = turn.accept(output.token_id, self._logprob(output))
+            forced, more = turn.force()
+            events += more
+            choice.num_tokens += len(forced)
             if turn.ended:
                 reason = turn.reason
             elif output.finish == "length":
                 events += turn.finish()
                 reason = "length"
+            elif forced:
+                self._core.append(output.sequence_id, forced)
         for event in events:
             choice.send(event)
         if reason is not None:
-            self._abort([choice])
-            usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-            choice.send(Finished(choice.index, reason, usage))
+            self._finish(choice, reason)
+
+    def _finish(self, choice: _Choice, reason: FinishReason) -> None:
+        self._abort([choice])
+        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
+        choice.send(Finished(choice.index, reason, usage))
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
         if output.top is None or output.logprob is None:
@@ -348,27 +370,6 @@ def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:
         max_sequences=settings.max_sequences,
     )
     return checkpoint, core
-
-
-def _vocabulary(checkpoint: Checkpoint, family: Family, grammars: Grammars) -> Vocabulary:
-    tokenizer = checkpoint.tokenizer
-    token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
-    never -= tokenizer.stop_token_ids
-    beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
-    markers = (tokenizer.token_id(form.marker) for form in family.forms)
-    openers = {token_id for token_id in markers if token_id is not None}
-    begins = {
-        i
-        for i, data in enumerate(token_bytes)
-        if data and any(b.startswith(data) or data.startswith(b) for b in beginnings)
-    }
-    return Vocabulary(
-        token_bytes,
-        text_mask=grammars.token_mask({*never, *openers}),
-        call_text_mask=grammars.token_mask(never),
-        no_call_mask=grammars.token_mask(never | begins),
-    )
 
 
 def _sampling(params: SamplingParams) -> _core.SamplingParams:

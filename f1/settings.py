@@ -11,6 +11,8 @@ from typing import Any
 
 from f1.errors import InvalidRequest
 
+_SWITCHES = ("forced_text",)
+_SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -26,6 +28,9 @@ class Settings:
     isa: str = "auto"  # instruction set of the kernels; "scalar" runs on any processor
     max_batch_tokens: int = 256  # tokens computed in one step
     max_sequences: int = 32  # requests decoded side by side
+    # Commits what the grammar leaves one continuation for, without asking the model. Calls are then
+    # written in one way, their white space too.
+    forced_text: bool = True
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -64,6 +69,11 @@ def _parse(name: str, text: str) -> Any:
         return Path(text)
     if name == "isa":
         return text
+    if name in _SWITCHES:
+        if text.lower() not in _SWITCHED:
+            variable = f"F1_{name.upper()}"
+            raise InvalidRequest(f"{variable} is neither on nor off: {text!r}", param=variable)
+        return _SWITCHED[text.lower()]
     try:
         return parse_bytes(text) if name == "kv_memory" else int(text)
     except ValueError:
