@@ -1,7 +1,17 @@
-// Attention of one token over its pages.
+// Attention of some consecutive tokens of one sequence over its pages.
+//
+// A row is one token's one query head. Rows that share pages are worked on together, so that a page
+// is read once for all of them; but what a row gets is defined for it alone:
+//
+//     positions   0        64       128                 kSegment             2 kSegment
+//     segment 0   | block    | block    | ...       | ;  segment 1   | block ...
+//
+// Within a segment, block by block, an online softmax (Milakov & Gimelshein, arXiv 1805.02867); a
+// segment starts anew, and the segments' results are joined in their order. So threads can share
+// one row's segments, and no bit depends on who computed which, or on the other rows.
 #pragma once
 
-#include <cstring>
+#include <algorithm>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lane_math.h"
@@ -14,84 +24,215 @@ struct AttentionKernels {
   using Math = LaneMath<L>;
 
   static constexpr float kMinusInfinity = -1e30f;  // finite: the difference of two is 0, not NaN
+  static constexpr int kBlockPages = 4, kBlock = 16 * kBlockPages;  // positions
+  // Rows at a time, and vectors of 16 lanes for each: as many sums as the registers hold.
+  static constexpr int kMaxRows = L::kRegisters >= 32 ? 8 : 4;
+  static constexpr int kWide = L::kRegisters >= 32 ? 2 : 1;
 
-  // Online softmax (Milakov & Gimelshein, arXiv 1805.02867), page by page, for kHeads query heads.
-  template <int kHeads>
-  static void attend_heads(const AttendTask& task, int first_head) {
-    const int width = task.head_dim;
-    const float* query = task.query + first_head * width;
-    float* out = task.out + first_head * width;
-    float maxima[kHeads], sums[kHeads];
-    for (int h = 0; h < kHeads; ++h) {
-      maxima[h] = kMinusInfinity;
-      sums[h] = 0.0f;
-    }
-    std::memset(out, 0, sizeof(float) * static_cast<size_t>(kHeads * width));
-    for (int begin = 0; begin < task.num_positions; begin += 16) {
-      const int64_t page = task.page_ids[begin / 16] * task.page_stride;
-      const int n = Math::lanes_left(task.num_positions - begin);
-      F32 scores[kHeads];
-      page_scores<kHeads>(task.keys + page, query, width, scores);
-      float weights[kHeads][16], fades[kHeads];
-      for (int h = 0; h < kHeads; ++h) {
-        const F32 legal = L::first(n, scores[h], L::set(kMinusInfinity));
-        const float largest = L::largest(L::max(legal, L::set(maxima[h])));
-        fades[h] = Math::exp_of(maxima[h] - largest);
-        const F32 weight = L::first(n, Math::exp(L::sub(legal, L::set(largest))), L::set(0.0f));
-        L::store(weights[h], weight);
-        sums[h] = sums[h] * fades[h] + L::sum(weight);
-        maxima[h] = largest;
-      }
-      add_values<kHeads>(task.values + page, n, width, weights, fades, out);
-    }
-    for (int h = 0; h < kHeads; ++h) {
-      const F32 inverse = L::set(1.0f / sums[h]);
-      for (int e = 0; e < width; e += 16) {
-        float* p = out + h * width + e;
-        L::store(p, L::mul(L::load(p, Math::lanes_left(width - e)), inverse),
-                 Math::lanes_left(width - e));
-      }
-    }
+  // A row's result so far, its share of `partial`: with w = e^(score - maximum), the sums by lane of
+  // w and the sums of w V, of no meaning beyond head_dim.
+  struct State {
+    float* memory;
+
+    float& maximum() const { return memory[0]; }
+    float* sums() const { return memory + 16; }
+    float* values() const { return memory + 32; }
+  };
+  static State state_of(const AttendTask& task, float* partial, int row) {
+    return {partial + row * partial_row(task.head_dim)};
+  }
+  // Where the row's query and its output stand, from the task's.
+  static int64_t offset_of(const AttendTask& task, int row) {
+    return row / task.num_heads * task.token_stride + row % task.num_heads * task.head_dim;
   }
 
-  template <int kHeads>
-  static void page_scores(const uint16_t* keys, const float* query, int width,
-                          F32 (&scores)[kHeads]) {
-    for (int h = 0; h < kHeads; ++h) scores[h] = L::set(0.0f);
+  // scores[r][16 p + i] = query[r] . key of page p's position i
+  template <int kCount, int kPages>
+  [[gnu::noinline]] static void score(const uint16_t* const* keys, const float* const* query,
+                                      int width, float* scores) {
+    F32 sums[kCount][kPages];
+    repeat<kCount>([&](auto r) { repeat<kPages>([&](auto p) { sums[r][p] = L::set(0.0f); }); });
     for (int e = 0; e < width; ++e) {
-      const F32 key = L::load_f16(keys + e * 16);
-      for (int h = 0; h < kHeads; ++h)
-        scores[h] = L::fma(key, L::set(query[h * width + e]), scores[h]);
+      F32 key[kPages];
+      repeat<kPages>([&](auto p) { key[p] = L::load_f16(keys[p] + e * 16); });
+      repeat<kCount>([&](auto r) {
+        const F32 one = L::set(query[r][e]);
+        repeat<kPages>([&](auto p) { sums[r][p] = L::fma(key[p], one, sums[r][p]); });
+      });
     }
+    repeat<kCount>([&](auto r) {
+      repeat<kPages>([&](auto p) { L::store(scores + r * kBlock + 16 * p, sums[r][p]); });
+    });
   }
 
-  template <int kHeads>
-  static void add_values(const uint16_t* values, int n, int width,
-                         const float (&weights)[kHeads][16], const float (&fades)[kHeads],
-                         float* out) {
-    for (int e = 0; e < width; e += 16) {
-      const int lanes = Math::lanes_left(width - e);
-      F32 sums[kHeads];
-      for (int h = 0; h < kHeads; ++h)
-        sums[h] = L::mul(L::load(out + h * width + e, lanes), L::set(fades[h]));
-      for (int j = 0; j < n; ++j) {
-        const F32 value = L::load_f16(values + j * width + e, lanes);
-        for (int h = 0; h < kHeads; ++h) sums[h] = L::fma(value, L::set(weights[h][j]), sums[h]);
+  // Scores of the block's first n positions become weights; fades: by what the older sums shrink.
+  template <int kCount>
+  [[gnu::noinline]] static void weigh(const State* states, int n, float* scores, float* fades) {
+    alignas(64) float shrinking[16] = {};
+    for (int r = 0; r < kCount; ++r) {
+      const float before = states[r].maximum();
+      F32 largest = L::set(before);
+      for (int i = 0; i < n; i += 16) {
+        float* score = scores + r * kBlock + i;
+        const F32 legal =
+            L::first(Math::lanes_left(n - i), L::load(score), L::set(kMinusInfinity));
+        L::store(score, legal);
+        largest = L::max(legal, largest);
       }
-      for (int h = 0; h < kHeads; ++h) L::store(out + h * width + e, sums[h], lanes);
+      states[r].maximum() = L::largest(largest);
+      shrinking[r] = before - states[r].maximum();
+    }
+    L::store(shrinking, Math::exp(L::load(shrinking)));
+    for (int r = 0; r < kCount; ++r) {
+      fades[r] = shrinking[r];
+      const F32 largest = L::set(states[r].maximum());
+      F32 sums = L::mul(L::load(states[r].sums()), L::set(fades[r]));
+      for (int i = 0; i < n; i += 16) {
+        float* score = scores + r * kBlock + i;
+        const F32 weight = Math::exp(L::sub(L::load(score), largest));
+        const F32 legal = L::first(Math::lanes_left(n - i), weight, L::set(0.0f));
+        L::store(score, legal);
+        sums = L::add(sums, legal);
+      }
+      L::store(states[r].sums(), sums);
     }
   }
 
-  static void attend(const AttendTask& task) {
-    int head = 0;
-    for (; task.num_heads - head >= 4; head += 4) attend_heads<4>(task, head);
-    switch (task.num_heads - head) {
-      case 3:
-        return attend_heads<3>(task, head);
-      case 2:
-        return attend_heads<2>(task, head);
-      case 1:
-        return attend_heads<1>(task, head);
+  // Adds the block's first n values, at `e` and on: kVectors of 16, or one of `lanes`.
+  template <int kCount, int kVectors, typename Load>
+  [[gnu::noinline]] static void add_values(const uint16_t* const* values, int n, int width, int e,
+                                           Load load, const float* weights, const float* fades,
+                                           const State* states) {
+    F32 sums[kCount][kVectors];
+    repeat<kCount>([&](auto r) {
+      const F32 fade = L::set(fades[r]);
+      repeat<kVectors>([&](auto v) {
+        sums[r][v] = L::mul(L::load(states[r].values() + e + 16 * v), fade);
+      });
+    });
+    for (int begin = 0; begin < n; begin += 16) {
+      const uint16_t* value = values[begin / 16] + e;
+      const int end = std::min(n, begin + 16);
+      for (int i = begin; i < end; ++i, value += width) {
+        F32 wide[kVectors];
+        repeat<kVectors>([&](auto v) { wide[v] = load(value + 16 * v); });
+        repeat<kCount>([&](auto r) {
+          const F32 weight = L::set(weights[r * kBlock + i]);
+          repeat<kVectors>([&](auto v) { sums[r][v] = L::fma(wide[v], weight, sums[r][v]); });
+        });
+      }
+    }
+    repeat<kCount>([&](auto r) {
+      repeat<kVectors>([&](auto v) { L::store(states[r].values() + e + 16 * v, sums[r][v]); });
+    });
+  }
+
+  // `num_pages` pages of a block, of whose positions each of kCount rows sees the first n.
+  template <int kCount>
+  static void add_block(const AttendTask& task, const int32_t* page_ids, int num_pages, int n,
+                        int first_row, float* partial) {
+    const int width = task.head_dim;
+    const uint16_t *keys[kBlockPages], *values[kBlockPages];
+    for (int p = 0; p < num_pages; ++p) {
+      keys[p] = task.keys + page_ids[p] * task.page_stride;
+      values[p] = task.values + page_ids[p] * task.page_stride;
+    }
+    const float* query[kCount];
+    State states[kCount];
+    for (int r = 0; r < kCount; ++r) {
+      query[r] = task.query + offset_of(task, first_row + r);
+      states[r] = state_of(task, partial, first_row + r);
+    }
+    alignas(64) float weights[kCount * kBlock];
+    int p = 0;
+    for (; p + kWide <= num_pages; p += kWide)
+      score<kCount, kWide>(keys + p, query, width, weights + 16 * p);
+    for (; p < num_pages; ++p) score<kCount, 1>(keys + p, query, width, weights + 16 * p);
+    float fades[kCount];
+    weigh<kCount>(states, n, weights, fades);
+    int e = 0;
+    const auto load = [](const uint16_t* p) { return L::load_f16(p); };
+    for (; e + 16 * kWide <= width; e += 16 * kWide)
+      add_values<kCount, kWide>(values, n, width, e, load, weights, fades, states);
+    for (; e < width; e += 16) {
+      const int lanes = Math::lanes_left(width - e);
+      const auto load_some = [=](const uint16_t* p) { return L::load_f16(p, lanes); };
+      add_values<kCount, 1>(values, n, width, e, load_some, weights, fades, states);
+    }
+  }
+
+  template <int kCount>
+  static void add_block_of(int count, const AttendTask& task, const int32_t* page_ids,
+                           int num_pages, int n, int first_row, float* partial) {
+    if (count == kCount)
+      return add_block<kCount>(task, page_ids, num_pages, n, first_row, partial);
+    if constexpr (kCount > 1)
+      add_block_of<kCount - 1>(count, task, page_ids, num_pages, n, first_row, partial);
+  }
+
+  // Pages lie apart: the processor does not guess the next.
+  static void prefetch(const AttendTask& task, int position) {
+    const int32_t* page_ids = task.page_ids + position / 16;
+    const int num_pages = std::min<int>(kBlockPages, (task.num_positions - position + 15) / 16);
+    for (int p = 0; p < num_pages; ++p) {
+      const int64_t page = page_ids[p] * task.page_stride;
+      for (int i = 0; i < task.head_dim * 16; i += 32) {
+        __builtin_prefetch(task.keys + page + i, 0, 2);
+        __builtin_prefetch(task.values + page + i, 0, 2);
+      }
+    }
+  }
+
+  static void attend_segment(const AttendTask& task, int segment, float* partial) {
+    const int num_rows = task.num_tokens * task.num_heads;
+    for (int row = 0; row < num_rows; ++row) {
+      const State state = state_of(task, partial, row);
+      state.maximum() = kMinusInfinity;
+      L::store(state.sums(), L::set(0.0f));
+      for (int e = 0; e < task.head_dim; e += 16) L::store(state.values() + e, L::set(0.0f));
+    }
+    const int last = task.num_positions + task.num_tokens - 1;  // how many the last token sees
+    const int end = std::min(last, (segment + 1) * kSegment);
+    for (int begin = segment * kSegment; begin < end; begin += kBlock) {
+      const int32_t* page_ids = task.page_ids + begin / 16;
+      const int num_pages = (std::min(kBlock, end - begin) + 15) / 16;
+      if (begin + kBlock < end) prefetch(task, begin + kBlock);
+      // While all tokens see the whole block, rows are taken as they come; then token by token.
+      const int step = begin + kBlock <= task.num_positions ? num_rows : task.num_heads;
+      for (int first = 0; first < num_rows; first += step) {
+        const int seen = task.num_positions + first / task.num_heads - begin;
+        if (seen <= 0) continue;
+        for (int row = first; row < first + step; row += kMaxRows)
+          add_block_of<kMaxRows>(std::min(kMaxRows, first + step - row), task, page_ids, num_pages,
+                                 std::min(seen, kBlock), row, partial);
+      }
+    }
+  }
+
+  static void join_segment(const AttendTask& task, int segment, float* partial, float* next) {
+    for (int row = 0; row < task.num_tokens * task.num_heads; ++row) {
+      if (task.num_positions + row / task.num_heads <= segment * kSegment) continue;  // sees none
+      const State a = state_of(task, partial, row), b = state_of(task, next, row);
+      const float maximum = std::max(a.maximum(), b.maximum());
+      const F32 fade_a = L::set(Math::exp_of(a.maximum() - maximum));
+      const F32 fade_b = L::set(Math::exp_of(b.maximum() - maximum));
+      const auto join = [&](float* sum, const float* more) {
+        L::store(sum, L::fma(L::load(more), fade_b, L::mul(L::load(sum), fade_a)));
+      };
+      join(a.sums(), b.sums());
+      for (int e = 0; e < task.head_dim; e += 16) join(a.values() + e, b.values() + e);
+      a.maximum() = maximum;
+    }
+  }
+
+  static void finish_attend(const AttendTask& task, float* partial) {
+    for (int row = 0; row < task.num_tokens * task.num_heads; ++row) {
+      const State state = state_of(task, partial, row);
+      float* out = task.out + offset_of(task, row);
+      const F32 inverse = L::set(1.0f / L::sum(L::load(state.sums())));
+      for (int e = 0; e < task.head_dim; e += 16)
+        L::store(out + e, L::mul(L::load(state.values() + e), inverse),
+                 Math::lanes_left(task.head_dim - e));
     }
   }
 };

@@ -321,25 +321,6 @@ void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch,
   });
 }
 
-void CpuBackend::attend(int layer, const Batch& batch, const KvCache& cache,
-                        Activations& activations) {
-  CpuActivations& a = cpu_of(activations);
-  const auto& pages = static_cast<const CpuKvCache&>(cache);
-  const int num_groups = a.config.num_kv_heads, width = a.config.head_dim;
-  const int heads_a_group = a.config.num_heads / num_groups;
-  pool_.run(int64_t{batch.num_tokens()} * num_groups, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t t = task / num_groups;
-      const int group = static_cast<int>(task % num_groups);
-      const int64_t heads = task * heads_a_group * width;  // == (t * H + group * H / G) * E
-      kernels_.attend({a.query.data() + heads, a.attended.values.data() + heads, heads_a_group,
-                       width, batch.page_ids.data() + batch.page_begin[batch.sequence_of[t]],
-                       batch.positions[t] + 1, pages.keys(layer, group), pages.values(layer, group),
-                       pages.page_stride()});
-    }
-  });
-}
-
 void CpuBackend::attn_out(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);

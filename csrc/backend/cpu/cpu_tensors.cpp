@@ -119,6 +119,12 @@ std::span<float> CpuActivations::part(Part part) const {
   F1_CHECK(false, "part ", static_cast<int>(part));
 }
 
+float* CpuActivations::partials(int64_t size) {
+  if (partial_sums.size() < static_cast<size_t>(size))
+    partial_sums = Buffer<float>(static_cast<size_t>(size));
+  return partial_sums.data();
+}
+
 void CpuActivations::read(Part which, std::span<float> out) const {
   const std::span<float> source = part(which);
   F1_CHECK(out.size() <= source.size());

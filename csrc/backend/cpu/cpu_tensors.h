@@ -99,6 +99,7 @@ struct CpuActivations final : Activations {
   ThreadScratch thread_scratch(int thread) const;
   float* final_row(int64_t s) const { return final_values.data() + s * config.hidden_size; }
   HeadBlock* head_row(int64_t s) const { return head_blocks.data() + s * head_width; }
+  float* partials(int64_t size);  // at least `size` floats, for attend()
 
   ModelConfig config;
   int max_tokens_;
@@ -116,6 +117,7 @@ struct CpuActivations final : Activations {
   Buffer<float> sines;
   size_t scratch_size;  // a thread's floats
   Buffer<float> scratch;
+  Buffer<float> partial_sums;
 };
 
 }  // namespace f1::cpu

@@ -39,18 +39,22 @@ struct Rows {
   TileGroup* tile(int64_t i) const { return groups + i * (inputs / kGroup); }
 };
 
-// One token's query heads that share a KV head, over its sequence's pages of one layer.
+// Consecutive tokens of one sequence, their query heads of one KV head, over the pages of one layer.
 struct AttendTask {
-  const float* query;  // [num_heads, head_dim], scaled
-  float* out;          // [num_heads, head_dim]
-  int num_heads;
-  int head_dim;
+  const float* query;    // [num_tokens, num_heads, head_dim], scaled
+  float* out;            // [num_tokens, num_heads, head_dim]
+  int64_t token_stride;  // floats from token to token, in query and out
+  int num_tokens, num_heads, head_dim;
   const int32_t* page_ids;  // page of positions 0..15, of 16..31, ...
-  int num_positions;        // how many to attend to, the token's own included
+  int num_positions;        // how many the first token sees, its own included; the next one more
   const uint16_t* keys;     // f16 [head_dim, 16] of the KV head in page 0
   const uint16_t* values;   // f16 [16, head_dim] of the KV head in page 0
   int64_t page_stride;      // from page to page
 };
+
+inline constexpr int kSegment = 256;  // positions, whose sums are always taken by themselves
+// Floats that hold one row's sums over a segment.
+static inline int64_t partial_row(int64_t head_dim) { return 32 + (head_dim + 15) / 16 * 16; }
 
 struct Kernels {
   const char* name;
@@ -64,7 +68,11 @@ struct Kernels {
                      int64_t num_tokens, std::byte* scratch, float* out);
   // out = gate / (1 + exp(-gate)) * up
   void (*silu_mul)(const float* gate, const float* up, int64_t size, float* out);
-  void (*attend)(const AttendTask& task);
+  // Attention in three parts, with partial_row() floats for each token and head: the sums over one
+  // segment; those of the next joined to them, one by one in order; the output from all.
+  void (*attend_segment)(const AttendTask& task, int segment, float* partial);
+  void (*join_segment)(const AttendTask& task, int segment, float* partial, float* next);
+  void (*finish_attend)(const AttendTask& task, float* partial);
   // One row of a table as floats.
   void (*decode_row)(const Tensor& table, int64_t row, float* out);
   // One row of hidden states for head_dot: out[num_blocks]. Blocks beyond `inputs` stay as they are.

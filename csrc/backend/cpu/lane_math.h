@@ -2,8 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace f1::cpu {
+
+// function(0), ..., function(kTimes - 1), each with its own constant: arrays indexed by it become
+// registers for sure.
+template <int kTimes, typename Function>
+[[gnu::always_inline]] inline void repeat(const Function& function) {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+    (function(std::integral_constant<int, kIndex>()), ...);
+  }(std::make_integer_sequence<int, kTimes>());
+}
 
 template <typename L>
 struct LaneMath {

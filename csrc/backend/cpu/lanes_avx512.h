@@ -9,6 +9,7 @@
 namespace f1::cpu {
 
 struct Avx512Lanes {
+  static constexpr int kRegisters = 32;
   using F32 = __m512;
   struct I32 {
     __m512i v;

@@ -12,6 +12,7 @@
 namespace f1::cpu {
 
 struct ScalarLanes {
+  static constexpr int kRegisters = 8;  // F32 to work on at once
   struct F32 {
     float v[16];
   };
