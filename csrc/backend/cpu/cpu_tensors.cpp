@@ -18,40 +18,34 @@ CpuKvCache::CpuKvCache(const ModelConfig& config, int num_pages)
       num_pages_(num_pages),
       num_groups_(config.num_kv_heads),
       head_dim_(config.head_dim),
-      page_stride_(2 * num_groups_ * head_dim_ * kPageSize),
-      memory_(static_cast<size_t>(config.num_layers * page_stride_ * num_pages)) {}
+      layer_stride_(2 * num_groups_ * head_dim_ * kPageSize),
+      page_stride_(layer_stride_ * num_layers_),
+      memory_(static_cast<size_t>(page_stride_ * num_pages)) {}
 
 uint16_t* CpuKvCache::keys(int layer, int group) const {
-  return memory_.data() + layer * page_stride_ * num_pages_ + group * head_dim_ * kPageSize;
+  return memory_.data() + layer * layer_stride_ + group * head_dim_ * kPageSize;
 }
 
 uint16_t* CpuKvCache::values(int layer, int group) const {
   return keys(layer, group) + num_groups_ * head_dim_ * kPageSize;
 }
 
-std::byte* CpuKvCache::page_of_layer(int layer, int page) const {
-  F1_CHECK(page >= 0 && page < num_pages_, "page ", page);
-  return reinterpret_cast<std::byte*>(keys(layer, 0) + page * page_stride_);
+std::span<std::byte> CpuKvCache::page(int index) const {
+  F1_CHECK(index >= 0 && index < num_pages_, "page ", index);
+  return std::as_writable_bytes(std::span(memory_.data() + index * page_stride_,
+                                          static_cast<size_t>(page_stride_)));
 }
 
-void CpuKvCache::copy_page(int from, int to) {
-  for (int layer = 0; layer < num_layers_; ++layer)
-    std::memmove(page_of_layer(layer, to), page_of_layer(layer, from), layer_bytes());
+void CpuKvCache::copy_page(int from, int to) { std::ranges::copy(page(from), page(to).begin()); }
+
+void CpuKvCache::read_page(int index, std::span<std::byte> out) const {
+  F1_CHECK(out.size() == page(index).size(), out.size(), " bytes");
+  std::ranges::copy(page(index), out.begin());
 }
 
-void CpuKvCache::read_page(int page, std::span<std::byte> out) const {
-  F1_CHECK(out.size() == layer_bytes() * static_cast<size_t>(num_layers_), out.size(), " bytes");
-  for (int layer = 0; layer < num_layers_; ++layer)
-    std::memcpy(out.data() + layer_bytes() * static_cast<size_t>(layer), page_of_layer(layer, page),
-                layer_bytes());
-}
-
-void CpuKvCache::write_page(int page, std::span<const std::byte> bytes) {
-  F1_CHECK(bytes.size() == layer_bytes() * static_cast<size_t>(num_layers_), bytes.size(),
-           " bytes");
-  for (int layer = 0; layer < num_layers_; ++layer)
-    std::memcpy(page_of_layer(layer, page),
-                bytes.data() + layer_bytes() * static_cast<size_t>(layer), layer_bytes());
+void CpuKvCache::write_page(int index, std::span<const std::byte> bytes) {
+  F1_CHECK(bytes.size() == page(index).size(), bytes.size(), " bytes");
+  std::ranges::copy(bytes, page(index).begin());
 }
 
 CpuLogits::CpuLogits(const ModelConfig& config, int max_rows)

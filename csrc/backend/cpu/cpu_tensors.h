@@ -36,9 +36,10 @@ struct VectorTensor final : DeviceTensor {
   std::vector<float> values;
 };
 
-// Memory of one layer's page: K f16 [G][E][16], then V f16 [G][16][E]. A key's 16 positions lie
-// side by side so that one vector holds 16 scores; a value's E lie side by side so that one holds
-// 16 sums.
+// A page has its layers one after another: a prompt touches as little memory as it fills, and a page
+// is moved as a whole. Memory of one layer's page: K f16 [G][E][16], then V f16 [G][16][E]. A key's
+// 16 positions lie side by side so that one vector holds 16 scores; a value's E lie side by side so
+// that one holds 16 sums.
 class CpuKvCache final : public KvCache {
  public:
   CpuKvCache(const ModelConfig& config, int num_pages);
@@ -48,15 +49,14 @@ class CpuKvCache final : public KvCache {
   uint16_t* keys(int layer, int group) const;
   uint16_t* values(int layer, int group) const;
   void copy_page(int from, int to) override;
-  void read_page(int page, std::span<std::byte> out) const override;
-  void write_page(int page, std::span<const std::byte> bytes) override;
+  void read_page(int index, std::span<std::byte> out) const override;
+  void write_page(int index, std::span<const std::byte> bytes) override;
 
  private:
-  size_t layer_bytes() const { return static_cast<size_t>(page_stride_) * sizeof(uint16_t); }
-  std::byte* page_of_layer(int layer, int page) const;
+  std::span<std::byte> page(int index) const;
 
   int num_layers_, num_pages_;
-  int64_t num_groups_, head_dim_, page_stride_;
+  int64_t num_groups_, head_dim_, layer_stride_, page_stride_;
   Buffer<uint16_t> memory_;
 };
 
