@@ -53,15 +53,17 @@ const float* vector_of(const TensorHandle& handle) {
   return handle ? static_cast<const VectorTensor&>(*handle).values.data() : nullptr;
 }
 
-
 CpuActivations& cpu_of(Activations& activations) {
   return static_cast<CpuActivations&>(activations);
 }
 
-// Work on panels is counted in pairs, which share the reading of activations.
-int64_t num_pairs(const PanelMatrix& matrix) { return (matrix.num_panels() + 1) / 2; }
-int64_t pair_chunk(const ThreadPool& pool, int64_t pairs) {
-  return std::max<int64_t>(1, pairs / (pool.num_threads() * kChunks));
+// Work on panels is counted in strips.
+int64_t num_strips(const PanelMatrix& matrix, int64_t num_tokens) {
+  const int64_t size = strip_panels(num_tokens);
+  return (matrix.num_panels() + size - 1) / size;
+}
+int64_t strip_chunk(const ThreadPool& pool, int64_t strips) {
+  return std::max<int64_t>(1, strips / (pool.num_threads() * kChunks));
 }
 
 // The products of one panel: rows row .. row + num_rows - 1 of the matrix, tile[token][16].
@@ -70,11 +72,11 @@ struct Product {
   const float* tile;
 };
 
-struct Pair {
+struct Strip {
   const PanelMatrix& matrix;
   int64_t panel;
-  float* products;
   int num_panels;
+  const float* products;
   int64_t stride;
 
   Product product(int i) const {
@@ -83,24 +85,25 @@ struct Pair {
   }
 };
 
-Pair multiply(const Kernels& kernels, const PanelMatrix& matrix, int64_t pair, const Rows& rows,
-              int64_t num_tokens, const ThreadScratch& scratch, int place = 0) {
-  const int num_panels = static_cast<int>(std::min<int64_t>(2, matrix.num_panels() - 2 * pair));
-  kernels.panels_dot(matrix, 2 * pair, num_panels, rows, num_tokens, scratch.panels,
+Strip multiply(const Kernels& kernels, const PanelMatrix& matrix, int64_t strip, const Rows& rows,
+               int64_t num_tokens, const ThreadScratch& scratch, int place = 0) {
+  const int64_t size = strip_panels(num_tokens), panel = strip * size;
+  const int num_panels = static_cast<int>(std::min(size, matrix.num_panels() - panel));
+  kernels.panels_dot(matrix, panel, num_panels, rows, num_tokens, scratch.panels,
                      scratch.products[place]);
-  return {matrix, 2 * pair, scratch.products[place], num_panels, panel_stride(num_tokens)};
+  return {matrix, panel, num_panels, scratch.products[place], panel_stride(num_tokens)};
 }
 
 // hidden += rows W
 void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& matrix,
                  const Rows& rows, int64_t num_tokens, const CpuActivations& a) {
-  const int64_t pairs = num_pairs(matrix);
-  pool.run(pairs, pair_chunk(pool, pairs), [&](int64_t begin, int64_t end, int thread) {
+  const int64_t strips = num_strips(matrix, num_tokens);
+  pool.run(strips, strip_chunk(pool, strips), [&](int64_t begin, int64_t end, int thread) {
     const ThreadScratch scratch = a.thread_scratch(thread);
     for (int64_t i = begin; i < end; ++i) {
-      const Pair pair = multiply(kernels, matrix, i, rows, num_tokens, scratch);
-      for (int p = 0; p < pair.num_panels; ++p) {
-        const Product product = pair.product(p);
+      const Strip strip = multiply(kernels, matrix, i, rows, num_tokens, scratch);
+      for (int p = 0; p < strip.num_panels; ++p) {
+        const Product product = strip.product(p);
         for (int64_t t = 0; t < num_tokens; ++t)
           for (int64_t r = 0; r < product.num_rows; ++r)
             a.hidden.data()[t * matrix.rows + product.row + r] += product.tile[t * kPanelRows + r];
@@ -209,14 +212,12 @@ TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
 
 TensorHandle CpuBackend::pack_matrix(const Tensor& tensor) {
   auto matrix = std::make_unique<MatrixTensor>();
-  const size_t bytes = panel_bytes(tensor.dtype, tensor.inputs);
-  matrix->panels = {tensor.dtype, tensor.rows, tensor.inputs, bytes, nullptr};
+  matrix->panels = panel_layout(tensor);
   std::byte* memory = packed_.allocate(matrix->num_bytes());
   matrix->panels.data = memory;
-  const int64_t num_panels = matrix->panels.num_panels();
-  pool_.run(num_panels, 2, [&](int64_t begin, int64_t end, int) {
+  pool_.run(matrix->panels.num_panels(), 2, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel)
-      pack_panel(tensor, panel, memory + static_cast<size_t>(panel) * bytes);
+      pack_panel(tensor, matrix->panels, panel, memory);
   });
   return matrix;
 }
@@ -285,20 +286,21 @@ void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch,
       {panels_of(weights.k), vector_of(weights.k_bias), a.new_keys.data()},
       {panels_of(weights.v), vector_of(weights.v_bias), a.new_values.data()},
   };
-  int64_t pairs = 0;
-  for (const Part& part : parts) pairs += num_pairs(part.matrix);
-  pool_.run(pairs, pair_chunk(pool_, pairs), [&](int64_t begin, int64_t end, int thread) {
+  int64_t strips = 0;
+  for (const Part& part : parts) strips += num_strips(part.matrix, num_tokens);
+  pool_.run(strips, strip_chunk(pool_, strips), [&](int64_t begin, int64_t end, int thread) {
     const ThreadScratch scratch = a.thread_scratch(thread);
-    for (const Part& part : parts) {  // [begin, end) counts the parts' pairs one after another
-      const int64_t size = num_pairs(part.matrix), width = part.matrix.rows;
+    for (const Part& part : parts) {  // [begin, end) counts the parts' strips one after another
+      const int64_t size = num_strips(part.matrix, num_tokens), width = part.matrix.rows;
       for (int64_t i = std::max<int64_t>(begin, 0); i < std::min(end, size); ++i) {
-        const Pair pair = multiply(kernels_, part.matrix, i, a.normed.rows, num_tokens, scratch);
-        for (int p = 0; p < pair.num_panels; ++p) {
-          const Product product = pair.product(p);
+        const Strip strip = multiply(kernels_, part.matrix, i, a.normed.rows, num_tokens, scratch);
+        for (int p = 0; p < strip.num_panels; ++p) {
+          const Product product = strip.product(p);
           for (int64_t t = 0; t < num_tokens; ++t)
             for (int64_t r = 0; r < product.num_rows; ++r)
               part.out[t * width + product.row + r] =
-                  product.tile[t * kPanelRows + r] + (part.bias ? part.bias[product.row + r] : 0.0f);
+                  product.tile[t * kPanelRows + r] +
+                  (part.bias ? part.bias[product.row + r] : 0.0f);
         }
       }
       begin -= size;
@@ -336,12 +338,12 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
             any_quantized({&weights.gate, &weights.up}));
   const PanelMatrix& gate = panels_of(weights.gate);
   const PanelMatrix& up = panels_of(weights.up);
-  const int64_t pairs = num_pairs(gate);
-  pool_.run(pairs, pair_chunk(pool_, pairs), [&](int64_t begin, int64_t end, int thread) {
+  const int64_t strips = num_strips(gate, num_tokens);
+  pool_.run(strips, strip_chunk(pool_, strips), [&](int64_t begin, int64_t end, int thread) {
     const ThreadScratch scratch = a.thread_scratch(thread);
     for (int64_t i = begin; i < end; ++i) {
-      const Pair gates = multiply(kernels_, gate, i, a.normed.rows, num_tokens, scratch, 0);
-      const Pair ups = multiply(kernels_, up, i, a.normed.rows, num_tokens, scratch, 1);
+      const Strip gates = multiply(kernels_, gate, i, a.normed.rows, num_tokens, scratch, 0);
+      const Strip ups = multiply(kernels_, up, i, a.normed.rows, num_tokens, scratch, 1);
       for (int p = 0; p < gates.num_panels; ++p) {
         const Product product = gates.product(p);
         const float* up_tile = ups.product(p).tile;

@@ -8,6 +8,12 @@
 namespace f1::cpu {
 namespace {
 
+// Floats of one strip's products, for any number of tokens up to max_tokens.
+int64_t strip_floats(int64_t max_tokens) {
+  return std::max(strip_panels(max_tokens) * panel_stride(max_tokens),
+                  strip_panels(kFewTokens) * panel_stride(kFewTokens));
+}
+
 // So that no two threads' scratch shares a cache line.
 size_t whole_lines(size_t num_floats) { return (num_floats + 15) / 16 * 16; }
 
@@ -83,17 +89,19 @@ CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, in
       head_blocks(static_cast<size_t>(max_tokens * head_width)),
       cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),
       sines(cosines.size()),
-      scratch_size(whole_lines(kPanelScratch / sizeof(float) +
-                               static_cast<size_t>(4 * panel_stride(max_tokens) +
-                                                   config.hidden_size + max_tokens))),
+      scratch_size(whole_lines(
+          kPanelScratch / sizeof(float) +
+          static_cast<size_t>(2 * strip_floats(max_tokens) + config.hidden_size + max_tokens))),
       scratch(static_cast<size_t>(num_threads) * scratch_size) {}
 
 ThreadScratch CpuActivations::thread_scratch(int thread) const {
   float* begin = scratch.data() + static_cast<size_t>(thread) * scratch_size;
   float* products = begin + kPanelScratch / sizeof(float);
-  const int64_t stride = 2 * panel_stride(max_tokens_);
-  float* row = products + 2 * stride;
-  return {reinterpret_cast<std::byte*>(begin), {products, products + stride}, row,
+  const int64_t size = strip_floats(max_tokens_);
+  float* row = products + 2 * size;
+  return {reinterpret_cast<std::byte*>(begin),
+          {products, products + size},
+          row,
           row + config.hidden_size};
 }
 

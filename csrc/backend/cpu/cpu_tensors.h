@@ -11,9 +11,7 @@
 namespace f1::cpu {
 
 struct MatrixTensor final : DeviceTensor {
-  size_t num_bytes() const override {
-    return static_cast<size_t>(panels.num_panels()) * panels.panel_bytes;
-  }
+  size_t num_bytes() const override { return panels.num_bytes(); }
   PanelMatrix panels{};  // in the backend's arena
 };
 
@@ -85,7 +83,7 @@ struct OwnedRows {
 // What one thread works with.
 struct ThreadScratch {
   std::byte* panels;   // [kPanelScratch]
-  float* products[2];  // [2 panels, panel_stride(T)] each
+  float* products[2];  // [strip_panels(T), panel_stride(T)] each
   float* row;          // [D]
   float* logits;       // [T]
 };
@@ -108,12 +106,12 @@ struct CpuActivations final : Activations {
   Buffer<float> query;     // [T, H * E]
   Buffer<float> new_keys;  // [T, G * E]
   Buffer<float> new_values;
-  OwnedRows attended;     // [T, H * E]
-  OwnedRows mlp;          // [T, intermediate]
-  Buffer<float> final_values;      // [S, D]
-  int64_t head_width;              // D / 64, rounded up
-  Buffer<HeadBlock> head_blocks;   // [S, D / 64]
-  Buffer<float> cosines;  // [T, E / 2]
+  OwnedRows attended;             // [T, H * E]
+  OwnedRows mlp;                  // [T, intermediate]
+  Buffer<float> final_values;     // [S, D]
+  int64_t head_width;             // D / 64, rounded up
+  Buffer<HeadBlock> head_blocks;  // [S, D / 64]
+  Buffer<float> cosines;          // [T, E / 2]
   Buffer<float> sines;
   size_t scratch_size;  // a thread's floats
   Buffer<float> scratch;

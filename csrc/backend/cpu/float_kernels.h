@@ -22,7 +22,7 @@ struct FloatKernels {
   template <F32 (*kLoad)(const std::byte*), int kWidth, int kCount>
   static void dot_of(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
                      float* out) {
-    const std::byte* weights = matrix.panel(panel);
+    const std::byte* weights = matrix.block(panel, 0);
     for (int i = 0; i < kCount; ++i) {
       const float* x = rows.row(first + i);
       F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};

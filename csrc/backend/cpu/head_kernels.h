@@ -92,6 +92,7 @@ struct HeadKernels {
     for (int i = 0; i < kCount; ++i) sums[i] = L::set(0.0f);
     const int64_t num_blocks = matrix.num_blocks();
     for (int64_t b = 0; b < num_blocks; ++b) {
+      prefetch_ahead<kHeadBlock>(row.codes + b * kHeadBlock);
       const U8 codes = row.codes_of(b);
       const F32 scale = row.scale_of(b);
       for (int i = 0; i < kCount; ++i) {

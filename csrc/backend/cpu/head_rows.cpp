@@ -33,7 +33,8 @@ void put_6_bits(const uint8_t* codes, uint8_t* out) {
     const uint8_t c[4] = {codes[i], codes[64 + i], codes[128 + i], codes[192 + i]};
     out[i] = static_cast<uint8_t>((c[0] & 15) | (c[1] & 15) << 4);
     out[64 + i] = static_cast<uint8_t>((c[2] & 15) | (c[3] & 15) << 4);
-    out[128 + i] = static_cast<uint8_t>(c[0] >> 4 | c[1] >> 4 << 2 | c[2] >> 4 << 4 | c[3] >> 4 << 6);
+    out[128 + i] =
+        static_cast<uint8_t>(c[0] >> 4 | c[1] >> 4 << 2 | c[2] >> 4 << 4 | c[3] >> 4 << 6);
   }
 }
 
@@ -69,8 +70,12 @@ void pack_row(const HeadMatrix& matrix, int64_t index, std::byte* out) {
 }  // namespace
 
 HeadMatrix head_layout(const Tensor& tensor) {
-  HeadMatrix matrix{.form = HeadForm::kFloats, .zero_point = 0, .tensor = tensor,
-                    .scale_bytes = 0, .row_bytes = 0, .data = nullptr};
+  HeadMatrix matrix{.form = HeadForm::kFloats,
+                    .zero_point = 0,
+                    .tensor = tensor,
+                    .scale_bytes = 0,
+                    .row_bytes = 0,
+                    .data = nullptr};
   with_format(tensor.dtype, [&](auto format) {
     using Block = typename decltype(format)::Block;
     matrix.form = Block::kBits == 8   ? HeadForm::k8Bit
@@ -85,9 +90,8 @@ HeadMatrix head_layout(const Tensor& tensor) {
 }
 
 void pack_head_row(const HeadMatrix& matrix, int64_t index, std::byte* out) {
-  with_format(matrix.tensor.dtype, [&](auto format) {
-    pack_row<typename decltype(format)::Block>(matrix, index, out);
-  });
+  with_format(matrix.tensor.dtype,
+              [&](auto format) { pack_row<typename decltype(format)::Block>(matrix, index, out); });
 }
 
 }  // namespace f1::cpu

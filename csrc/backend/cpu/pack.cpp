@@ -81,27 +81,33 @@ void put_scales(HalfGroupPanel& out, int row, const Q6_K& block) {
 }
 
 template <typename Block>
-void pack_quantized(const Tensor& tensor, int64_t index, std::byte* out) {
+void pack_quantized(const Tensor& tensor, const PanelMatrix& matrix, int64_t index,
+                    std::byte* data) {
   using Panel = PanelOf<Block>;
-  auto* panels = reinterpret_cast<Panel*>(out);
   const int64_t first = index * kPanelRows;
   const int num_rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - first));
   uint8_t codes[256];
-  for (int row = 0; row < num_rows; ++row) {
-    const auto* blocks = reinterpret_cast<const Block*>(tensor.row(first + row));
-    for (int64_t b = 0; b < tensor.inputs / Block::kBlock; ++b) {
-      blocks[b].codes(codes);
-      for (int g = 0; g < Panel::kGroups; ++g)
-        put_codes(panels[b].codes[g], row, codes + g * kGroup);
-      put_scales(panels[b], row, blocks[b]);
+  for (int64_t k = 0; k < tensor.inputs; k += matrix.block_inputs) {
+    auto* panels = reinterpret_cast<Panel*>(data + matrix.offset(index, k));
+    const int64_t count = std::min(matrix.block_inputs, tensor.inputs - k) / Block::kBlock;
+    for (int row = 0; row < num_rows; ++row) {
+      const auto* blocks =
+          reinterpret_cast<const Block*>(tensor.row(first + row)) + k / Block::kBlock;
+      for (int64_t b = 0; b < count; ++b) {
+        blocks[b].codes(codes);
+        for (int g = 0; g < Panel::kGroups; ++g)
+          put_codes(panels[b].codes[g], row, codes + g * kGroup);
+        put_scales(panels[b], row, blocks[b]);
+      }
     }
   }
 }
 
-void pack_floats(const Tensor& tensor, int64_t index, std::byte* out) {
+void pack_floats(const Tensor& tensor, const PanelMatrix& matrix, int64_t index, std::byte* data) {
   const size_t width = row_bytes(tensor.dtype, 1);
   const int64_t first = index * kPanelRows;
   const int64_t num_rows = std::min<int64_t>(kPanelRows, tensor.rows - first);
+  std::byte* out = data + matrix.offset(index, 0);
   for (int64_t row = 0; row < num_rows; ++row) {
     const std::byte* source = tensor.row(first + row);
     for (int64_t k = 0; k < tensor.inputs; ++k)
@@ -112,19 +118,27 @@ void pack_floats(const Tensor& tensor, int64_t index, std::byte* out) {
 
 }  // namespace
 
-size_t panel_bytes(DType dtype, int64_t inputs) {
-  size_t bytes = row_bytes(dtype, inputs) * kPanelRows;  // floats
-  with_format(dtype, [&](auto format) {
-    using Block = typename decltype(format)::Block;
-    bytes = static_cast<size_t>(inputs / Block::kBlock) * sizeof(PanelOf<Block>);
+PanelMatrix panel_layout(const Tensor& tensor) {
+  PanelMatrix matrix{.dtype = tensor.dtype,
+                     .rows = tensor.rows,
+                     .inputs = tensor.inputs,
+                     .unit_inputs = 1,
+                     .unit_bytes = row_bytes(tensor.dtype, 1) * kPanelRows,
+                     .block_inputs = tensor.inputs,
+                     .data = nullptr};
+  with_format(tensor.dtype, [&](auto format) {
+    using Panel = PanelOf<typename decltype(format)::Block>;
+    matrix.unit_inputs = kGroup * Panel::kGroups;
+    matrix.unit_bytes = sizeof(Panel);
+    matrix.block_inputs = kGroup * block_groups(Panel::kGroups);
   });
-  return bytes;
+  return matrix;
 }
 
-void pack_panel(const Tensor& tensor, int64_t index, std::byte* out) {
-  if (is_float(tensor.dtype)) return pack_floats(tensor, index, out);
+void pack_panel(const Tensor& tensor, const PanelMatrix& matrix, int64_t index, std::byte* data) {
+  if (is_float(tensor.dtype)) return pack_floats(tensor, matrix, index, data);
   with_format(tensor.dtype, [&](auto format) {
-    pack_quantized<typename decltype(format)::Block>(tensor, index, out);
+    pack_quantized<typename decltype(format)::Block>(tensor, matrix, index, data);
   });
 }
 

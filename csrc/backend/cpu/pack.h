@@ -4,13 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/panels.h"
 #include "core/tensor.h"
 
 namespace f1::cpu {
 
-// Bytes of one panel of 16 rows.
-size_t panel_bytes(DType dtype, int64_t inputs);
-// Packs rows 16 * index ... of `tensor` to `out`, panel_bytes() long and zeroed.
-void pack_panel(const Tensor& tensor, int64_t index, std::byte* out);
+// Everything about the packed form but its memory.
+PanelMatrix panel_layout(const Tensor& tensor);
+// Packs rows 16 * index ... of `tensor` to their places in `data`, which is zeroed.
+void pack_panel(const Tensor& tensor, const PanelMatrix& matrix, int64_t index, std::byte* data);
 
 }  // namespace f1::cpu

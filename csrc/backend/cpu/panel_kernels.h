@@ -1,8 +1,10 @@
 // Matrix products over quantised panels.
 //
-// Up to kMaxDirect tokens: the panel streams by once, unpacked in registers (memory is the limit).
-// More: blocks of two panels are unpacked into the first-level cache and meet all tokens there
-// (dot products are the limit). Either way a row's groups are added in their order, each by
+// Inputs are taken block by block, so that their activations stay in the first-level cache. Up to
+// kMaxDirect tokens: a panel's block is unpacked in registers, once for each eight tokens (reading
+// memory is the limit). More: blocks of two panels are unpacked into the first-level cache and meet
+// all tokens there (dot products are the limit). Either way a row's groups are added in their
+// order, each by
 //
 //     sum = dot * (scale_w * scale_x) + sum,    then    sum = min * scaled_sum_x + sum
 //
@@ -22,8 +24,7 @@ struct PanelKernels {
   using I32 = typename L::I32;
   using U8 = typename L::U8;
 
-  static constexpr int kMaxDirect = 2 * kTile;
-  static constexpr int kBlockGroups = 28;  // of two panels: about 32 KB
+  static constexpr int kMaxAtOnce = 8;  // tokens whose sums registers hold
 
   // A group of a panel, ready for the dot products: 16 rows x 32 inputs.
   struct Group {
@@ -37,7 +38,7 @@ struct PanelKernels {
     float scales[2][2][kPanelRows];
     float mins[2][kPanelRows];
   };
-  static_assert(sizeof(UnpackedGroup) * kBlockGroups <= kPanelScratch);
+  static_assert(sizeof(UnpackedGroup) * block_groups(1) <= kPanelScratch);
 
   template <typename Panel>
   static constexpr bool kHasHalves = std::is_same_v<Panel, HalfGroupPanel>;
@@ -68,32 +69,49 @@ struct PanelKernels {
     }
   }
 
-  // Scales (and mins) of group g, by kind of panel.
+  // What a panel's groups share, and a group's scales (and min), by kind of panel.
+  struct Shared {
+    F32 d = L::set(0.0f), minus_dmin = L::set(0.0f);
+  };
   template <int kBits, int kZero>
-  static void unpack_scales(const ScalePanel<kBits, kZero>& p, int, Group& out) {
+  static Shared shared_of(const ScalePanel<kBits, kZero>&) {
+    return {};
+  }
+  template <int kBits>
+  static Shared shared_of(const MinPanel<kBits>&) {
+    return {};
+  }
+  template <int kBits>
+  static Shared shared_of(const SuperPanel<kBits>& p) {
+    return {L::load_f16(p.d), L::sub(L::set(0.0f), L::load_f16(p.dmin))};
+  }
+  static Shared shared_of(const HalfGroupPanel& p) { return {.d = L::load_f16(p.d)}; }
+
+  template <int kBits, int kZero>
+  static void unpack_scales(const ScalePanel<kBits, kZero>& p, const Shared&, int, Group& out) {
     out.scales[0] = L::load_f16(p.scale);
   }
   template <int kBits>
-  static void unpack_scales(const MinPanel<kBits>& p, int, Group& out) {
+  static void unpack_scales(const MinPanel<kBits>& p, const Shared&, int, Group& out) {
     out.scales[0] = L::load_f16(p.scale);
     out.min = L::load_f16(p.min);
   }
   template <int kBits>
-  static void unpack_scales(const SuperPanel<kBits>& p, int g, Group& out) {
-    out.scales[0] = L::mul(L::load_f16(p.d), L::load_u8(p.scales[g]));
-    out.min = L::sub(L::set(0.0f), L::mul(L::load_f16(p.dmin), L::load_u8(p.mins[g])));
+  static void unpack_scales(const SuperPanel<kBits>& p, const Shared& shared, int g, Group& out) {
+    out.scales[0] = L::mul(shared.d, L::load_u8(p.scales[g]));
+    out.min = L::mul(shared.minus_dmin, L::load_u8(p.mins[g]));
   }
-  static void unpack_scales(const HalfGroupPanel& p, int g, Group& out) {
-    const F32 d = L::load_f16(p.d);
-    out.scales[0] = L::mul(d, L::load_s8(p.scales[2 * g]));
-    out.scales[1] = L::mul(d, L::load_s8(p.scales[2 * g + 1]));
+  static void unpack_scales(const HalfGroupPanel& p, const Shared& shared, int g, Group& out) {
+    out.scales[0] = L::mul(shared.d, L::load_s8(p.scales[2 * g]));
+    out.scales[1] = L::mul(shared.d, L::load_s8(p.scales[2 * g + 1]));
   }
 
   // The codes of quads q0 .. q1 - 1 times those of kCount tokens, zero points subtracted.
   // `sums`: which of the three kinds of sums in TileGroup belong to these quads.
   template <int kZero, int kPanels, int kCount, typename CodesOf>
-  static void dot(const CodesOf& codes_of, int q0, int q1, const TileGroup* const (&x)[num_tiles(kCount)],
-                  int sums, I32 (&dots)[kPanels][kCount]) {
+  static void dot(const CodesOf& codes_of, int q0, int q1,
+                  const TileGroup* const (&x)[num_tiles(kCount)], int sums,
+                  I32 (&dots)[kPanels][kCount]) {
     for (int i = 0; i < kCount; ++i) {
       I32 start = L::set(int32_t{0});
       if constexpr (kZero != 0)
@@ -114,7 +132,8 @@ struct PanelKernels {
   template <typename Panel, int kPanels, int kCount, typename CodesOf, typename ScaleOf,
             typename MinOf>
   static void add_group(const CodesOf& codes_of, const ScaleOf& scale_of, const MinOf& min_of,
-                        const TileGroup* const (&x)[num_tiles(kCount)], F32 (&sums)[kPanels][kCount]) {
+                        const TileGroup* const (&x)[num_tiles(kCount)],
+                        F32 (&sums)[kPanels][kCount]) {
     I32 dots[kPanels][kCount];
     if constexpr (kHasHalves<Panel>) {
       I32 more[kPanels][kCount];
@@ -134,26 +153,39 @@ struct PanelKernels {
           const F32 scale = L::mul(scale_of(p, 0), L::set(x[i / kTile]->scales[i % kTile]));
           sums[p][i] = L::fma(L::to_f32(dots[p][i]), scale, sums[p][i]);
           if constexpr (kHasMin<Panel>)
-            sums[p][i] = L::fma(min_of(p), L::set(x[i / kTile]->scaled_sums[i % kTile]), sums[p][i]);
+            sums[p][i] =
+                L::fma(min_of(p), L::set(x[i / kTile]->scaled_sums[i % kTile]), sums[p][i]);
         }
       }
     }
   }
 
-  // out[i * 16 + r], i < kCount, of one panel read once.
+  // What will be read some groups after group g of `panel`: the processor's own guesses come too
+  // late when there is much to do with each group.
+  template <typename Panel>
+  static void prefetch(const Panel* panel, int g) {
+    constexpr size_t kBytes = sizeof(Panel) / Panel::kGroups;
+    prefetch_ahead<kBytes>(reinterpret_cast<const std::byte*>(panel) +
+                           static_cast<size_t>(g) * kBytes);
+  }
+
+  // Adds `count` groups of a panel times kCount tokens to the tile `out`.
   template <typename Panel, int kCount>
-  static void direct(const PanelMatrix& matrix, int64_t panel, const Rows& rows, float* out) {
-    const auto* panels = reinterpret_cast<const Panel*>(matrix.panel(panel));
-    const int64_t num_panels = matrix.inputs / (kGroup * Panel::kGroups);
+  static void direct(const Panel* panels, int64_t count, const Rows& rows, int64_t first_tile,
+                     int64_t first_group, float* out) {
     const TileGroup* x[num_tiles(kCount)];
-    for (int i = 0; i < num_tiles(kCount); ++i) x[i] = rows.tile(i);
+    for (int i = 0; i < num_tiles(kCount); ++i) x[i] = rows.tile(first_tile + i) + first_group;
     F32 sums[1][kCount];
-    for (int i = 0; i < kCount; ++i) sums[0][i] = L::set(0.0f);
-    for (int64_t p = 0; p < num_panels; ++p) {
+    for (int i = 0; i < kCount; ++i)
+      sums[0][i] = first_group == 0 ? L::set(0.0f) : L::load(out + i * kPanelRows);
+    for (const Panel* panel = panels; panel != panels + count / Panel::kGroups; ++panel) {
+      const Shared shared = shared_of(*panel);
+#pragma GCC unroll 1
       for (int g = 0; g < Panel::kGroups; ++g) {
+        prefetch(panel, g);
         Group group;
-        unpack_codes(panels[p].codes[g], group.codes);
-        unpack_scales(panels[p], g, group);
+        unpack_codes(panel->codes[g], group.codes);
+        unpack_scales(*panel, shared, g, group);
         add_group<Panel, 1, kCount>([&](int, int q) { return group.codes[q]; },
                                     [&](int, int half) { return group.scales[half]; },
                                     [&](int) { return group.min; }, x, sums);
@@ -167,13 +199,14 @@ struct PanelKernels {
   template <typename Panel>
   static void unpack(const PanelMatrix& matrix, int64_t panel, int64_t first, int64_t count,
                      int place, UnpackedGroup* out) {
-    const auto* panels = reinterpret_cast<const Panel*>(matrix.panel(panel));
+    const auto* panels = reinterpret_cast<const Panel*>(matrix.block(panel, first * kGroup));
     for (int64_t i = 0; i < count; ++i) {
-      const Panel& source = panels[(first + i) / Panel::kGroups];
-      const int g = static_cast<int>((first + i) % Panel::kGroups);
+      const Panel& source = panels[i / Panel::kGroups];
+      const int g = static_cast<int>(i % Panel::kGroups);
+      prefetch(&source, g);
       Group group;
       unpack_codes(source.codes[g], group.codes);
-      unpack_scales(source, g, group);
+      unpack_scales(source, shared_of(source), g, group);
       for (int q = 0; q < kQuads; ++q) L::store_bytes(out[i].codes[place][q], group.codes[q]);
       L::store(out[i].scales[place][0], group.scales[0]);
       if constexpr (kHasHalves<Panel>) L::store(out[i].scales[place][1], group.scales[1]);
@@ -192,45 +225,67 @@ struct PanelKernels {
     for (int64_t g = 0; g < count; ++g) {
       const UnpackedGroup& w = groups[g];
       const TileGroup* const x[1] = {tile + g};
-      add_group<Panel, kPanels, kTile>(
-          [&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
-          [&](int p, int half) { return L::load(w.scales[p][half]); },
-          [&](int p) { return L::load(w.mins[p]); }, x, sums);
+      add_group<Panel, kPanels, kTile>([&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
+                                       [&](int p, int half) { return L::load(w.scales[p][half]); },
+                                       [&](int p) { return L::load(w.mins[p]); }, x, sums);
     }
     for (int p = 0; p < kPanels; ++p)
-      for (int i = 0; i < kTile; ++i)
-        L::store(out + p * stride + i * kPanelRows, sums[p][i]);
+      for (int i = 0; i < kTile; ++i) L::store(out + p * stride + i * kPanelRows, sums[p][i]);
+  }
+
+  // Calls function(first group, number of groups) for every block of inputs.
+  template <typename Panel, typename Function>
+  static void for_blocks(const PanelMatrix& matrix, const Function& function) {
+    const int64_t num_groups = matrix.inputs / kGroup;
+    constexpr int64_t kBlock = block_groups(Panel::kGroups);
+    for (int64_t first = 0; first < num_groups; first += kBlock)
+      function(first, num_groups - first < kBlock ? num_groups - first : kBlock);
+  }
+
+  template <typename Panel>
+  static void few_tokens(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
+                         int64_t num_tokens, float* out) {
+    using Direct = void (*)(const Panel*, int64_t, const Rows&, int64_t, int64_t, float*);
+    static constexpr Direct kDirect[kMaxAtOnce] = {
+        direct<Panel, 1>, direct<Panel, 2>, direct<Panel, 3>, direct<Panel, 4>,
+        direct<Panel, 5>, direct<Panel, 6>, direct<Panel, 7>, direct<Panel, 8>};
+    for_blocks<Panel>(matrix, [&](int64_t first, int64_t count) {
+      for (int p = 0; p < num_panels; ++p) {
+        const auto* panels =
+            reinterpret_cast<const Panel*>(matrix.block(panel + p, first * kGroup));
+        float* tile = out + p * panel_stride(num_tokens);
+        for (int64_t t = 0; t < num_tokens; t += kMaxAtOnce) {
+          const int64_t left = num_tokens - t < kMaxAtOnce ? num_tokens - t : kMaxAtOnce;
+          kDirect[left - 1](panels, count, rows, t / kTile, first, tile + t * kPanelRows);
+        }
+      }
+    });
   }
 
   template <typename Panel, int kPanels>
-  static void blocked(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
-                      int64_t num_tokens, std::byte* scratch, float* out) {
+  static void many_tokens(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
+                          int64_t num_tokens, std::byte* scratch, float* out) {
     auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
-    const int64_t num_groups = matrix.inputs / kGroup;
-    const int64_t num_blocks = (num_groups + kBlockGroups - 1) / kBlockGroups;
-    for (int64_t block = 0; block < num_blocks; ++block) {
-      const int64_t first = num_groups * block / num_blocks;
-      const int64_t count = num_groups * (block + 1) / num_blocks - first;
-      for (int p = 0; p < kPanels; ++p)
-        unpack<Panel>(matrix, panel + p, first, count, p, unpacked);
+    for_blocks<Panel>(matrix, [&](int64_t first, int64_t count) {
+      for (int p = 0; p < kPanels; ++p) unpack<Panel>(matrix, panel + p, first, count, p, unpacked);
       for (int64_t i = 0; i < num_tiles(num_tokens); ++i)
         add_block<Panel, kPanels>(unpacked, count, rows.tile(i) + first, first == 0,
                                   out + i * kTile * kPanelRows, panel_stride(num_tokens));
-    }
+    });
   }
 
   template <typename Panel>
   static void quantized(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
                         int64_t num_tokens, std::byte* scratch, float* out) {
-    if (num_tokens > kMaxDirect)
-      return num_panels == 2 ? blocked<Panel, 2>(matrix, panel, rows, num_tokens, scratch, out)
-                             : blocked<Panel, 1>(matrix, panel, rows, num_tokens, scratch, out);
-    using Direct = void (*)(const PanelMatrix&, int64_t, const Rows&, float*);
-    static constexpr Direct kDirect[kMaxDirect] = {
-        direct<Panel, 1>, direct<Panel, 2>, direct<Panel, 3>, direct<Panel, 4>,
-        direct<Panel, 5>, direct<Panel, 6>, direct<Panel, 7>, direct<Panel, 8>};
-    for (int p = 0; p < num_panels; ++p)
-      kDirect[num_tokens - 1](matrix, panel + p, rows, out + p * panel_stride(num_tokens));
+    if (num_tokens <= kFewTokens)
+      return few_tokens<Panel>(matrix, panel, num_panels, rows, num_tokens, out);
+    for (int p = 0; p < num_panels; p += 2) {
+      float* tiles = out + p * panel_stride(num_tokens);
+      if (num_panels - p >= 2)
+        many_tokens<Panel, 2>(matrix, panel + p, rows, num_tokens, scratch, tiles);
+      else
+        many_tokens<Panel, 1>(matrix, panel + p, rows, num_tokens, scratch, tiles);
+    }
   }
 
   static void floats(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,

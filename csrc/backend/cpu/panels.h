@@ -61,16 +61,16 @@ struct MinPanel {
 template <int kBits>
 struct SuperPanel {
   static constexpr int kGroups = 8, kZero = 0;
-  Codes<kBits> codes[8];
   uint16_t d[16], dmin[16];
   uint8_t scales[8][16], mins[8][16];
+  Codes<kBits> codes[8];
 };
 // Q6_K: 16 half groups with signed integer scales.
 struct HalfGroupPanel {
   static constexpr int kGroups = 8, kZero = 32;
-  Codes<6> codes[8];
   uint16_t d[16];
   int8_t scales[16][16];
+  Codes<6> codes[8];
 };
 static_assert(sizeof(ScalePanel<4, 8>) == 16 * 18 && sizeof(ScalePanel<5, 16>) == 16 * 22);
 static_assert(sizeof(ScalePanel<8, 128>) == 16 * 34 && sizeof(MinPanel<4>) == 16 * 20);
@@ -98,17 +98,42 @@ using PanelOf = typename PanelFor<Block>::Type;
 
 // Floats have no such struct: for each input the 16 rows' values follow, in the file's type.
 
+// A matrix's panels lie in the order in which products of few tokens read them, one long stream:
+//
+//     strip 0 | strip 1 | ...          a strip: 4 panels (the last is filled up)
+//     block 0 | block 1 | ...          a block: kBlockGroups groups of each of the 4 panels,
+//     panel 0 | 1 | 2 | 3              whose activations fit the first-level cache
+//
+// Floats have one block.
+inline constexpr int kStripPanels = 4;
+constexpr int64_t block_groups(int groups_of_panel) { return groups_of_panel == 8 ? 24 : 28; }
+
 // A packed matrix as kernels see it.
 struct PanelMatrix {
   DType dtype;
   int64_t rows, inputs;
-  size_t panel_bytes;
+  int64_t unit_inputs;   // of one struct
+  size_t unit_bytes;     // and its size
+  int64_t block_inputs;  // of a whole block; the last may have fewer
   const std::byte* data;
 
   int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
-  const std::byte* panel(int64_t index) const {
-    return data + static_cast<size_t>(index) * panel_bytes;
+  size_t panel_bytes() const { return bytes_of(inputs); }
+  size_t num_bytes() const {
+    const int64_t strips = (num_panels() + kStripPanels - 1) / kStripPanels;
+    return static_cast<size_t>(strips) * kStripPanels * panel_bytes();
   }
+  // Where the panel's inputs from `first` on begin; `first` is the beginning of a block.
+  size_t offset(int64_t panel, int64_t first) const {
+    const int64_t strip = panel / kStripPanels, left = inputs - first;
+    const size_t block = bytes_of(left < block_inputs ? left : block_inputs);
+    return static_cast<size_t>(strip) * kStripPanels * panel_bytes() +
+           kStripPanels * bytes_of(first) + static_cast<size_t>(panel % kStripPanels) * block;
+  }
+  const std::byte* block(int64_t panel, int64_t first) const { return data + offset(panel, first); }
+
+ private:
+  size_t bytes_of(int64_t n) const { return static_cast<size_t>(n / unit_inputs) * unit_bytes; }
 };
 
 }  // namespace f1::cpu

@@ -49,8 +49,7 @@ struct RowKernels {
     const int64_t i = t % kTile;
     for (int64_t g = 0; g < rows.inputs / kGroup; ++g) {
       TileGroup& group = groups[g];
-      const auto [scale, sum_a, sum_b] =
-          quantize_group(rows.row(t) + g * kGroup, group.codes[i]);
+      const auto [scale, sum_a, sum_b] = quantize_group(rows.row(t) + g * kGroup, group.codes[i]);
       group.scales[i] = scale;
       group.scaled_sums[i] = scale * static_cast<float>(sum_a + sum_b);
       group.minus_sums[0][i] = -(sum_a + sum_b);

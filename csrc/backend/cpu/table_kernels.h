@@ -23,8 +23,8 @@ struct TableKernels {
     const auto* halves = reinterpret_cast<const uint16_t*>(source);
     int64_t i = 0;
     for (; i + 16 <= table.inputs; i += 16)
-      L::store(out + i, table.dtype == DType::kF16 ? L::load_f16(halves + i)
-                                                   : L::load_bf16(halves + i));
+      L::store(out + i,
+               table.dtype == DType::kF16 ? L::load_f16(halves + i) : L::load_bf16(halves + i));
     for (; i < table.inputs; ++i)
       out[i] = table.dtype == DType::kF16 ? f16_to_float(halves[i]) : bf16_to_float(halves[i]);
   }
