@@ -112,10 +112,8 @@ void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& ma
   });
 }
 
-void quantize_rows(const Kernels& kernels, ThreadPool& pool, const Rows& rows, int64_t num_tokens) {
-  pool.run(num_tokens, kTokenChunk, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) kernels.quantize(rows, t);
-  });
+void quantize_row(const Kernels& kernels, const Rows& rows, int64_t t) {
+  kernels.quantize(rows, t, 0, rows.inputs / kGroup);
 }
 
 // Codes are made only when some weights need them: widths of float models fit no groups of 32.
@@ -131,22 +129,9 @@ void norm_rows(const Kernels& kernels, ThreadPool& pool, const CpuActivations& a
     for (int64_t t = begin; t < end; ++t) {
       kernels.rms_norm(a.hidden.data() + t * width, weight, width, a.config.norm_eps,
                        a.normed.rows.row(t));
-      if (quantized) kernels.quantize(a.normed.rows, t);
+      if (quantized) quantize_row(kernels, a.normed.rows, t);
     }
   });
-}
-
-// Rotary embedding of one head (Su et al., arXiv 2104.09864), in place.
-void rotate(const ModelConfig& config, const float* cosines, const float* sines, float* x) {
-  const int half = config.head_dim / 2;
-  const int step = config.rope_interleaved ? 2 : 1, apart = config.rope_interleaved ? 1 : half;
-  for (int i = 0; i < half; ++i) {
-    float& a = x[i * step];
-    float& b = x[i * step + apart];
-    const float rotated = a * cosines[i] - b * sines[i];
-    b = a * sines[i] + b * cosines[i];
-    a = rotated;
-  }
 }
 
 // Norms (when the model has them) and rotates all heads of one token.
@@ -155,7 +140,8 @@ void finish_heads(const Kernels& kernels, const CpuActivations& a, int64_t t, in
   const int width = a.config.head_dim;
   for (int h = 0; h < num_heads; ++h, x += width) {
     if (norm) kernels.rms_norm(x, norm, width, a.config.norm_eps, x);
-    rotate(a.config, a.cosines.data() + t * width / 2, a.sines.data() + t * width / 2, x);
+    kernels.rotate(a.cosines.data() + t * width / 2, a.sines.data() + t * width / 2, width / 2,
+                   a.config.rope_interleaved, x);
   }
 }
 
@@ -164,19 +150,16 @@ int32_t page_of(const Batch& batch, int64_t t) {
   return batch.page_ids[batch.page_begin[sequence] + batch.positions[t] / kPageSize];
 }
 
-void write_page(const CpuKvCache& cache, const CpuActivations& a, int layer, const Batch& batch,
-                int64_t t) {
+void write_page(const Kernels& kernels, const CpuKvCache& cache, const CpuActivations& a, int layer,
+                const Batch& batch, int64_t t) {
   const int width = a.config.head_dim, num_groups = a.config.num_kv_heads;
   const int64_t page = page_of(batch, t) * cache.page_stride();
   const int slot = batch.positions[t] % kPageSize;
   for (int g = 0; g < num_groups; ++g) {
-    uint16_t* keys = cache.keys(layer, g) + page + slot;
-    uint16_t* values = cache.values(layer, g) + page + slot * width;
     const int64_t source = (t * num_groups + g) * width;
-    for (int e = 0; e < width; ++e) {
-      keys[e * kPageSize] = float_to_f16(a.new_keys.data()[source + e]);
-      values[e] = float_to_f16(a.new_values.data()[source + e]);
-    }
+    kernels.write_slot(a.new_keys.data() + source, a.new_values.data() + source, width,
+                       cache.keys(layer, g) + page + slot,
+                       cache.values(layer, g) + page + slot * width);
   }
 }
 
@@ -246,7 +229,7 @@ std::unique_ptr<KvCache> CpuBackend::make_kv_cache(const ModelConfig& config, in
 
 std::unique_ptr<Activations> CpuBackend::make_activations(const ModelConfig& config,
                                                           int max_tokens) {
-  return std::make_unique<CpuActivations>(config, max_tokens, pool_.num_threads());
+  return std::make_unique<CpuActivations>(config, kernels_, max_tokens, pool_.num_threads());
 }
 
 std::unique_ptr<Logits> CpuBackend::make_logits(const ModelConfig& config, int max_rows) {
@@ -318,7 +301,7 @@ void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch,
       for (int i = 0; i < num_heads * width; ++i) query[i] *= scale;
       finish_heads(kernels_, a, t, a.config.num_kv_heads, vector_of(weights.k_norm),
                    a.new_keys.data() + t * a.config.num_kv_heads * width);
-      write_page(pages, a, layer, batch, t);
+      write_page(kernels_, pages, a, layer, batch, t);
     }
   });
 }
@@ -326,8 +309,11 @@ void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch,
 void CpuBackend::attn_out(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);
-  if (any_quantized({&weights.o}))
-    quantize_rows(kernels_, pool_, a.attended.rows, batch.num_tokens());
+  if (any_quantized({&weights.o})) {
+    pool_.run(batch.num_tokens(), kTokenChunk, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) quantize_row(kernels_, a.attended.rows, t);
+    });
+  }
   add_product(kernels_, pool_, panels_of(weights.o), a.attended.rows, batch.num_tokens(), a);
 }
 
@@ -338,6 +324,7 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
             any_quantized({&weights.gate, &weights.up}));
   const PanelMatrix& gate = panels_of(weights.gate);
   const PanelMatrix& up = panels_of(weights.up);
+  const bool quantized = any_quantized({&weights.down});  // then a strip is some whole groups
   const int64_t strips = num_strips(gate, num_tokens);
   pool_.run(strips, strip_chunk(pool_, strips), [&](int64_t begin, int64_t end, int thread) {
     const ThreadScratch scratch = a.thread_scratch(thread);
@@ -351,6 +338,10 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
           kernels_.silu_mul(product.tile + t * kPanelRows, up_tile + t * kPanelRows,
                             product.num_rows, a.mlp.rows.row(t) + product.row);
       }
+      if (!quantized) continue;
+      const int64_t first = gates.panel * kPanelRows / kGroup;
+      const int64_t count = gates.num_panels * kPanelRows / kGroup;
+      for (int64_t t = 0; t < num_tokens; ++t) kernels_.quantize(a.mlp.rows, t, first, count);
     }
   });
 }
@@ -358,8 +349,6 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
 void CpuBackend::mlp_down(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);
-  if (any_quantized({&weights.down}))
-    quantize_rows(kernels_, pool_, a.mlp.rows, batch.num_tokens());
   add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(), a);
 }
 
@@ -378,55 +367,47 @@ void CpuBackend::head(const DeviceTensor& head, std::span<const HeadRow> rows,
   CpuActivations& a = cpu_of(activations);
   const HeadMatrix& matrix = static_cast<const HeadTensor&>(head).matrix;
   const auto& memory = static_cast<const CpuLogits&>(logits);
-  const int64_t width = matrix.tensor.inputs;
-  const bool is_float = matrix.form == HeadForm::kFloats;
+  if (matrix.form == HeadForm::kFloats) return float_head(matrix.tensor, rows, a, memory);
 
-  if (!is_float)
-    pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i)
-        kernels_.quantize_head(a.final_row(rows[i].head_index), width, matrix.zero_point,
-                               a.head_row(rows[i].head_index));
-    });
-
-  // The rows that want all of V share one reading of the head.
-  std::vector<int> full_rows;
-  std::vector<const float*> values;
-  std::vector<const HeadBlock*> blocks;
-  // sums[j] = row `token` of the head times the hidden state that values[j], blocks[j] hold.
-  const auto dot = [&](int64_t token, const ThreadScratch& scratch, float* sums) {
-    const int count = static_cast<int>(blocks.size());
-    if (is_float)
-      return kernels_.float_dot(matrix.tensor, token, values.data(), count, scratch.row, sums);
-    kernels_.head_dot(matrix, token, blocks.data(), count, sums);
-  };
+  pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels_.quantize_head(a.final_row(rows[i].head_index), matrix.tensor.inputs,
+                             matrix.zero_point, a.head_row(rows[i].head_index));
+  });
+  std::vector<const HeadBlock*> hidden;  // of the rows that want all of V: they share its reading
+  std::vector<float*> out;
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::span<const int32_t> listed = rows[i].listed_tokens;
+    const HeadBlock* x = a.head_row(rows[i].head_index);
+    float* row = memory.row(static_cast<int>(i));
     if (listed.empty()) {
-      full_rows.push_back(static_cast<int>(i));
+      hidden.push_back(x);
+      out.push_back(row);
       continue;
     }
-    values.assign(1, a.final_row(rows[i].head_index));
-    blocks.assign(1, a.head_row(rows[i].head_index));
-    float* out = memory.row(static_cast<int>(i));
-    pool_.run(std::ssize(listed), kListedChunk, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t j = begin; j < end; ++j) dot(listed[j], a.thread_scratch(thread), out + j);
+    pool_.run(std::ssize(listed), kListedChunk, [&](int64_t begin, int64_t end, int) {
+      kernels_.head_dot_listed(matrix, listed.data() + begin, end - begin, x, row + begin);
     });
   }
-  if (full_rows.empty()) return;
-  values.clear();
-  blocks.clear();
-  for (const int i : full_rows) {
-    values.push_back(a.final_row(rows[i].head_index));
-    blocks.push_back(a.head_row(rows[i].head_index));
-  }
-  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int thread) {
-    const ThreadScratch scratch = a.thread_scratch(thread);
-    for (int64_t token = begin; token < end; ++token) {
-      dot(token, scratch, scratch.logits);
-      for (size_t j = 0; j < full_rows.size(); ++j)
-        memory.row(full_rows[j])[token] = scratch.logits[j];
-    }
+  if (out.empty()) return;
+  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int) {
+    kernels_.head_dot(matrix, begin, end, hidden.data(), static_cast<int>(out.size()), out.data());
   });
+}
+
+void CpuBackend::float_head(const Tensor& table, std::span<const HeadRow> rows,
+                            const CpuActivations& a, const CpuLogits& logits) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<const int32_t> listed = rows[i].listed_tokens;
+    const float* x = a.final_row(rows[i].head_index);
+    float* row = logits.row(static_cast<int>(i));
+    const int64_t size = listed.empty() ? table.rows : std::ssize(listed);
+    pool_.run(size, kListedChunk, [&](int64_t begin, int64_t end, int thread) {
+      float* scratch = a.thread_scratch(thread).row;
+      for (int64_t j = begin; j < end; ++j)
+        row[j] = kernels_.float_dot(table, listed.empty() ? j : listed[j], x, scratch);
+    });
+  }
 }
 
 void CpuBackend::sample(Logits& logits, std::span<const SampleRow> rows,

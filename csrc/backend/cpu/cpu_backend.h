@@ -38,6 +38,8 @@ class CpuBackend final : public Backend {
  private:
   TensorHandle pack_matrix(const Tensor& tensor);
   TensorHandle pack_head(const Tensor& tensor);
+  void float_head(const Tensor& table, std::span<const HeadRow> rows, const cpu::CpuActivations& a,
+                  const cpu::CpuLogits& logits);
 
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;

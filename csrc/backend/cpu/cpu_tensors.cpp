@@ -74,8 +74,10 @@ OwnedRows::OwnedRows(int64_t max_tokens, int64_t inputs)
       groups(static_cast<size_t>(num_tiles(max_tokens) * (inputs / kGroup))),
       rows{inputs, values.data(), groups.data()} {}
 
-CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, int num_threads)
+CpuActivations::CpuActivations(const ModelConfig& config, const Kernels& kernels,
+                               int64_t max_tokens, int num_threads)
     : config(config),
+      kernels(kernels),
       max_tokens_(static_cast<int>(max_tokens)),
       hidden(static_cast<size_t>(max_tokens * config.hidden_size)),
       normed(max_tokens, config.hidden_size),
@@ -89,9 +91,9 @@ CpuActivations::CpuActivations(const ModelConfig& config, int64_t max_tokens, in
       head_blocks(static_cast<size_t>(max_tokens * head_width)),
       cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),
       sines(cosines.size()),
-      scratch_size(whole_lines(
-          kPanelScratch / sizeof(float) +
-          static_cast<size_t>(2 * strip_floats(max_tokens) + config.hidden_size + max_tokens))),
+      scratch_size(
+          whole_lines(kPanelScratch / sizeof(float) +
+                      static_cast<size_t>(2 * strip_floats(max_tokens) + config.hidden_size))),
       scratch(static_cast<size_t>(num_threads) * scratch_size) {}
 
 ThreadScratch CpuActivations::thread_scratch(int thread) const {
@@ -99,10 +101,7 @@ ThreadScratch CpuActivations::thread_scratch(int thread) const {
   float* products = begin + kPanelScratch / sizeof(float);
   const int64_t size = strip_floats(max_tokens_);
   float* row = products + 2 * size;
-  return {reinterpret_cast<std::byte*>(begin),
-          {products, products + size},
-          row,
-          row + config.hidden_size};
+  return {reinterpret_cast<std::byte*>(begin), {products, products + size}, row};
 }
 
 std::span<float> CpuActivations::part(Part part) const {
@@ -137,6 +136,9 @@ void CpuActivations::write(Part which, std::span<const float> values) {
   const std::span<float> target = part(which);
   F1_CHECK(values.size() <= target.size());
   std::copy(values.begin(), values.end(), target.begin());
+  if (which != Part::kMlp || mlp.rows.inputs % kGroup != 0) return;
+  for (int64_t t = 0; t < max_tokens_; ++t)  // as mlp_up() leaves it
+    kernels.quantize(mlp.rows, t, 0, mlp.rows.inputs / kGroup);
 }
 
 }  // namespace f1::cpu

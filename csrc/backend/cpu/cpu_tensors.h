@@ -85,11 +85,11 @@ struct ThreadScratch {
   std::byte* panels;   // [kPanelScratch]
   float* products[2];  // [strip_panels(T), panel_stride(T)] each
   float* row;          // [D]
-  float* logits;       // [T]
 };
 
 struct CpuActivations final : Activations {
-  CpuActivations(const ModelConfig& config, int64_t max_tokens, int num_threads);
+  CpuActivations(const ModelConfig& config, const Kernels& kernels, int64_t max_tokens,
+                 int num_threads);
   int max_tokens() const override { return max_tokens_; }
   void read(Part part, std::span<float> out) const override;
   void write(Part part, std::span<const float> values) override;
@@ -100,6 +100,7 @@ struct CpuActivations final : Activations {
   float* partials(int64_t size);  // at least `size` floats, for attend()
 
   ModelConfig config;
+  const Kernels& kernels;
   int max_tokens_;
   Buffer<float> hidden;    // [T, D]
   OwnedRows normed;        // [T, D]

@@ -85,8 +85,8 @@ struct HeadKernels {
   };
 
   template <typename Row, int kCount>
-  static void dot_of(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x,
-                     float* out) {
+  static void row_dot(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x,
+                      float (&out)[kCount]) {
     const Row row(matrix, index);
     F32 sums[kCount];
     for (int i = 0; i < kCount; ++i) sums[i] = L::set(0.0f);
@@ -106,31 +106,65 @@ struct HeadKernels {
     for (int i = 0; i < kCount; ++i) out[i] = L::sum(sums[i]);
   }
 
-  template <typename Row>
-  static void dot_any(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x, int count,
-                      float* out) {
-    for (; count >= 4; count -= 4, x += 4, out += 4) dot_of<Row, 4>(matrix, index, x, out);
-    switch (count) {
-      case 3:
-        return dot_of<Row, 3>(matrix, index, x, out);
-      case 2:
-        return dot_of<Row, 2>(matrix, index, x, out);
-      case 1:
-        return dot_of<Row, 1>(matrix, index, x, out);
+  template <typename Row, int kCount>
+  static void some_rows(const HeadMatrix& matrix, int64_t first, int64_t last,
+                        const HeadBlock* const* x, float* const* out) {
+    float sums[kCount];
+    for (int64_t row = first; row < last; ++row) {
+      row_dot<Row, kCount>(matrix, row, x, sums);
+      for (int i = 0; i < kCount; ++i) out[i][row] = sums[i];
     }
   }
 
-  // Not for floats: see TableKernels.
-  static void dot(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x, int count,
-                  float* out) {
+  // Some rows at a time meet all hidden states, four by four: both stay in the first-level cache.
+  template <typename Row>
+  static void rows(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
+                   int count, float* const* out) {
+    constexpr int64_t kRows = 16;
+    for (int64_t first = begin; first < end; first += kRows) {
+      const int64_t last = end - first < kRows ? end : first + kRows;
+      int i = 0;
+      for (; i + 4 <= count; i += 4) some_rows<Row, 4>(matrix, first, last, x + i, out + i);
+      if (count - i == 3) some_rows<Row, 3>(matrix, first, last, x + i, out + i);
+      if (count - i == 2) some_rows<Row, 2>(matrix, first, last, x + i, out + i);
+      if (count - i == 1) some_rows<Row, 1>(matrix, first, last, x + i, out + i);
+    }
+  }
+
+  template <typename Row>
+  static void listed(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
+                     const HeadBlock* x, float* out) {
+    constexpr int64_t kRowsAhead = 8;
+    for (int64_t j = 0; j < count; ++j) {
+      if (j + kRowsAhead < count)
+        for (size_t i = 0; i < matrix.row_bytes; i += 64)
+          __builtin_prefetch(matrix.scales(tokens[j + kRowsAhead]) + i);
+      float sum[1];
+      row_dot<Row, 1>(matrix, tokens[j], &x, sum);
+      out[j] = sum[0];
+    }
+  }
+
+  template <typename Function>
+  static void with_row(const HeadMatrix& matrix, Function&& function) {
     switch (matrix.form) {
       case HeadForm::k8Bit:
-        return dot_any<Row8Bit>(matrix, index, x, count, out);
+        return function.template operator()<Row8Bit>();
       case HeadForm::k6Bit:
-        return dot_any<Row6Bit>(matrix, index, x, count, out);
-      default:
-        return dot_any<RowAnyBits>(matrix, index, x, count, out);
+        return function.template operator()<Row6Bit>();
+      case HeadForm::kAnyBits:
+        return function.template operator()<RowAnyBits>();
+      case HeadForm::kFloats:
+        return;  // see TableKernels
     }
+  }
+  static void dot(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
+                  int count, float* const* out) {
+    with_row(matrix, [&]<typename Row> { rows<Row>(matrix, begin, end, x, count, out); });
+  }
+  static void dot_listed(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
+                         const HeadBlock* x, float* out) {
+    with_row(matrix, [&]<typename Row> { listed<Row>(matrix, tokens, count, x, out); });
   }
 };
 

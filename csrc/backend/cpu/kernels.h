@@ -73,8 +73,14 @@ struct Kernels {
   const char* name;
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float eps, float* out);
-  // Fills row t's place in its tile from its values.
-  void (*quantize)(const Rows& rows, int64_t t);
+  // Fills groups first .. first + count - 1 of row t's place in its tile from its values.
+  void (*quantize)(const Rows& rows, int64_t t, int64_t first, int64_t count);
+  // Rotates one head by the angles of its position; pairs are (i, i + half) or neighbours.
+  void (*rotate)(const float* cosines, const float* sines, int half, bool interleaved, float* x);
+  // One position's key and value of one KV head to its slot in a page: every 16th of keys, and
+  // values side by side, f16.
+  void (*write_slot)(const float* key, const float* value, int width, uint16_t* keys,
+                     uint16_t* values);
   // out[p * panel_stride(T) + t * 16 + r] = row r of panel `panel` + p times row t, for p <
   // num_panels and t < T = num_tokens. Writes whole tiles of tokens.
   void (*panels_dot)(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
@@ -90,12 +96,14 @@ struct Kernels {
   void (*decode_row)(const Tensor& table, int64_t row, float* out);
   // One row of hidden states for head_dot: out[num_blocks]. Blocks beyond `inputs` stay as they are.
   void (*quantize_head)(const float* values, int64_t inputs, int zero_point, HeadBlock* out);
-  // out[i] = row `index` of the head times x[i], for i < count.
-  void (*head_dot)(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x, int count,
-                   float* out);
-  // The same of a table of floats, with room for one row in `scratch`.
-  void (*float_dot)(const Tensor& table, int64_t row, const float* const* x, int count,
-                    float* scratch, float* out);
+  // out[i][row] = row `row` of the head times x[i], for begin <= row < end, i < count.
+  void (*head_dot)(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
+                   int count, float* const* out);
+  // out[j] = row tokens[j] of the head times x, for j < count.
+  void (*head_dot_listed)(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
+                          const HeadBlock* x, float* out);
+  // Row `row` of a table of floats times x; `scratch` has room for the row.
+  float (*float_dot)(const Tensor& table, int64_t row, const float* x, float* scratch);
 };
 
 extern const Kernels kScalarKernels;

@@ -16,6 +16,8 @@ constexpr Kernels kernels_of(const char* name) {
       .name = name,
       .rms_norm = RowKernels<L>::rms_norm,
       .quantize = RowKernels<L>::quantize,
+      .rotate = RowKernels<L>::rotate,
+      .write_slot = RowKernels<L>::write_slot,
       .panels_dot = PanelKernels<L>::panels_dot,
       .silu_mul = RowKernels<L>::silu_mul,
       .attend_segment = AttentionKernels<L>::attend_segment,
@@ -24,6 +26,7 @@ constexpr Kernels kernels_of(const char* name) {
       .decode_row = TableKernels<L>::decode_row,
       .quantize_head = HeadKernels<L>::quantize,
       .head_dot = HeadKernels<L>::dot,
+      .head_dot_listed = HeadKernels<L>::dot_listed,
       .float_dot = TableKernels<L>::float_dot,
   };
 }

@@ -64,6 +64,9 @@ struct Avx512Lanes {
   }
   static void store(float* p, F32 a) { _mm512_storeu_ps(p, a); }
   static void store(float* p, F32 a, int n) { _mm512_mask_storeu_ps(p, mask(n), a); }
+  static void store_f16(uint16_t* p, F32 a, int n) {  // nearest, ties to even
+    _mm256_mask_storeu_epi16(p, mask(n), _mm512_cvtps_ph(a, 0));
+  }
   static void store_s8(int8_t* p, I32 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
   }

@@ -73,6 +73,9 @@ struct ScalarLanes {
   static void store(float* p, F32 a, int n) {
     for (int i = 0; i < n; ++i) p[i] = a.v[i];
   }
+  static void store_f16(uint16_t* p, F32 a, int n) {  // nearest, ties to even
+    for (int i = 0; i < n; ++i) p[i] = float_to_f16(a.v[i]);
+  }
   static void store_s8(int8_t* p, I32 a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
   }

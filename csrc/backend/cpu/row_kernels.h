@@ -1,6 +1,7 @@
 // Kernels that work on one row: norm, quantisation, SiLU.
 #pragma once
 
+#include "backend/batch.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lane_math.h"
 
@@ -44,10 +45,10 @@ struct RowKernels {
     return {largest / 127.0f, L::sum(code_a), L::sum(code_b)};
   }
 
-  static void quantize(const Rows& rows, int64_t t) {
+  static void quantize(const Rows& rows, int64_t t, int64_t first, int64_t count) {
     TileGroup* groups = rows.tile(t / kTile);
     const int64_t i = t % kTile;
-    for (int64_t g = 0; g < rows.inputs / kGroup; ++g) {
+    for (int64_t g = first; g < first + count; ++g) {
       TileGroup& group = groups[g];
       const auto [scale, sum_a, sum_b] = quantize_group(rows.row(t) + g * kGroup, group.codes[i]);
       group.scales[i] = scale;
@@ -55,6 +56,37 @@ struct RowKernels {
       group.minus_sums[0][i] = -(sum_a + sum_b);
       group.minus_sums[1][i] = -sum_a;
       group.minus_sums[2][i] = -sum_b;
+    }
+  }
+
+  // Rotary embedding of one head (Su et al., arXiv 2104.09864), in place.
+  static void rotate(const float* cosines, const float* sines, int half, bool interleaved,
+                     float* x) {
+    if (interleaved) {
+      for (int i = 0; i < half; ++i) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosines[i] - b * sines[i];
+        x[2 * i + 1] = a * sines[i] + b * cosines[i];
+      }
+      return;
+    }
+    for (int i = 0; i < half; i += 16) {
+      const int n = Math::lanes_left(half - i);
+      const F32 a = L::load(x + i, n), b = L::load(x + half + i, n);
+      const F32 cosine = L::load(cosines + i, n), sine = L::load(sines + i, n);
+      L::store(x + i, L::sub(L::mul(a, cosine), L::mul(b, sine)), n);
+      L::store(x + half + i, L::add(L::mul(a, sine), L::mul(b, cosine)), n);
+    }
+  }
+
+  static void write_slot(const float* key, const float* value, int width, uint16_t* keys,
+                         uint16_t* values) {
+    for (int e = 0; e < width; e += 16) {
+      const int n = Math::lanes_left(width - e);
+      uint16_t halves[16];
+      L::store_f16(halves, L::load(key + e, n), n);
+      for (int j = 0; j < n; ++j) keys[(e + j) * kPageSize] = halves[j];
+      L::store_f16(values + e, L::load(value + e, n), n);
     }
   }
 

@@ -42,19 +42,15 @@ struct TableKernels {
     }
   }
 
-  // Of a table of floats: the row is decoded once, into `scratch`, for all `count` products.
-  static void float_dot(const Tensor& table, int64_t row, const float* const* x, int count,
-                        float* scratch, float* out) {
+  static float float_dot(const Tensor& table, int64_t row, const float* x, float* scratch) {
     decode_floats(table, row, scratch);
-    for (int i = 0; i < count; ++i) {
-      F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
-      for (int64_t k = 0; k < table.inputs; k += 16) {
-        const int n = Math::lanes_left(table.inputs - k);
-        F32& sum = sums[k / 16 % 4];
-        sum = L::fma(L::load(scratch + k, n), L::load(x[i] + k, n), sum);
-      }
-      out[i] = L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
+    F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
+    for (int64_t k = 0; k < table.inputs; k += 16) {
+      const int n = Math::lanes_left(table.inputs - k);
+      F32& sum = sums[k / 16 % 4];
+      sum = L::fma(L::load(scratch + k, n), L::load(x + k, n), sum);
     }
+    return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
   }
 
   static void decode_row(const Tensor& table, int64_t row, float* out) {

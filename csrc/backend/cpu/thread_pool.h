@@ -1,8 +1,10 @@
 // A pool that splits a range over the calling thread and num_threads - 1 workers.
 //
-// Work is taken in chunks, so a thread that the system has put aside holds up one chunk, not half
-// of the stage; and the caller never waits for a worker that has taken none. Idle workers spin for
-// some microseconds (stages follow each other that fast), then yield, then sleep.
+// Each thread starts with a run of chunks of its own, so that it reads memory straight on; whoever
+// is done takes chunks from the end of another's. A thread that the system has put aside holds up
+// one chunk, not half of the stage; and the caller never waits for a worker that has taken none.
+// Idle workers spin for some microseconds (stages follow each other that fast), then yield, then
+// sleep.
 #pragma once
 
 #include <atomic>
@@ -34,15 +36,20 @@ class ThreadPool {
     int64_t size = 0;
     int64_t chunk = 0;
   };
+  // The chunks that a thread has not begun: first in the low half, end in the high half. Whoever
+  // takes one of them, however late it comes, may rely on job_: the job cannot end before.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};
+  };
   void stop();
   void work(int thread_index);
-  void take_chunks(int thread_index);
+  void run_chunks(int thread_index);
+  // A chunk from the front of one's own share, or from the back of another's; -1 when it is empty.
+  static int64_t take(Share& share, bool from_front);
 
   std::mutex caller_;
   Job job_;
-  // Number of chunks in the high half, next chunk in the low half: whoever draws a chunk below the
-  // number knows from the ticket alone that job_ is the one it belongs to, however late it comes.
-  alignas(64) std::atomic<uint64_t> ticket_{0};
+  std::vector<Share> shares_;  // one a thread
   alignas(64) std::atomic<int64_t> unfinished_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};
   std::atomic<bool> stopping_{false};
