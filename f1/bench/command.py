@@ -18,7 +18,7 @@ from rich.table import Table
 from f1 import __version__
 from f1.bench import run as bench_run
 from f1.bench.machine import describe_run
-from f1.bench.report import MACHINE, OURS, Report, Row
+from f1.bench.report import OURS, Report, Row
 from f1.bench.run import PEERS, SECTIONS, Bench, Options
 from f1.bench.sections import run_sections
 from f1.bench.work import Costs
@@ -58,7 +58,13 @@ def run_bench(options: Options, console: Console) -> dict[str, Any]:
     notes = bench.report.notes
     notes += [f"{name}: {PEERS[name][1]}" for name in options.peers]
     command = " ".join(["f1", *sys.argv[1:]])
-    found = {"command": command, "version": __version__, **described, "model": bench.facts}
+    found = {
+        "command": command,
+        "version": __version__,
+        **described,
+        "engine": {name: str(value) for name, value in asdict(settings).items()},
+        "model": bench.facts,
+    }
     show(bench.report, found, console)
     return found | bench.report.as_dict()
 
@@ -82,46 +88,47 @@ def show(report: Report, found: dict[str, Any], console: Console) -> None:
         f"\n[bold]{escape(str(found['settings']['model']))}[/]  commit {found['commit']}, "
         f"{escape(found['machine'])}, load {found['load']:.1f}"
     )
-    rates = [row for row in report.rows if row.who != MACHINE]
-    console.print(_rows_table("figure", rates))
-    if ceilings := [row for row in report.rows if row.who == MACHINE]:
-        console.print(_rows_table("ceiling", ceilings))
-    if report.derived:
-        table = Table("quotient of medians", "of", "threads", "", box=None, pad_edge=False)
-        for entry in report.derived:
-            digits = 2 if entry.unit == "x" else 0
-            value = f"{entry.value:.{digits}f} {entry.unit}"
+    console.print(_rows_table(report))
+    compared = {report.beside(row) for row in report.rows}  # they stand beside the rows
+    shares = [entry for entry in report.derived if entry not in compared]
+    if shares:
+        table = Table("quotient of medians", "of", "threads", box=None, pad_edge=False)
+        table.add_column("", justify="right")
+        for entry in shares:
+            value = f"{entry.value:.{2 if entry.unit == 'x' else 0}f} {entry.unit}"
             table.add_row(entry.what, entry.of, str(entry.threads), value)
         console.print(table)
     for note in report.notes:
         console.print(f"[dim]{escape(note)}[/]")
 
 
-def _rows_table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title, "who", "threads", box=None, pad_edge=False)
-    for name in ("median", "lowest", "highest"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    table.add_column("rounds", justify="right")
-    last = ""
-    for row in sorted(rows, key=lambda row: _place(rows, row)):
-        figures = (row.median, min(row.values), max(row.values))
+def _rows_table(report: Report) -> Table:
+    table = Table("figure", "threads", "who", box=None, pad_edge=False)
+    for name in ("median", "lowest to highest", "f1 is"):
+        table.add_column(name, justify="right", no_wrap=True)
+    group: tuple[str, int, str] | None = None
+    for row in sorted(report.rows, key=lambda row: _place(report.rows, row)):
+        key = (row.what, row.threads, row.unit)
+        lead = (f"{row.what}, {row.unit}", str(row.threads)) if key != group else ("", "")
+        group = key
         who = f"[bold]{row.who}[/]" if row.who == OURS else row.who
-        name = row.what if row.what != last else ""
-        cells = [f"{value:,.{_digits(value)}f}" for value in figures]
-        table.add_row(name, who, str(row.threads), *cells, row.unit, str(len(row.values)))
-        last = row.what
+        spread = f"{_figure(min(row.values))} to {_figure(max(row.values))}"
+        beside = report.beside(row)
+        times = f"{beside.value:.2f} x" if beside else ""
+        table.add_row(*lead, who, _figure(row.median), spread, times)
     return table
 
 
-def _place(rows: Sequence[Row], row: Row) -> tuple[int, int, str]:
-    """Rows of one name together, in the order of first appearance."""
-    first = next(i for i, other in enumerate(rows) if other.what == row.what)
-    return first, -row.threads, row.unit
+def _place(rows: Sequence[Row], row: Row) -> tuple[int, int, int]:
+    """Rows of one figure together, in the order of first appearance."""
+    what = next(i for i, other in enumerate(rows) if other.what == row.what)
+    units = [other.unit for other in rows if other.what == row.what]
+    return what, -row.threads, units.index(row.unit)
 
 
-def _digits(value: float) -> int:
-    return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+def _figure(value: float) -> str:
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def write_json(found: dict[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ Unit = Literal["tok/s", "tok/CPU s", "GB/s", "GMAC/s", "ms", "CPU ms", "ms/tok",
 _LESS_IS_BETTER = {"ms", "CPU ms", "ms/tok", "µs", "MB"}
 
 OURS = "f1"
+PLAIN = "f1 plain"  # every switch off that makes a call cheaper than its tokens
 MACHINE = "machine"
 
 
@@ -63,18 +64,16 @@ class Report:
         return next(same, None)
 
     def compare(self) -> None:
-        """Ours beside each peer's, row by row: above 1 ours is better."""
-        for ours in [row for row in self.rows if row.who == OURS]:
-            for other in self.rows:
-                if other.who in (OURS, MACHINE) or (other.what, other.threads, other.unit) != (
-                    *(ours.what, ours.threads, ours.unit),
-                ):
-                    continue
-                times = ours.median / other.median
-                if ours.unit in _LESS_IS_BETTER:
-                    times = 1 / times
-                what = f"{ours.what}, {ours.unit}"
-                self.derived.append(Derived(what, other.who, ours.threads, times, "x"))
+        """Ours beside the others', row by row: above 1 ours is better."""
+        for other in self.rows:
+            ours = self.find(other.what, OURS, other.threads, other.unit)
+            if ours is None or ours is other or other.unit == "tok":
+                continue
+            times = ours.median / other.median
+            if ours.unit in _LESS_IS_BETTER:
+                times = 1 / times
+            what = f"{ours.what}, {ours.unit}"
+            self.derived.append(Derived(what, other.who, ours.threads, times, "x"))
 
     def quotient(
         self, what: str, of: str, part: Row | None, whole: Row | None, percent: float | None = None
@@ -84,6 +83,11 @@ class Report:
             value = part.median / whole.median * (1 if percent is None else percent)
             unit: Literal["x", "%"] = "x" if percent is None else "%"
             self.derived.append(Derived(what, of, part.threads, value, unit))
+
+    def beside(self, row: Row) -> Derived | None:
+        """Ours over that other's row."""
+        key = (f"{row.what}, {row.unit}", row.who, row.threads)
+        return next((d for d in self.derived if (d.what, d.of, d.threads) == key), None)
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -11,12 +11,13 @@ from typing import Any
 
 from f1 import _core
 from f1.bench import work
-from f1.bench.report import MACHINE, OURS, Report, Unit
+from f1.bench.report import MACHINE, OURS, PLAIN, Report, Unit
 from f1.bench.run import PEERS, Bench
 
 _READ, _DOT = "memory read", "8-bit dot products"
 _EVERYONE = (OURS, *PEERS)
-_WITH_GRAMMAR = (OURS, "llama.cpp")
+_WITH_GRAMMAR = ("llama.cpp",)
+_SWITCHES_OFF = {"forced_text": 0}
 
 
 def run_sections(bench: Bench) -> None:
@@ -138,45 +139,38 @@ def _call(bench: Bench) -> None:
 
 
 def _call_on(bench: Bench, threads: int, rounds: int) -> None:
-    questions: dict[str, dict[str, Any]] = {
-        OURS: {"what": "call"},
-        "llama.cpp": {
-            "what": "call",
-            "threads": threads,
-            "token_ids": work.prompt_tokens(bench.checkpoint, work.CALL),
-            "schema": work.BOOK_FLIGHT.parameters,
-            "max_tokens": work.CALL.max_tokens,
-        },
+    question = {
+        "what": "call",
+        "threads": threads,
+        "token_ids": work.prompt_tokens(bench.checkpoint, work.CALL),
+        "schema": work.BOOK_FLIGHT.parameters,
+        "max_tokens": work.CALL.max_tokens,
     }
-    with _call_subjects(bench, threads, questions) as subjects:
+    with (
+        bench.subject("f1 engine", num_threads=threads) as ours,
+        bench.subject("f1 engine", num_threads=threads, **_SWITCHES_OFF) as plain,
+        bench.subjects(question, among=_WITH_GRAMMAR) as peers,
+    ):
+        subjects = {OURS: ours, PLAIN: plain, **peers}
+        questions = {OURS: {"what": "call"}, PLAIN: {"what": "call"}}
+        for who in (OURS, PLAIN):  # compiles the grammar and fills the prefix cache; then settles
+            for _ in range(2):
+                subjects[who].ask("call")
         for index in bench.rounds(f"call ({_threads(threads)})", rounds):
             for who, subject in subjects.items():
-                answer = subject.ask(**questions[who])
+                answer = subject.ask(**questions.get(who, question))
                 if index == 0 and threads == bench.options.threads:
                     bench.report.notes.append(f"call of {who}: {answer['text'].strip()}")
                 _add_call(bench.report, who, threads, answer)
 
 
-@contextmanager
-def _call_subjects(
-    bench: Bench, threads: int, questions: Mapping[str, Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    with (
-        bench.subject("f1 engine", num_threads=threads) as ours,
-        bench.subjects(questions["llama.cpp"], among=_WITH_GRAMMAR[1:]) as others,
-    ):
-        for _ in range(2):  # compiles the grammar, fills the prefix cache; then settles
-            ours.ask("call")
-        yield {OURS: ours, **others}
-
-
 def _add_call(report: Report, who: str, threads: int, answer: Mapping[str, Any]) -> None:
     wall, cpu, tokens = 1e3 * answer["wall"], 1e3 * answer["cpu"], answer["tokens"]
-    report.add("call, decoding", who, threads, "ms", wall)
-    report.add("call, decoding", who, threads, "ms/tok", wall / tokens)
-    report.add("call, tokens", who, threads, "tok", tokens)
+    report.add("call", who, threads, "ms", wall)
+    report.add("call", who, threads, "ms/tok", wall / tokens)
+    report.add("call length", who, threads, "tok", tokens)
     if threads == 1:
-        report.add("call, decoding", who, threads, "CPU ms", cpu)
+        report.add("call", who, threads, "CPU ms", cpu)
 
 
 # --- time to the first token ----------------------------------------------------------------------
@@ -255,8 +249,8 @@ def _overhead(bench: Bench) -> None:
 
 
 def _memory(bench: Bench) -> None:
-    """What a process holds beyond its imports, the packed weights, the head where it is read in
-    place, and the pages of K and V; with few enough pages that requests have touched all."""
+    """What a process holds beyond its imports, the packed weights and the pages of K and V; with
+    few enough pages that requests have touched all."""
     threads, kv_memory = bench.options.threads, 2**26
     with bench.subject(OURS) as bare:
         facts = bare.ask("facts", threads=threads)
@@ -267,7 +261,6 @@ def _memory(bench: Bench) -> None:
         known = {
             "imports": found["imports"],
             "packed weights": facts["packed_bytes"],
-            "head in place": bench.costs.head_bytes,
             "K and V": kv_memory,
         }
         parts = {"whole": found["resident"], **known}
