@@ -84,36 +84,57 @@ struct HeadKernels {
     F32 min_of(int64_t b) const { return L::spread2(mins + 2 * b); }
   };
 
-  template <typename Row, int kCount>
+  // out[r][i] = row index + r times x[i].
+  template <typename Row, int kRows, int kCount>
   static void row_dot(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x,
-                      float (&out)[kCount]) {
-    const Row row(matrix, index);
-    F32 sums[kCount];
-    for (int i = 0; i < kCount; ++i) sums[i] = L::set(0.0f);
+                      float (&out)[kRows][kCount]) {
+    const Row first(matrix, index), last(matrix, index + kRows - 1);
+    F32 sums[kRows][kCount];
+    for (int r = 0; r < kRows; ++r)
+      for (int i = 0; i < kCount; ++i) sums[r][i] = L::set(0.0f);
     const int64_t num_blocks = matrix.num_blocks();
     for (int64_t b = 0; b < num_blocks; ++b) {
-      prefetch_ahead<kHeadBlock>(row.codes + b * kHeadBlock);
-      const U8 codes = row.codes_of(b);
-      const F32 scale = row.scale_of(b);
+      U8 codes[kRows];
+      F32 scales[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        const Row& row = r == 0 ? first : last;
+        prefetch_ahead<kHeadBlock>(row.codes + b * kHeadBlock);
+        codes[r] = row.codes_of(b);
+        scales[r] = row.scale_of(b);
+      }
       for (int i = 0; i < kCount; ++i) {
         const HeadBlock& block = x[i][b];
-        const I32 dot = L::dot(L::load(block.starts), codes, L::load_bytes(block.codes));
-        sums[i] = L::fma(L::to_f32(dot), L::mul(scale, L::load(block.scales)), sums[i]);
-        if constexpr (Row::kHasMin)
-          sums[i] = L::fma(row.min_of(b), L::load(block.scaled_sums), sums[i]);
+        const I32 start = L::load(block.starts);
+        const U8 x_codes = L::load_bytes(block.codes);
+        const F32 x_scale = L::load(block.scales);
+        for (int r = 0; r < kRows; ++r) {
+          const I32 dot = L::dot(start, codes[r], x_codes);
+          sums[r][i] = L::fma(L::to_f32(dot), L::mul(scales[r], x_scale), sums[r][i]);
+          if constexpr (Row::kHasMin)
+            sums[r][i] =
+                L::fma((r == 0 ? first : last).min_of(b), L::load(block.scaled_sums), sums[r][i]);
+        }
       }
     }
-    for (int i = 0; i < kCount; ++i) out[i] = L::sum(sums[i]);
+    for (int r = 0; r < kRows; ++r)
+      for (int i = 0; i < kCount; ++i) out[r][i] = L::sum(sums[r][i]);
   }
 
+  // Four hidden states meet two rows at once, which share their reading; fewer take rows straight on.
   template <typename Row, int kCount>
   static void some_rows(const HeadMatrix& matrix, int64_t first, int64_t last,
                         const HeadBlock* const* x, float* const* out) {
-    float sums[kCount];
-    for (int64_t row = first; row < last; ++row) {
-      row_dot<Row, kCount>(matrix, row, x, sums);
-      for (int i = 0; i < kCount; ++i) out[i][row] = sums[i];
+    constexpr int kRows = kCount < 4 ? 1 : 2;
+    float sums[2][kCount];
+    int64_t row = first;
+    for (; row + kRows <= last; row += kRows) {
+      row_dot<Row, kRows, kCount>(matrix, row, x, reinterpret_cast<float (&)[kRows][kCount]>(sums));
+      for (int r = 0; r < kRows; ++r)
+        for (int i = 0; i < kCount; ++i) out[i][row + r] = sums[r][i];
     }
+    if (row == last) return;
+    row_dot<Row, 1, kCount>(matrix, row, x, reinterpret_cast<float (&)[1][kCount]>(sums));
+    for (int i = 0; i < kCount; ++i) out[i][row] = sums[0][i];
   }
 
   // Some rows at a time meet all hidden states, four by four: both stay in the first-level cache.
@@ -139,9 +160,9 @@ struct HeadKernels {
       if (j + kRowsAhead < count)
         for (size_t i = 0; i < matrix.row_bytes; i += 64)
           __builtin_prefetch(matrix.scales(tokens[j + kRowsAhead]) + i);
-      float sum[1];
-      row_dot<Row, 1>(matrix, tokens[j], &x, sum);
-      out[j] = sum[0];
+      float sum[1][1];
+      row_dot<Row, 1, 1>(matrix, tokens[j], &x, sum);
+      out[j] = sum[0][0];
     }
   }
 
