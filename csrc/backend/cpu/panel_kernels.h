@@ -24,7 +24,8 @@ struct PanelKernels {
   using I32 = typename L::I32;
   using U8 = typename L::U8;
 
-  static constexpr int kMaxAtOnce = 8;  // tokens whose sums registers hold
+  // Tokens whose sums the registers hold beside a group's codes: whole tiles.
+  static constexpr int kAtOnce = L::kRegisters >= 32 ? 2 * kTile : kTile;
 
   // A group of a panel, ready for the dot products: 16 rows x 32 inputs.
   struct Group {
@@ -243,20 +244,27 @@ struct PanelKernels {
   }
 
   template <typename Panel>
+  using Direct = void (*)(const Panel*, int64_t, const Rows&, int64_t, int64_t, float*);
+
+  // direct() for that many tokens.
+  template <typename Panel, int kCount = kAtOnce>
+  static Direct<Panel> direct_of(int64_t num_tokens) {
+    if constexpr (kCount > 1)
+      if (num_tokens < kCount) return direct_of<Panel, kCount - 1>(num_tokens);
+    return direct<Panel, kCount>;
+  }
+
+  template <typename Panel>
   static void few_tokens(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
                          int64_t num_tokens, float* out) {
-    using Direct = void (*)(const Panel*, int64_t, const Rows&, int64_t, int64_t, float*);
-    static constexpr Direct kDirect[kMaxAtOnce] = {
-        direct<Panel, 1>, direct<Panel, 2>, direct<Panel, 3>, direct<Panel, 4>,
-        direct<Panel, 5>, direct<Panel, 6>, direct<Panel, 7>, direct<Panel, 8>};
     for_blocks<Panel>(matrix, [&](int64_t first, int64_t count) {
       for (int p = 0; p < num_panels; ++p) {
         const auto* panels =
             reinterpret_cast<const Panel*>(matrix.block(panel + p, first * kGroup));
         float* tile = out + p * panel_stride(num_tokens);
-        for (int64_t t = 0; t < num_tokens; t += kMaxAtOnce) {
-          const int64_t left = num_tokens - t < kMaxAtOnce ? num_tokens - t : kMaxAtOnce;
-          kDirect[left - 1](panels, count, rows, t / kTile, first, tile + t * kPanelRows);
+        for (int64_t t = 0; t < num_tokens; t += kAtOnce) {
+          const int64_t left = num_tokens - t < kAtOnce ? num_tokens - t : kAtOnce;
+          direct_of<Panel>(left)(panels, count, rows, t / kTile, first, tile + t * kPanelRows);
         }
       }
     });
