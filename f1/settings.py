@@ -25,7 +25,7 @@ class Settings:
     kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
     snapshot_disk: int = 2 * 2**30  # bytes for snapshots of registered toolsets; 0: none are kept
     num_threads: int = 0  # 0: every core
-    isa: str = "auto"  # instruction set of the kernels; "scalar" runs on any processor
+    isa: str = "auto"  # kernels: "scalar" runs on any processor, "cuda" on the first GPU
     max_batch_tokens: int = 256  # tokens computed in one step
     max_sequences: int = 32  # requests decoded side by side
 

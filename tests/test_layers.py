@@ -47,15 +47,36 @@ def sources(folder: str, *endings: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("path", sources("csrc", ".h", ".cpp"), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sources("csrc", ".h", ".cpp", ".cu"), ids=lambda p: p.name)
 def test_cpp_includes(path: Path) -> None:
-    part = path.relative_to(ROOT / "csrc").parts[0]
+    place = path.relative_to(ROOT / "csrc").as_posix()
+    part = place.split("/")[0]
     for included in INCLUDE.findall(path.read_text()):
         other = included.split("/")[0]
         if other in CORE:
             assert other == part or other in CORE[part], f"{path} includes {included}"
         if other in ("pybind11", "Python.h"):
             assert part == "bindings", f"{path} includes {included}"
+        if included.startswith("cuda"):
+            assert place == "backend/cuda/nvcc.h", f"{path} includes {included}"
+        if included.startswith("backend/cuda/shim/"):
+            assert place.startswith("backend/cuda/"), f"{path} includes {included}"
+        for device, other_device in (("cpu", "cuda"), ("cuda", "cpu")):
+            if place.startswith(f"backend/{device}/"):
+                assert not included.startswith(f"backend/{other_device}/"), f"{path}: {included}"
+
+
+def test_who_asks_how_the_core_is_built() -> None:
+    """F1_CUDA is looked at in one file, the shim's switch in another."""
+    found = {
+        (path.relative_to(ROOT / "csrc").as_posix(), macro)
+        for path in sources("csrc", ".h", ".cpp", ".cu")
+        for macro in re.findall(r"^\s*#\s*if.*\b(F1_CUDA\w*)", path.read_text(), re.MULTILINE)
+    }
+    assert found == {
+        ("backend/registry.cpp", "F1_CUDA"),
+        ("backend/cuda/runtime.h", "F1_CUDA_SHIM"),
+    }
 
 
 def module_of(path: Path) -> str:

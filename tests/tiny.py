@@ -92,6 +92,7 @@ class TinyFile:
     """A model's tensors in a file, and the values they stand for."""
 
     dims: Dims
+    path: Path
     sources: dict[str, _core.TensorSource]
     weights: Mapping[str, reference.Array] = field(repr=False)
 
@@ -125,7 +126,7 @@ def write(
     mapped = _core.MappedFile(str(path))
     for name, offset, size, dtype, shape in placed:
         sources[name] = _core.TensorSource(mapped, offset, size, dtype, list(shape))
-    return TinyFile(dims, sources, weights)
+    return TinyFile(dims, path, sources, weights)
 
 
 def with_width(dims: Dims, dtype: str) -> Dims:

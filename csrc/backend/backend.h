@@ -127,8 +127,8 @@ class Backend {
 };
 
 struct BackendOptions {
-  int num_threads = 0;       // 0: one a core
-  std::string isa = "auto";  // "auto", "scalar", "avx512"
+  int num_threads = 0;       // of the CPU; 0: one a core
+  std::string isa = "auto";  // "auto", "scalar", "avx512"; "cuda": the first GPU
 };
 
 // Throws InvalidArgument for an option that is unknown or that this machine cannot do.

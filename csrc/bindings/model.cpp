@@ -99,7 +99,7 @@ void bind_model(py::module_& module) {
       .def(py::init(&make_model), py::arg("config"), py::arg("sources"), py::arg("num_threads") = 0,
            py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
            "Pack the weights. `sources` maps the names of csrc/model/model.h to TensorSource; "
-           "num_threads 0 means one a core; isa is 'auto', 'scalar' or 'avx512'. Raises "
+           "num_threads 0 means one a core; isa is 'auto', 'scalar', 'avx512' or 'cuda'. Raises "
            "InvalidArgument naming the tensor.")
       .def_property_readonly("config", &Model::config)
       .def_property_readonly("backend_name", [](const Model& m) { return m.backend().name(); })

@@ -45,7 +45,9 @@ class Loader {
   }
 
   TensorHandle table(const std::string& name, int64_t rows, int64_t inputs) {
-    return backend_.pack(checked(name, find(name), rows, inputs), TensorRole::kTable);
+    TensorHandle handle = backend_.pack(checked(name, find(name), rows, inputs), TensorRole::kTable);
+    packed_bytes_ += handle->num_bytes();
+    return handle;
   }
 
   TensorHandle head(const std::string& name, int64_t rows, int64_t inputs) {
