@@ -13,18 +13,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from f1.calling.family import Family, family_for
 from f1.calling.schema import check_schema, check_tool
-from f1.calling.shared import shared_prefix
-from f1.calling.turn import Turn, Vocabulary
+from f1.calling.turn import Turn, TurnEvent
+from f1.calling.vocabulary import make_vocabulary
 from f1.errors import (
     ConstraintError,
     ContextLengthExceeded,
@@ -33,19 +33,15 @@ from f1.errors import (
     InvalidRequest,
 )
 from f1.models.checkpoint import Checkpoint
-from f1.models.load import load_checkpoint, load_model, snapshot_key
+from f1.models.load import load_checkpoint, load_model
 from f1.settings import Settings
-from f1.store.snapshot import PAGE_TOKENS, Snapshot
-from f1.store.snapshots import Snapshots
 from f1.types import (
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
-    Message,
     SamplingParams,
     TokenLogprob,
-    Tool,
     Usage,
 )
 
@@ -53,7 +49,6 @@ if TYPE_CHECKING:
     from f1 import _core
     from f1.calling.grammar import Grammars
 
-T = TypeVar("T")
 log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
@@ -72,29 +67,25 @@ class _Choice:
     num_prompt_tokens: int
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
+    events: list[TurnEvent]  # what the turn said before anything was sampled
     num_cached_tokens: int = 0
     sequence_id: int | None = None
-    snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
 
 
 class AsyncEngine:
     """Serves one model. Thread-safe; start() loads it, close() ends what still runs."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        core: _core.Engine,
-        grammars: Grammars,
-        settings: Settings,
-        snapshots: Snapshots,
+        self, checkpoint: Checkpoint, core: _core.Engine, grammars: Grammars, settings: Settings
     ):
         self.model_id = checkpoint.name
         self._checkpoint = checkpoint
         self._core = core
         self._grammars = grammars
-        self._snapshots = snapshots
         self._family: Family = family_for(checkpoint.name, settings.grammars)
-        self._vocabulary = _vocabulary(checkpoint, self._family, grammars)
+        self._vocabulary = make_vocabulary(
+            checkpoint.tokenizer, self._family, grammars, forced_text=settings.forced_text
+        )
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -113,12 +104,15 @@ class AsyncEngine:
             # Takes seconds (it brings torch and transformers): imported while the weights load.
             from f1.calling.grammar import Grammars
 
-            checkpoint, core, snapshots = loading.result()
+            checkpoint, core = loading.result()
         tokenizer = checkpoint.tokenizer
         grammars = Grammars(
-            tokenizer.vocabulary(), tokenizer.vocab_size, sorted(tokenizer.stop_token_ids)
+            tokenizer.vocabulary(),
+            tokenizer.vocab_size,
+            sorted(tokenizer.stop_token_ids),
+            freely=not settings.forced_text,
         )
-        return cls(checkpoint, core, grammars, settings, snapshots)
+        return cls(checkpoint, core, grammars, settings)
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -147,34 +141,6 @@ class AsyncEngine:
                 yield event
         finally:
             self._inbox.put(lambda: self._abort(choices))
-
-    async def register_tools(
-        self, tools: Sequence[Tool], *, system: str = "", parallel_tool_calls: bool = True
-    ) -> int:
-        """Computes what the prompts of requests with these tools and this system message begin
-        with, and keeps it: warm in memory, and on disk, so that the first request after a restart
-        has it, too. Of the order of a request's time the first time, of milliseconds later.
-
-        Returns how many tokens are kept. Raises what generate() raises.
-        """
-        lead = (Message("system", system),) if system else ()
-        request = GenerateRequest(
-            (*lead, Message("user", "Hello")),
-            tools=tuple(tools),
-            parallel_tool_calls=parallel_tool_calls,
-            max_tokens=1,
-        )
-        async for _ in self.generate(request):
-            pass
-        template = self._checkpoint.template
-        prefix = await asyncio.to_thread(
-            shared_prefix, self._family, template, tools, system, parallel=parallel_tool_calls
-        )
-        token_ids = np.array(prefix[: len(prefix) // PAGE_TOKENS * PAGE_TOKENS], np.int32)
-        if not await asyncio.to_thread(self._snapshots.holds, token_ids):
-            pages, checksums = await self._between_steps(lambda: self._core.save_prefix(token_ids))
-            await asyncio.to_thread(self._snapshots.save, token_ids, pages, checksums)
-        return len(token_ids)
 
     def healthy(self) -> bool:
         """The stepping thread lives and, when it has work, has made a step lately."""
@@ -205,11 +171,9 @@ class AsyncEngine:
                 f"{len(prompt)} and the completion may take {max(max_tokens, 1)}",
                 param="messages",
             )
-        choices = [
+        return [
             self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
         ]
-        choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
-        return choices
 
     def _check(self, request: GenerateRequest) -> None:
         if not request.messages:
@@ -246,6 +210,8 @@ class AsyncEngine:
         )
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
         turn.spend_prefix(len(prefix))
+        forced, events = turn.force()
+        prefix += forced
         core_request = None
         if max_tokens > len(prefix):
             core_request = _core.Request(
@@ -255,7 +221,7 @@ class AsyncEngine:
                 stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
                 choice=index,
             )
-        return _Choice(index, turn, core_request, len(prompt), send, num_tokens=len(prefix))
+        return _Choice(index, turn, core_request, len(prompt), send, len(prefix), events)
 
     # --- stepping thread -------------------------------------------------------------------------
 
@@ -263,19 +229,6 @@ class AsyncEngine:
         self._inbox.put(command)
         if self._failure is not None:  # looked at after the put: a failing engine empties the inbox
             raise self._failure
-
-    async def _between_steps(self, work: Callable[[], T]) -> T:
-        """What `work` returns, or raises, on the stepping thread."""
-        done: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(work())
-            except Exception as error:
-                done.set_exception(error)
-
-        self._post(run)
-        return await asyncio.wrap_future(done)
 
     def _run(self) -> None:
         try:
@@ -303,27 +256,20 @@ class AsyncEngine:
             if self._failure is not None:
                 choice.send(self._failure)
                 return
+            for event in choice.events:
+                choice.send(event)
+            if choice.turn.ended:
+                self._finish(choice, choice.turn.reason)
+                continue
             if choice.core_request is None:
                 choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
                 continue
-            self._restore(choice.snapshot)
             try:
                 choice.sequence_id = self._core.submit(choice.core_request)
             except ValueError as error:
                 choice.send(InvalidRequest(str(error)))
                 return
             self._running[choice.sequence_id] = choice
-
-    def _restore(self, snapshot: Snapshot | None) -> None:
-        """Brings back what the cache lacks of it; what cannot be had is computed instead."""
-        if snapshot is None:
-            return
-        try:
-            self._core.restore_prefix(
-                snapshot.token_ids, str(snapshot.path), snapshot.offset, snapshot.checksums
-            )
-        except ValueError as error:
-            self._snapshots.discard(snapshot, error)
 
     def _abort(self, choices: Iterable[_Choice]) -> None:
         for choice in choices:
@@ -371,17 +317,25 @@ class AsyncEngine:
             reason = turn.reason
         else:
             events = turn.accept(output.token_id, self._logprob(output))
+            forced, more = turn.force()
+            events += more
+            choice.num_tokens += len(forced)
             if turn.ended:
                 reason = turn.reason
             elif output.finish == "length":
                 events += turn.finish()
                 reason = "length"
+            elif forced:
+                self._core.append(output.sequence_id, forced)
         for event in events:
             choice.send(event)
         if reason is not None:
-            self._abort([choice])
-            usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-            choice.send(Finished(choice.index, reason, usage))
+            self._finish(choice, reason)
+
+    def _finish(self, choice: _Choice, reason: FinishReason) -> None:
+        self._abort([choice])
+        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
+        choice.send(Finished(choice.index, reason, usage))
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
         if output.top is None or output.logprob is None:
@@ -404,7 +358,7 @@ class AsyncEngine:
             self._inbox.get()()
 
 
-def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Snapshots]:
+def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine]:
     from f1 import _core
 
     checkpoint = load_checkpoint(model, settings)
@@ -415,29 +369,7 @@ def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Sna
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.max_sequences,
     )
-    key = snapshot_key(checkpoint, loaded) if settings.snapshot_disk else {}
-    return checkpoint, core, Snapshots(settings.snapshots_dir, key, settings.snapshot_disk)
-
-
-def _vocabulary(checkpoint: Checkpoint, family: Family, grammars: Grammars) -> Vocabulary:
-    tokenizer = checkpoint.tokenizer
-    token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
-    never -= tokenizer.stop_token_ids
-    beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
-    markers = (tokenizer.token_id(form.marker) for form in family.forms)
-    openers = {token_id for token_id in markers if token_id is not None}
-    begins = {
-        i
-        for i, data in enumerate(token_bytes)
-        if data and any(b.startswith(data) or data.startswith(b) for b in beginnings)
-    }
-    return Vocabulary(
-        token_bytes,
-        text_mask=grammars.token_mask({*never, *openers}),
-        call_text_mask=grammars.token_mask(never),
-        no_call_mask=grammars.token_mask(never | begins),
-    )
+    return checkpoint, core
 
 
 def _sampling(params: SamplingParams) -> _core.SamplingParams:

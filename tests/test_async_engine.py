@@ -106,6 +106,34 @@ async def test_the_same_alone_and_in_company(engine: AsyncEngine) -> None:
     assert [said(found[0]) for found in together[len(strangers) :]] == alone
 
 
+async def test_forced_text_is_committed_unasked(engine: AsyncEngine, smollm_path: Path) -> None:
+    """The same calls in fewer steps; what is forced counts as completion."""
+    fields = {"city": {"type": "string"}, "unit": {"enum": ["celsius", "fahrenheit"]}}
+    tool = Tool("get_weather", "", {"properties": fields, "required": list(fields)})
+    slow = AsyncEngine.start(str(smollm_path), Settings(max_sequences=8, forced_text=False))
+    request = ask("Weather in Oslo?", tools=(tool,), tool_choice=REQUIRED, max_tokens=60)
+    taken = []
+    for tried in (slow, engine):
+        before = tried.stats()
+        (completion,) = await complete(tried, request)
+        after = tried.stats()
+        num_steps, num_sampled, num_appended = (
+            after[name] - before[name]
+            for name in ("num_steps", "num_sampled_tokens", "num_appended_tokens")
+        )
+        assert completion.usage.completion_tokens >= num_sampled + num_appended
+        taken.append((said(completion)[1][0], num_steps, num_appended))
+    (call, num_steps, none), (same_call, fewer_steps, num_appended) = taken
+    assert call == same_call
+    assert none == 0 < num_appended
+    assert fewer_steps < num_steps / 1.5
+    now = ask("What time is it?", tools=(Tool("now"),), tool_choice=ToolChoice("named", "now"))
+    (completion,) = await complete(engine, now)
+    assert said(completion) == ("", [("now", "{}")], "tool_calls")
+    assert completion.usage.completion_tokens > 3
+    slow.close()
+
+
 async def test_choices_differ_and_repeat(engine: AsyncEngine) -> None:
     request = ask("Say a word.", n=3, max_tokens=12, sampling=SamplingParams(temperature=1, seed=3))
     first = [said(c) for c in await complete(engine, request)]

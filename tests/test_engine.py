@@ -105,20 +105,44 @@ def steps(
         engine.check()
 
 
+Spans = Mapping[int, Sequence[int]]  # number of tokens so far -> those that follow unasked
+
+
 def run(
     engine: _core.Engine,
     requests: Sequence[_core.Request],
     masks: Mapping[int, np.ndarray] | None = None,
+    spans: Mapping[int, Spans] | None = None,
 ) -> list[list[int]]:
-    """The tokens of each request, all submitted at once. `masks` is by index in `requests`."""
+    """The tokens of each request, all submitted at once. `masks` and `spans` are by index in
+    `requests`."""
     ids = [engine.submit(r) for r in requests]
     tokens: dict[int, list[int]] = {i: [] for i in ids}
     by_id = {ids[index]: mask for index, mask in (masks or {}).items()}
+    spans_by_id = {ids[index]: of_it for index, of_it in (spans or {}).items()}
     for outputs in steps(engine, by_id):
         for output in outputs:
-            if output.token_id >= 0:
-                tokens[output.sequence_id].append(output.token_id)
+            if output.token_id < 0:
+                continue
+            so_far = tokens[output.sequence_id]
+            so_far.append(output.token_id)
+            if span := spans_by_id.get(output.sequence_id, {}).get(len(so_far)):
+                engine.append(output.sequence_id, span)
+                so_far += span
     return [tokens[i] for i in ids]
+
+
+def sampled_one_by_one(model: _core.Model, r: _core.Request, spans: Spans) -> list[int]:
+    """What `run` gives where each token of the spans is sampled, all others being illegal."""
+    engine = _core.Engine(model, num_pages=32)
+    sequence_id = engine.submit(r)
+    due = {at + i: token for at, span in spans.items() for i, token in enumerate(span)}
+    tokens: list[int] = []
+    while engine.has_work:
+        engine.begin_step()
+        mask = mask_of([due[len(tokens)]]) if len(tokens) in due else None
+        tokens += [output.token_id for output in engine.finish_step({sequence_id: mask})]
+    return tokens
 
 
 def alone(model: _core.Model, r: _core.Request) -> list[int]:
@@ -146,27 +170,41 @@ SAMPLINGS: list[dict[str, Any]] = [
 # --- the tokens of a request are its own ----------------------------------------------------------
 
 
+SPANS: list[Spans] = [{}, {1: [7], 5: list(range(20)), 27: [9, 9, 9]}]
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("spans", SPANS, ids=["sampled", "appended"])
 class TestInvariance:
     @pytest.fixture
     def asked(self, sampling: dict[str, Any]) -> _core.Request:
         return request(prompt(0, 71), 40, **sampling)
 
     @pytest.fixture
-    def expected(self, model: _core.Model, asked: _core.Request) -> list[int]:
-        tokens = alone(model, asked)
+    def expected(self, model: _core.Model, asked: _core.Request, spans: Spans) -> list[int]:
+        tokens = sampled_one_by_one(model, asked, spans)
         assert len(tokens) == 40
         assert len(set(tokens)) > 8, "a model that repeats itself shows nothing"
         return tokens
 
+    def test_alone(
+        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
+    ) -> None:
+        engine = _core.Engine(model, num_pages=32)
+        assert run(engine, [asked], spans={0: spans}) == [expected]
+        appended = sum(map(len, spans.values()))
+        stats = engine.stats()
+        assert (stats["num_appended_tokens"], stats["num_steps"]) == (appended, 40 - appended)
+
     def test_in_a_batch_of_strangers(
-        self, model: _core.Model, asked: _core.Request, expected: list[int]
+        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
     ) -> None:
         strangers = [
             request(prompt(i, 3 * i), 10 + i, temperature=i % 3, seed=i) for i in range(1, 16)
         ]
         engine = _core.Engine(model, num_pages=128)
-        assert run(engine, [*strangers[:7], asked, *strangers[7:]])[7] == expected
+        requests = [*strangers[:7], asked, *strangers[7:]]
+        assert run(engine, requests, spans={7: spans, 2: {4: [8] * 5}})[7] == expected
 
     @pytest.mark.parametrize("max_batch_tokens", [1, 7, 16, 64])
     def test_with_a_chunked_prompt(
@@ -174,36 +212,43 @@ class TestInvariance:
         model: _core.Model,
         asked: _core.Request,
         expected: list[int],
+        spans: Spans,
         max_batch_tokens: int,
     ) -> None:
         engine = _core.Engine(
             model, num_pages=32, max_batch_tokens=max_batch_tokens, max_sequences=1
         )
-        assert run(engine, [asked]) == [expected]
+        assert run(engine, [asked], spans={0: spans}) == [expected]
 
     @pytest.mark.parametrize("prefix_reuse", [True, False])
     def test_after_preemption(
-        self, model: _core.Model, asked: _core.Request, expected: list[int], prefix_reuse: bool
+        self,
+        model: _core.Model,
+        asked: _core.Request,
+        expected: list[int],
+        spans: Spans,
+        prefix_reuse: bool,
     ) -> None:
         older = [request(prompt(i, 30), 60) for i in (1, 2, 3)]
         engine = _core.Engine(model, num_pages=16, prefix_reuse=prefix_reuse)
-        assert run(engine, [*older, asked])[3] == expected
+        assert run(engine, [*older, asked], spans={3: spans})[3] == expected
         assert engine.stats()["num_preemptions"] > 0
 
     def test_with_its_prefix_reused(
-        self, model: _core.Model, asked: _core.Request, expected: list[int]
+        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
     ) -> None:
         engine = _core.Engine(model, num_pages=32)
         run(engine, [request([*prompt(0, 71)[:50], 1, 2, 3])])
-        assert run(engine, [asked]) == [expected]
+        assert run(engine, [asked], spans={0: spans}) == [expected]
         assert engine.stats()["num_reused_tokens"] == 48
-        assert run(engine, [asked]) == [expected]
+        assert run(engine, [asked], spans={0: spans}) == [expected]
         assert engine.stats()["num_reused_tokens"] == 48 + 64
 
     def test_with_two_threads(
-        self, tmp_path: Path, asked: _core.Request, expected: list[int]
+        self, tmp_path: Path, asked: _core.Request, expected: list[int], spans: Spans
     ) -> None:
-        assert alone(tiny_model(tmp_path, num_threads=2), asked) == expected
+        engine = _core.Engine(tiny_model(tmp_path, num_threads=2), num_pages=32)
+        assert run(engine, [asked], spans={0: spans}) == [expected]
 
 
 def test_greedy_output_is_the_argmax_of_teacher_forced_logits(model: _core.Model) -> None:
@@ -379,6 +424,29 @@ def test_length_ends(model: _core.Model) -> None:
     assert engine.finish_step() == []
 
 
+def test_what_cannot_be_appended_is_refused_and_nothing_lost(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    sequence_id = engine.submit(request([1, 2, 3], 4))
+    engine.begin_step()
+    with pytest.raises(_core.InvalidArgument, match="waits for its token"):
+        engine.append(sequence_id, [1])
+    (first,) = engine.finish_step()
+    for token_ids, message in (
+        ([VOCAB_SIZE], "vocabulary"),
+        ([-1], "vocabulary"),
+        ([1, 2, 3], "max_tokens allows 3"),
+    ):
+        with pytest.raises(_core.InvalidArgument, match=message):
+            engine.append(sequence_id, token_ids)
+    with pytest.raises(_core.InvalidArgument, match="no sequence"):
+        engine.append(sequence_id + 1, [1])
+    engine.append(sequence_id, [5, 6])
+    engine.check()
+    (last,) = [output for step in steps(engine) for output in step]
+    assert last.finish == "length"
+    assert last.token_id == alone(model, request([1, 2, 3, first.token_id, 5, 6], 1))[0]
+
+
 def test_abort_while_waiting_running_and_in_a_step(model: _core.Model) -> None:
     engine = _core.Engine(model, num_pages=64, max_sequences=2)
     first, second, third = (engine.submit(request(prompt(i, 20))) for i in range(3))
@@ -417,7 +485,7 @@ def test_threads_may_submit_and_abort_while_another_steps(model: _core.Model) ->
 
     with ThreadPoolExecutor(3) as threads:
         submitting = [threads.submit(submit, wanted[i::3]) for i in range(3)]
-        while engine.has_work or not all(future.done() for future in submitting):
+        while not all(future.done() for future in submitting) or engine.has_work:
             engine.begin_step()
             for output in engine.finish_step():
                 tokens.setdefault(output.sequence_id, []).append(output.token_id)

@@ -102,9 +102,13 @@ class Harness:
         return [sequence_id for sequence_id, *_ in chunks]
 
     def sample(self, sequence_id: int, shadow: Shadow) -> None:
-        token = self.random.randint(1, 2)
-        shadow.token_ids.append(token)
-        self.scheduler.append(sequence_id, token)
+        """One token, and now and then some that follow unasked."""
+        left = shadow.max_tokens - (len(shadow.token_ids) - shadow.num_prompt)
+        unasked = self.random.randint(1, 40) if self.random.random() < 0.1 else 0
+        for _ in range(1 + min(unasked, left - 1)):
+            token = self.random.randint(1, 2)
+            shadow.token_ids.append(token)
+            self.scheduler.append(sequence_id, token)
         if len(shadow.token_ids) - shadow.num_prompt == shadow.max_tokens:
             self.finish(sequence_id)
 

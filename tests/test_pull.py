@@ -181,12 +181,15 @@ def test_settings_from_environment():
     assert settings == Settings(cache=Path("/c"), kv_memory=2**29, context_length=4096)
     assert settings.models_dir == Path("/c/models")
     assert Settings.from_env({"F1_NUM_THREADS": ""}) == Settings()
+    assert Settings.from_env({"F1_FORCED_TEXT": "off"}) == Settings(forced_text=False)
+    assert Settings.from_env({"F1_FORCED_TEXT": "1"}).forced_text
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("F1_KV_MEMORY", "lots"),
+        ("F1_FORCED_TEXT", "maybe"),
         ("F1_KV_MEMORY", "0"),
         ("F1_KV_MEMORY", "-1"),
         ("F1_NUM_THREADS", "2.5"),

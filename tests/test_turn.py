@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from kit import Kit, is_legal, legal, make_kit
 
 from f1.calling.family import Family, families, family_for, grammars_folder
-from f1.calling.grammar import Grammars
 from f1.calling.schema import validate_arguments
-from f1.calling.turn import Turn, TurnEvent, Vocabulary
-from f1.models.load import load_checkpoint
-from f1.models.tokenizer import Tokenizer
+from f1.calling.turn import TurnEvent
 from f1.types import (
     CallDelta,
     GenerateRequest,
@@ -70,46 +66,9 @@ TOOLS = (WEATHER, TREE, TIME)
 ASK = GenerateRequest((Message("user", "?"),), TOOLS)
 
 
-@dataclass(frozen=True)
-class Kit:
-    tokenizer: Tokenizer
-    grammars: Grammars
-    vocabulary: Vocabulary
-
-    def turn(self, request: GenerateRequest, family: Family, max_tokens: int = 400) -> Turn:
-        return Turn(
-            request, family, self.grammars, self.vocabulary, choice=0, max_tokens=max_tokens
-        )
-
-    def follow(self, turn: Turn, text: str) -> Iterator[TurnEvent]:
-        """Feeds `text` as the model's output; every token must be legal."""
-        for token_id in self.tokenizer.encode_prompt(text):
-            assert is_legal(turn, token_id), self.tokenizer.token_bytes(token_id)
-            yield from turn.accept(token_id)
-            if turn.ended:
-                return
-        yield from turn.finish()
-
-
-@pytest.fixture(scope="module")
-def kit(smollm_path: Path) -> Kit:
-    tokenizer = load_checkpoint(str(smollm_path)).tokenizer
-    stops = sorted(tokenizer.stop_token_ids)
-    grammars = Grammars(tokenizer.vocabulary(), tokenizer.vocab_size, stops)
-    token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    mask = grammars.token_mask(tokenizer.control_token_ids - tokenizer.stop_token_ids)
-    return Kit(tokenizer, grammars, Vocabulary(token_bytes, mask, mask, mask))
-
-
-def is_legal(turn: Turn, token_id: int) -> bool:
-    mask = turn.mask()
-    return mask is None or bool(mask[token_id >> 5] >> (token_id & 31) & 1)
-
-
-def legal(turn: Turn) -> Any:
-    mask = turn.mask()
-    assert mask is not None
-    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+@pytest.fixture(scope="module", params=[False, True], ids=["as written", "freely"])
+def kit(smollm_path: Path, request: pytest.FixtureRequest) -> Kit:
+    return make_kit(smollm_path, freely=request.param)
 
 
 def calls(events: list[TurnEvent]) -> list[tuple[str, Any]]:
@@ -248,7 +207,7 @@ def test_the_grammar_counts_short_bounds_and_leaves_long_ones_to_validation(kit:
     request = replace(ASK, tools=(Tool("f", "", schema),), tool_choice=ToolChoice("named", "f"))
     turn = kit.turn(request, family_for("hermes"), max_tokens=10_000)
     (x,), (quote,) = kit.tokenizer.encode("x"), kit.tokenizer.encode('"')
-    for written, count in (('{"short": "', 5), (', "long": "', 1001), (', "pattern": "', 91)):
+    for written, count in ((' {"short": "', 5), (', "long": "', 1001), (', "pattern": "', 91)):
         for token_id in [*kit.tokenizer.encode(written), *[x] * count]:
             assert is_legal(turn, token_id)
             turn.accept(token_id)

@@ -145,6 +145,7 @@ py::dict stats_dict(const EngineStats& stats) {
       "num_reclaimable_pages"_a = stats.num_reclaimable_pages, "num_steps"_a = stats.num_steps,
       "num_computed_tokens"_a = stats.num_computed_tokens,
       "num_sampled_tokens"_a = stats.num_sampled_tokens,
+      "num_appended_tokens"_a = stats.num_appended_tokens,
       "num_reused_tokens"_a = stats.num_reused_tokens, "num_preemptions"_a = stats.num_preemptions);
 }
 
@@ -210,6 +211,14 @@ void bind_engine(py::module_& module) {
           py::arg("request"),
           "The sequence's id. Raises InvalidArgument, also where it could never fit the context or "
           "the cache.")
+      .def(
+          "append",
+          [](SharedEngine& self, int64_t id, const std::vector<int32_t>& token_ids) {
+            self([&](Engine& engine) { engine.append(id, token_ids); });
+          },
+          py::arg("sequence_id"), py::arg("token_ids"),
+          "Tokens that follow without being sampled; the next step computes them. They count "
+          "against max_tokens, of which one must remain.")
       .def(
           "abort",
           [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.abort(id); }); },

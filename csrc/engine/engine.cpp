@@ -12,17 +12,18 @@ namespace {
 // Up to this many legal tokens their rows of the head are computed one by one; beyond, all rows.
 constexpr size_t kMaxListedTokens = 16384;
 
+void check_tokens(std::span<const int32_t> token_ids, const char* name, int vocab_size) {
+  for (int32_t id : token_ids) {
+    if (id >= 0 && id < vocab_size) continue;
+    throw InvalidArgument(
+        concat(name, ": ", id, " is not in the vocabulary of ", vocab_size, " tokens"));
+  }
+}
+
 void check_request(const Request& request, const ModelConfig& config) {
   if (request.token_ids.empty()) throw InvalidArgument("token_ids must not be empty");
-  const auto check_ids = [&](const std::vector<int32_t>& ids, const char* name) {
-    for (int32_t id : ids) {
-      if (id >= 0 && id < config.vocab_size) continue;
-      throw InvalidArgument(
-          concat(name, ": ", id, " is not in the vocabulary of ", config.vocab_size, " tokens"));
-    }
-  };
-  check_ids(request.token_ids, "token_ids");
-  check_ids(request.stop_token_ids, "stop_token_ids");
+  check_tokens(request.token_ids, "token_ids", config.vocab_size);
+  check_tokens(request.stop_token_ids, "stop_token_ids", config.vocab_size);
   if (request.max_tokens < 1) {
     throw InvalidArgument(concat("max_tokens must be positive, got ", request.max_tokens));
   }
@@ -47,6 +48,22 @@ int64_t Engine::submit(Request request) {
   check_request(request, model_->config());
   scheduler_.submit(std::make_unique<Sequence>(next_id_, std::move(request)));
   return next_id_++;
+}
+
+void Engine::append(int64_t id, std::span<const int32_t> token_ids) {
+  Sequence* sequence = scheduler_.find(id);
+  if (sequence == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  check_tokens(token_ids, "token_ids", model_->config().vocab_size);
+  if (std::ranges::find(pending_, sequence, &Pending::sequence) != pending_.end()) {
+    throw InvalidArgument(concat("sequence ", id, " waits for its token"));
+  }
+  const int64_t left = sequence->request.max_tokens - sequence->num_sampled();
+  if (std::ssize(token_ids) >= left) {
+    throw InvalidArgument(concat(token_ids.size(), " more tokens for sequence ", id,
+                                 " leave none to sample: max_tokens allows ", left));
+  }
+  for (int32_t token_id : token_ids) sequence->append(token_id);
+  num_appended_tokens_ += std::ssize(token_ids);
 }
 
 void Engine::abort(int64_t id) {
@@ -234,6 +251,7 @@ EngineStats Engine::stats() const {
           .num_steps = num_steps_,
           .num_computed_tokens = num_computed_tokens_,
           .num_sampled_tokens = num_sampled_tokens_,
+          .num_appended_tokens = num_appended_tokens_,
           .num_reused_tokens = scheduler_.num_reused_tokens(),
           .num_preemptions = scheduler_.num_preemptions()};
 }

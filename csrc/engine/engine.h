@@ -54,6 +54,7 @@ struct EngineStats {
   int64_t num_steps = 0;
   int64_t num_computed_tokens = 0;
   int64_t num_sampled_tokens = 0;
+  int64_t num_appended_tokens = 0;
   int64_t num_reused_tokens = 0;
   int64_t num_preemptions = 0;
 };
@@ -65,6 +66,10 @@ class Engine {
   // Returns the sequence's id. Throws InvalidArgument naming what is wrong with the request, also
   // when it could never fit the model's context or the cache.
   int64_t submit(Request request);
+  // Tokens that follow without being sampled: the next step computes them with the last one. They
+  // count against max_tokens, of which one must remain to be sampled. Not between begin_step() and
+  // finish_step() for a sequence that waits for its token.
+  void append(int64_t id, std::span<const int32_t> token_ids);
   // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
   void abort(int64_t id);
 
@@ -125,6 +130,7 @@ class Engine {
   std::vector<SampledToken> sampled_;
   int64_t next_id_ = 0;
   int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
+  int64_t num_appended_tokens_ = 0;
 };
 
 }  // namespace f1

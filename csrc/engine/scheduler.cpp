@@ -129,7 +129,10 @@ void Scheduler::admit_waiting() {
       release_pages(sequence);
       return;
     }
-    if (sequence.num_cached_tokens < 0) sequence.num_cached_tokens = sequence.num_computed;
+    if (sequence.num_cached_tokens < 0) {
+      const int num_prompt = static_cast<int>(sequence.request.token_ids.size());
+      sequence.num_cached_tokens = std::min(sequence.num_computed, num_prompt);
+    }
     num_reused_tokens_ += sequence.num_computed;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();

@@ -14,12 +14,12 @@ namespace f1 {
 struct Request {
   std::vector<int32_t> token_ids;  // the prompt
   SamplingParams sampling;
-  int max_tokens = 0;  // to sample, the stop token counted
+  int max_tokens = 0;  // to sample or append, the stop token counted
   std::vector<int32_t> stop_token_ids;
   int choice = 0;  // which of the n decodings of one prompt; its own random numbers
 };
 
-// Positions of a sequence, from the first token of the prompt to the last one sampled:
+// Positions of a sequence, from the first token of the prompt to the last one sampled or appended:
 //
 //   0            num_published * 16     num_computed        num_slots()
 //   |-- pages in the prefix tree --|-- K and V in own pages --|-- reserved --|
@@ -34,7 +34,7 @@ struct Sequence {
 
   const int64_t id;  // ascends in the order of submission
   const Request request;
-  std::vector<int32_t> token_ids;  // the prompt and what was sampled
+  std::vector<int32_t> token_ids;  // the prompt and what was sampled or appended
   std::vector<int32_t> page_ids;   // position p lives in page_ids[p / kPageSize]
   int num_computed = 0;
   int num_published = 0;                             // pages that are nodes of the prefix tree

@@ -7,6 +7,10 @@ compiled once whatever company it keeps:
     arguments   {…} then `next` or `close`                 the schema of that tool
     content     a value in the response format
 
+A call is written in one way: white space as in the family's form and as `json.dumps` leaves it,
+which leaves long texts with one continuation. `freely` lets any white space stand between its
+pieces; a model that began a call in such a way may go on so.
+
 Segments meet after a colon and before a space or quote, where no token of a canonical
 tokenisation crosses over (the pre-tokenisers split there).
 """
@@ -50,7 +54,15 @@ _RELAXATIONS = (
 class Grammars:
     """Compiles segments for one model's vocabulary and keeps the latest; thread-safe."""
 
-    def __init__(self, vocabulary: Sequence[bytes], vocab_size: int, stop_token_ids: Sequence[int]):
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        vocab_size: int,
+        stop_token_ids: Sequence[int],
+        *,
+        freely: bool = False,
+    ):
+        self._freely = freely
         self._info = xgrammar.TokenizerInfo(
             list(vocabulary), vocab_size=vocab_size, stop_token_ids=list(stop_token_ids)
         )
@@ -63,20 +75,26 @@ class Grammars:
 
     # --- segments ------------------------------------------------------------------------------
 
-    def head(self, form: Form, names: Iterable[str], opened: str | None) -> Segment:
+    def head(
+        self, form: Form, names: Iterable[str], opened: str | None, *, freely: bool = False
+    ) -> Segment:
         """A call's name and what follows it up to the arguments.
 
         `opened` is the part of `form.open` already read; None means all of it, or `form.next`.
         """
-        rest = [] if opened is None else elements(form.open)[len(elements(opened)) :]
-        choice = " | ".join(_quote(f'"{name}"') for name in names)
-        rule = " ws ".join(
-            [*map(_quote, rest), f"({choice})", *map(_quote, elements(form.arguments))]
-        )
+        choice = "(" + " | ".join(_quote(f'"{name}"') for name in names) + ")"
+        if not (freely or self._freely):
+            rest = "" if opened is None else form.open[form.open.index(opened) + len(opened) :]
+            return self._segment(f"root ::= {_quote(rest + ' ')} {choice} {_quote(form.arguments)}")
+        parts = [] if opened is None else elements(form.open)[len(elements(opened)) :]
+        behind = elements(form.arguments)
+        rule = " ws ".join([*map(_quote, parts), choice, *map(_quote, behind)])
         return self._segment(f"root ::= ws {rule}\n{_WS}")
 
-    def middle(self, form: Form) -> Segment:
+    def middle(self, form: Form, *, freely: bool = False) -> Segment:
         """From behind a call's name to its arguments."""
+        if not (freely or self._freely):
+            return self._segment(f"root ::= {_quote(form.arguments)}")
         rule = " ws ".join(map(_quote, elements(form.arguments)))
         return self._segment(f"root ::= ws {rule}\n{_WS}")
 
@@ -113,13 +131,17 @@ class Grammars:
 
     def _compile_arguments(self, form: Form, tool: Tool, *, last: bool) -> Any:
         ends = [form.close] if last else [form.close, form.next]
-        tail = " | ".join(" ".join(map(_piece, pieces(end))) for end in ends)
-        after = xgrammar.Grammar.from_ebnf(f"root ::= ws ({tail})\n{_WS}")
-        before = xgrammar.Grammar.from_ebnf(f"root ::= ws\n{_WS}")
+        if self._freely:
+            tail = " | ".join(" ".join(map(_piece, pieces(end))) for end in ends)
+            after = xgrammar.Grammar.from_ebnf(f"root ::= ws ({tail})\n{_WS}")
+            before = xgrammar.Grammar.from_ebnf(f"root ::= ws\n{_WS}")
+        else:
+            after = xgrammar.Grammar.from_ebnf(f"root ::= {' | '.join(map(_quote, ends))}")
+            before = xgrammar.Grammar.from_ebnf('root ::= " "')
         schema = {"type": "object", **tool.parameters}
 
         def compile(schema: JsonSchema) -> Any:
-            body = _json_grammar(schema)
+            body = _json_grammar(schema, freely=self._freely)
             return self._compiler.compile_grammar(xgrammar.Grammar.concat(before, body, after))
 
         return _compile_relaxing(compile, schema, f"tools.{tool.name}.parameters")
@@ -129,7 +151,7 @@ class Grammars:
         if kind in ("json_object", "json_schema"):
             schema = value if isinstance(value, Mapping) else _ANY_OBJECT
             return _compile_relaxing(
-                lambda schema: self._compiler.compile_grammar(_json_grammar(schema)),
+                lambda schema: self._compiler.compile_grammar(_json_grammar(schema, freely=True)),
                 schema,
                 "response_format.json_schema.schema",
             )
@@ -175,6 +197,26 @@ class Segment:
     def accept_bytes(self, data: bytes) -> bool:
         return bool(self._matcher.accept_string(data))
 
+    def forced(self) -> bytes:
+        """What must follow, as far as there is no choice."""
+        try:
+            data: bytes = self._matcher.find_jump_forward_string().encode()
+        except UnicodeDecodeError:  # it begins or ends inside a character
+            return b""
+        return data if data and self._matcher.fork().accept_string(data) else b""
+
+    def allows_any(self, token_ids: NDArray[np.int32], after: bytes) -> bool:
+        """Whether one of the tokens may stand behind `after`, which may follow. Leaves the segment
+        as it is."""
+        matcher = self._matcher
+        if after:
+            matcher = matcher.fork()
+            matcher.accept_string(after)
+        mask = np.zeros_like(self._mask)
+        if not matcher.fill_next_token_bitmask(mask):
+            return True
+        return bool((mask[0, token_ids >> 5] >> (token_ids & 31) & 1).any())
+
     @property
     def complete(self) -> bool:
         """What was read is a whole sentence of the segment (it may still go on)."""
@@ -185,10 +227,13 @@ _ANY_OBJECT: JsonSchema = {"type": "object", "additionalProperties": True}
 _WS = f"ws ::= [ \\n\\t]{{0,{MAX_WHITESPACE}}}"
 
 
-def _json_grammar(schema: JsonSchema) -> Any:
+def _json_grammar(schema: JsonSchema, *, freely: bool) -> Any:
     text = schema_text(schema, "schema").decode()
     return xgrammar.Grammar.from_json_schema(
-        text, any_whitespace=True, max_whitespace_cnt=MAX_WHITESPACE, strict_mode=True
+        text,
+        any_whitespace=freely,
+        max_whitespace_cnt=MAX_WHITESPACE if freely else None,
+        strict_mode=True,
     )
 
 

@@ -66,6 +66,8 @@ class JsonScanner:
             elif byte == 0x22:
                 self._close()
             return
+        if byte in b"eE" and self._digits:  # two more, or it would be out of a double's range
+            self._digits = max(self._digits, MAX_DIGITS - 3)
         self._digits = self._digits + 1 if byte in _NUMBER else 0
         if byte in b'"{[':
             stack.append(_Open(byte, remaining))

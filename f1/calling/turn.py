@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from typing import Literal
 
 import orjson
 
-from f1.calling.family import Family, pieces
+from f1.calling.family import Family, elements, pieces
+from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
 from f1.calling.opening import Opened, Opening
-from f1.calling.scanner import JsonScanner
+from f1.calling.scanner import Closer, JsonScanner
 from f1.calling.schema import validate_arguments
 from f1.calling.text import ContentStream
+from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
 from f1.types import (
     CallDelta,
@@ -40,18 +41,9 @@ TurnEvent = TextDelta | CallDelta
 State = Literal["text", "content", "either", "head", "middle", "arguments", "ended"]
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a turn needs to know of the tokenizer."""
-
-    token_bytes: Sequence[bytes]
-    text_mask: TokenMask  # everything that may stand in text, and the end of the turn
-    call_text_mask: TokenMask  # the same and what opens a call
-    no_call_mask: TokenMask  # text that does not begin as a call does
-
-
 class Turn:
-    """Decodes one choice: `mask()` before each token, `accept()` after it, `finish()` last."""
+    """Decodes one choice: `mask()` before each token, `accept()` and `force()` after it, `finish()`
+    last."""
 
     def __init__(
         self,
@@ -82,6 +74,10 @@ class Turn:
         self._alternative: Segment | None = (
             None  # the call that may still stand in place of content
         )
+        # A request for logprobs wants one of the model for every token.
+        forces = request.sampling.num_logprobs is None
+        self._canonical = vocabulary.canonical if forces else None
+        self._tail = b""  # what was read last
         self._buffer = b""  # what the current segment has read, arguments apart
         self._arguments = b""
         self._tool: Tool | None = None
@@ -104,6 +100,7 @@ class Turn:
         """The prefix is part of the completion: it takes this much of the token budget."""
         self._max_tokens -= num_tokens
         self._remaining -= num_tokens
+        self._tail = self.prefix.encode()
 
     @property
     def ended(self) -> bool:
@@ -127,12 +124,11 @@ class Turn:
         mask = self._segment.mask()
         if self._alternative is not None:
             return mask | self._alternative.mask()
-        if self._json or self._state == "arguments":
-            closer = self._scanner.overdue(self._remaining)
-            narrowed = closer and self._grammars.narrowed(mask, closer)
-            if narrowed is not None:
-                self._bounded = self._bounded or not _same(narrowed, mask)
-                return narrowed
+        closer = self._overdue()
+        narrowed = closer and self._grammars.narrowed(mask, closer)
+        if narrowed is not None:
+            self._bounded = self._bounded or not _same(narrowed, mask)
+            return narrowed
         return mask
 
     def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> list[TurnEvent]:
@@ -140,9 +136,24 @@ class Turn:
         self._remaining -= 1
         if logprob is not None and self._state in ("text", "content", "either"):
             self._logprobs.append(logprob)
-        self._advance(token_id)
-        self._read(self._vocabulary.token_bytes[token_id])
+        self._take(token_id)
         return self._take_events()
+
+    def force(self) -> tuple[list[int], list[TurnEvent]]:
+        """Takes the tokens that follow now whatever the model says, perhaps none; returns them and
+        what they complete. At least one token of the budget is left to be sampled."""
+        taken: list[int] = []
+        while self._may_force() and self._segment is not None and self._canonical is not None:
+            tokens = forced_tokens(self._segment, self._tail, self._canonical)
+            for token_id in tokens:
+                if not self._may_force():
+                    break
+                self._remaining -= 1
+                self._take(token_id)
+                taken.append(token_id)
+            if not tokens:
+                break
+        return taken, self._take_events() if taken else []
 
     def finish(self) -> list[TurnEvent]:
         """No more tokens come (the model ended its turn, or it was cut). Releases the text held
@@ -168,6 +179,23 @@ class Turn:
 
     def _enter(self, state: State, segment: Segment) -> None:
         self._state, self._segment, self._buffer = state, segment, b""
+
+    def _may_force(self) -> bool:
+        ended = self._segment is None or self._state == "ended"
+        if ended or self._alternative is not None or self._remaining <= 1:
+            return False
+        return self._overdue() is None  # what must be closed is closed first
+
+    def _overdue(self) -> Closer | None:
+        if self._json or self._state == "arguments":
+            return self._scanner.overdue(self._remaining)
+        return None
+
+    def _take(self, token_id: int) -> None:
+        data = self._vocabulary.token_bytes[token_id]
+        self._tail = (self._tail + data)[-CONTEXT_BYTES:]
+        self._advance(token_id)
+        self._read(data)
 
     def _advance(self, token_id: int) -> None:
         """Moves the grammar on. Between content and a call, the one that refuses is out."""
@@ -210,13 +238,9 @@ class Turn:
                 self._read_arguments(data)
 
     def _open(self, opened: Opened) -> None:
-        if opened.name is None:
-            marker = opened.form.marker
-            segment = self._grammars.head(opened.form, self._tools, opened=marker)
-        else:
-            segment = self._grammars.middle(opened.form)
-        if opened.rest and not segment.accept_bytes(opened.rest):
-            # It only began like a call: the rest of the token cannot continue one.
+        segment = self._continue_call(opened, freely=False)
+        segment = segment or self._continue_call(opened, freely=True)
+        if segment is None:  # it only began like a call: the rest of the token cannot continue one
             self._emit(self._content.push(opened.text))
             return
         self._emit(self._content.end_before_call())
@@ -225,6 +249,15 @@ class Turn:
         self._tool = None if opened.name is None else self._tools[opened.name]
         self._enter("head" if opened.name is None else "middle", segment)
         self._read(opened.rest)
+
+    def _continue_call(self, opened: Opened, *, freely: bool) -> Segment | None:
+        """The segment behind a call's beginning; None where what was read is no part of it."""
+        form, grammars = opened.form, self._grammars
+        if opened.name is None:
+            segment = grammars.head(form, self._tools, opened=form.marker, freely=freely)
+        else:
+            segment = grammars.middle(form, freely=freely)
+        return segment if not opened.rest or segment.accept_bytes(opened.rest) else None
 
     def _read_name(self) -> str:
         if self._state == "middle" and self._tool is not None:
@@ -253,8 +286,9 @@ class Turn:
                 self._state = "ended"
                 return
         self._buffer += data
-        if self._last and _follows(self._form.close).fullmatch(self._buffer):
-            self._state = "ended"
+        closed = _follows(self._form.close).fullmatch(self._buffer)
+        if closed and (self._last or not _begins(self._form.next, self._form.close)):
+            self._state = "ended"  # nothing else may follow
         elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
             self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
 
@@ -300,6 +334,13 @@ def _follows(text: str) -> re.Pattern[bytes]:
     """What the grammar lets stand for `text` behind a call's arguments."""
     parts = [p if p.isspace() else r"\s*" + re.escape(p) for p in pieces(text)]
     return re.compile("".join(parts).encode())
+
+
+@cache
+def _begins(text: str, beginning: str) -> bool:
+    """Whether `text` begins so, white space apart."""
+    parts = elements(beginning)
+    return elements(text)[: len(parts)] == parts
 
 
 def _same(left: TokenMask, right: TokenMask) -> bool:

@@ -70,6 +70,7 @@ class Tokenizer:
         self._any_start = _starts_of(longest_first)
         self._control_start = _starts_of([t for t in longest_first if t.control])
         self.stop_token_ids = vocabulary.stop_token_ids
+        self.added_token_ids = frozenset(t.id for t in vocabulary.added)
         self.control_token_ids = frozenset(t.id for t in vocabulary.added if t.control)
         self.bos_token = vocabulary.bos_token
         self.eos_token = vocabulary.eos_token
