@@ -29,7 +29,9 @@ SOURCES = [
     ROOT / "tests/cuda/on_shim.cpp",
     ROOT / "tests/cuda/probe.cpp",
 ]
-FLAGS = "-std=c++20 -g -Wall -Wextra -Werror -ffp-contract=off -DF1_CUDA_SHIM".split()
+FLAGS = (
+    "-std=c++20 -g -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -DF1_CUDA_SHIM"
+).split()
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all".split()
 
 

@@ -15,6 +15,7 @@ void Stream::wait() const { CUDA_CHECK(cudaStreamSynchronize(handle_)); }
 
 void Stream::upload(void* to, const void* from, size_t bytes) const {
   CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, handle_));
+  wait();
 }
 
 void Stream::copy(void* to, const void* from, size_t bytes) const {

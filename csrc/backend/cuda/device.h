@@ -28,10 +28,10 @@ class Stream {
 
   cudaStream_t handle() const { return handle_; }
   void wait() const;
-  // `from` has been read on return (CUDA stages pageable memory), `to` perhaps not yet written.
+  // Both wait: CUDA promises nothing else of copies from and to pageable memory.
   void upload(void* to, const void* from, size_t bytes) const;
-  void copy(void* to, const void* from, size_t bytes) const;      // device to device
-  void download(void* to, const void* from, size_t bytes) const;  // waits
+  void download(void* to, const void* from, size_t bytes) const;
+  void copy(void* to, const void* from, size_t bytes) const;  // on the device
   void zero(void* to, size_t bytes) const;
 
  private:

@@ -94,20 +94,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return finish(*stream); }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  if (kind == cudaMemcpyDeviceToHost) {  // to pageable memory: done on return
-    stream->work.push_back([=] { std::memcpy(to, from, bytes); });
-    return finish(*stream);
-  }
-  if (kind == cudaMemcpyDeviceToDevice) {
-    stream->work.push_back([=] { std::memcpy(to, from, bytes); });
-    return status();
-  }
-  // From pageable memory: staged on return, written later.
-  const auto* begin = static_cast<const std::byte*>(from);
-  const auto staged = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
-  stream->work.push_back([=] { std::memcpy(to, staged->data(), staged->size()); });
+  stream->work.push_back([=] { std::memcpy(to, from, bytes); });  // as late as can be
   return status();
 }
 
