@@ -11,6 +11,7 @@ from typing import Any
 
 from f1.errors import InvalidRequest
 
+_SIZES = ("kv_memory", "snapshot_disk")  # in bytes
 _SWITCHES = ("forced_text",)
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -24,6 +25,7 @@ class Settings:
     grammars: Path | None = None  # a folder of your own family files; they go before F1's
     context_length: int | None = None  # tokens; None: as trained, as far as the KV memory reaches
     kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
+    snapshot_disk: int = 2 * 2**30  # bytes for snapshots of registered toolsets; 0: none are kept
     num_threads: int = 0  # 0: every core
     isa: str = "auto"  # kernels: "scalar" runs on any processor, "cuda" on the first GPU
     max_batch_tokens: int = 256  # tokens computed in one step
@@ -46,14 +48,19 @@ class Settings:
         for name in ("kv_memory", "max_batch_tokens", "max_sequences"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
-        if self.num_threads < 0:
-            raise InvalidRequest("num_threads must not be negative", param="num_threads")
+        for name in ("num_threads", "snapshot_disk"):
+            if getattr(self, name) < 0:
+                raise InvalidRequest(f"{name} must not be negative", param=name)
         if self.context_length is not None and self.context_length < 1:
             raise InvalidRequest("context_length must be at least 1", param="context_length")
 
     @property
     def models_dir(self) -> Path:
         return self.cache / "models"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        return self.cache / "snapshots"
 
 
 def parse_bytes(text: str) -> int:
@@ -75,7 +82,7 @@ def _parse(name: str, text: str) -> Any:
             raise InvalidRequest(f"{variable} is neither on nor off: {text!r}", param=variable)
         return _SWITCHED[text.lower()]
     try:
-        return parse_bytes(text) if name == "kv_memory" else int(text)
+        return parse_bytes(text) if name in _SIZES else int(text)
     except ValueError:
         variable = f"F1_{name.upper()}"
         raise InvalidRequest(f"{variable} is not a number: {text!r}", param=variable) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from f1.errors import ModelFileError
 from f1.models.checkpoint import Checkpoint
+from f1.models.fingerprint import fingerprint
 from f1.models.gguf import load_gguf
 from f1.models.huggingface import load_folder
 from f1.models.pull import resolve
@@ -26,6 +28,18 @@ def load_checkpoint(name_or_path: str, settings: Settings | None = None) -> Chec
     if path.is_dir():
         return load_folder(path, Path(name_or_path).name)
     return load_gguf(path, path.stem)
+
+
+def snapshot_key(checkpoint: Checkpoint, model: _core.Model) -> dict[str, str | int]:
+    """All but the tokens that decides what is in a page of K and V, for f1.store."""
+    from f1 import _core
+
+    return {
+        "model": fingerprint(checkpoint),
+        "core": hashlib.sha256(Path(_core.__file__).read_bytes()).hexdigest(),
+        "backend": model.backend_name,
+        "page_bytes": model.kv_page_bytes,
+    }
 
 
 def load_model(checkpoint: Checkpoint, *, num_threads: int = 0, isa: str = "auto") -> _core.Model:
