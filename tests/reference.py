@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,6 +226,17 @@ def forward(
         hidden = hidden + mlp_up(shape, w, layer, hidden) @ w[f"layers.{layer}.down.weight"].T
     final = rms_norm(hidden, w["final_norm.weight"], shape.norm_eps)
     return final @ w.get("head.weight", w["embed.weight"]).T
+
+
+def log_softmax(logits: NDArray[Any]) -> Array:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def kl(expected: NDArray[Any], got: NDArray[Any]) -> Array:
+    """KL divergence of each row, in nats."""
+    p, q = log_softmax(expected), log_softmax(got)
+    return (np.exp(p) * (p - q)).sum(-1)
 
 
 def quantize_activations(x: NDArray[np.float32]) -> Array:

@@ -18,9 +18,8 @@ import pytest
 import reference
 import tiny
 from cuda_probe import Probe, ProbeError, Row
-from test_forward import kl
+from reference import kl
 from test_sampling import pack
-from test_stages import random
 
 from f1 import _core
 
@@ -47,6 +46,10 @@ def probe(program: Path, request: pytest.FixtureRequest) -> Iterator[Probe]:
         if not DEVICE:
             probe.call("order", *request.param.split())
         yield probe
+
+
+def random(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def bf16(x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import tiny
+from reference import kl
 from test_stages import ISAS
 
 from f1 import _core
@@ -36,17 +37,6 @@ MIXES = {
         },
     ),
 }  # fmt: skip
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def kl(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """KL divergence of each row, in nats."""
-    p, q = log_softmax(expected), log_softmax(got)
-    return (np.exp(p) * (p - q)).sum(-1)
 
 
 def tiny_file(folder: Path, mix: str) -> tiny.TinyFile:

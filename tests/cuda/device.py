@@ -1,6 +1,6 @@
 """One real model on a device: its logits against the CPU's, and its speed. Prints a table.
 
-usage: device.py MODEL [ISA]    ISA: "cuda"
+usage, in the folder above: PYTHONPATH=. cuda/device.py MODEL [ISA]    ISA: "cuda"
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from statistics import median
 
 import numpy as np
+import reference
 
 from f1 import _core
 from f1.models.load import load_checkpoint, load_model
@@ -19,16 +20,11 @@ PROMPT = 512
 STEPS = 64
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
 def compare(device: _core.Model, cpu: _core.Model, tokens: np.ndarray) -> tuple[float, float]:
     """Mean KL divergence in nats, and how often both find the same token likeliest."""
-    ours, theirs = log_softmax(device.logits(tokens)), log_softmax(cpu.logits(tokens))
-    divergence = (np.exp(theirs) * (theirs - ours)).sum(-1).mean()
-    return float(divergence), float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+    ours, theirs = device.logits(tokens), cpu.logits(tokens)
+    agreement = (ours.argmax(-1) == theirs.argmax(-1)).mean()
+    return float(reference.kl(theirs, ours).mean()), float(agreement)
 
 
 def run(
