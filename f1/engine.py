@@ -58,6 +58,7 @@ T = TypeVar("T")
 log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
+_PRELOADED_SHARE = 8  # snapshots may fill one of so many parts of the cache before any request
 
 # Sends one event, or the error that ends the request, to its stream.
 Send = Callable[[Event | F1Error], None]
@@ -320,24 +321,14 @@ class AsyncEngine:
             if choice.core_request is None:
                 choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
                 continue
-            self._restore(choice.snapshot)
+            if choice.snapshot is not None:
+                _restore(self._core, self._snapshots, choice.snapshot)
             try:
                 choice.sequence_id = self._core.submit(choice.core_request)
             except ValueError as error:
                 choice.send(InvalidRequest(str(error)))
                 return
             self._running[choice.sequence_id] = choice
-
-    def _restore(self, snapshot: Snapshot | None) -> None:
-        """Brings back what the cache lacks of it; what cannot be had is computed instead."""
-        if snapshot is None:
-            return
-        try:
-            self._core.restore_prefix(
-                snapshot.token_ids, str(snapshot.path), snapshot.offset, snapshot.checksums
-            )
-        except ValueError as error:
-            self._snapshots.discard(snapshot, error)
 
     def _abort(self, choices: Iterable[_Choice]) -> None:
         for choice in choices:
@@ -438,7 +429,29 @@ def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Sna
         max_sequences=settings.max_sequences,
     )
     key = snapshot_key(checkpoint, loaded) if settings.snapshot_disk else {}
-    return checkpoint, core, Snapshots(settings.snapshots_dir, key, settings.snapshot_disk)
+    snapshots = Snapshots(settings.snapshots_dir, key, settings.snapshot_disk)
+    _preload(core, snapshots)
+    return checkpoint, core, snapshots
+
+
+def _preload(core: _core.Engine, snapshots: Snapshots) -> None:
+    """The prefixes used last, while there is time: the first request may begin with one."""
+    room = core.capacity // _PRELOADED_SHARE
+    for snapshot in snapshots.latest():
+        room -= len(snapshot.token_ids)
+        if room < 0:
+            return
+        _restore(core, snapshots, snapshot)
+
+
+def _restore(core: _core.Engine, snapshots: Snapshots, snapshot: Snapshot) -> None:
+    """Brings back what the cache lacks of it; what cannot be had is computed instead."""
+    try:
+        core.restore_prefix(
+            snapshot.token_ids, str(snapshot.path), snapshot.offset, snapshot.checksums
+        )
+    except ValueError as error:
+        snapshots.discard(snapshot, error)
 
 
 def _sampling(params: SamplingParams) -> _core.SamplingParams:

@@ -118,6 +118,25 @@ def test_a_restart_is_answered_from_disk_with_the_same_tokens(
     assert answers == computed
 
 
+def test_what_another_process_registers_is_used_at_once(
+    smollm_path: Path, tmp_path: Path, computed: list[object]
+) -> None:
+    with started(smollm_path, tmp_path) as here, started(smollm_path, tmp_path) as there:
+        num_tokens = asyncio.run(there.register_tools(TOOLS))
+        assert all_said(here) == (computed, num_tokens)
+
+
+def test_only_part_of_the_memory_is_filled_before_a_request_comes(
+    smollm_path: Path, cache: Path
+) -> None:
+    def num_cached_pages(kv_memory: int) -> int:
+        with started(smollm_path, cache, kv_memory=kv_memory) as engine:
+            return int(engine.stats()["num_cached_pages"])
+
+    assert num_cached_pages(2**30) > 12
+    assert num_cached_pages(2**25) == 0
+
+
 @pytest.mark.parametrize("place", ["head", "first page", "last page", "cut"])
 def test_a_broken_file_is_computed_instead_and_replaced(
     smollm_path: Path,

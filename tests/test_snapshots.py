@@ -195,6 +195,18 @@ def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) == 3 * size
 
 
+def test_the_one_used_last_comes_first(tmp_path: Path) -> None:
+    snapshots = make(tmp_path)
+    for age, pages in enumerate([(1, 1), (2, 2), (3, 3)]):
+        save(snapshots, *pages)
+        snapshot = snapshots.find(tokens(*pages))
+        assert snapshot is not None
+        os.utime(snapshot.path, (1000 + age % 2, 1000 + age % 2))
+    found(snapshots, 1, 1)
+    order = [snapshot.token_ids[0] for snapshot in make(tmp_path).latest()]
+    assert order[:2] == [1, 2]
+
+
 def test_what_can_not_fit_is_not_kept(tmp_path: Path) -> None:
     assert not save(make(tmp_path, 2 * PAGE_BYTES - 1), 1, 2)
     assert not save(make(tmp_path, 0), 1, 2)

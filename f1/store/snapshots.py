@@ -68,6 +68,19 @@ class Snapshots:
             os.utime(longest.path)  # used now
         return longest.first(num_pages)
 
+    def latest(self) -> list[Snapshot]:
+        """All of them, the one used last first."""
+        if self._max_bytes == 0:
+            return []
+        with self._lock:
+            self._refresh()
+            known = list(self._known.values())
+        used: list[tuple[float, Snapshot]] = []
+        for snapshot in known:
+            with suppress(OSError):  # just removed by another process
+                used.append((snapshot.path.stat().st_mtime, snapshot))
+        return [snapshot for _, snapshot in sorted(used, key=lambda u: u[0], reverse=True)]
+
     def holds(self, token_ids: TokenIds) -> bool:
         """Whether there are pages of all these tokens."""
         found = self.find(token_ids)
