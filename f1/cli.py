@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from f1 import __version__
-from f1.errors import F1Error
+from f1.errors import F1Error, InvalidRequest
 
 app = typer.Typer(
     help="F1: function calling on open models, on this machine.",
@@ -181,16 +181,18 @@ def bench(
     peer: Annotated[list[str] | None, typer.Option(help=_PEER_HELP)] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything measured here too.")] = None,
 ) -> None:
-    """Measure this machine's speed with a model, beside its ceilings and other engines.
+    """Measure this machine's speed with a model.
 
-    Every subject runs in a process of its own; they take turns round by round, so that a busy
-    machine meets all of them. Medians, with the lowest and the highest. About three minutes for
-    the default model.
+    Beside it: the machine's ceilings and other engines that are installed. Each
+    runs in a process of its own and they take turns, so that a busy machine meets
+    all of them. The default model takes about three minutes.
     """
     from f1.bench.command import parse_sections, run_bench, write_json
     from f1.bench.run import Options, Sizes, default_threads, find_peers
     from f1.models.catalogue import DEFAULT_MODEL
 
+    if json is not None and not json.absolute().parent.is_dir():  # said now, not in three minutes
+        raise InvalidRequest(f"--json {json}: there is no folder {json.parent}", param="json")
     options = Options(
         model=model or DEFAULT_MODEL,
         threads=threads or default_threads(),

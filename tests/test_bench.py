@@ -71,8 +71,13 @@ def test_every_section_has_its_rows(found: dict[str, Any]) -> None:
             value(found, f"masks per step, {kind} x{size}")
     value(found, "call", threads=1, unit="CPU ms")
     value(found, "engine start")
-    value(found, "first token, cold process")
+    value(found, "first token, cold")
+    value(found, "first token, cold, toolset kept")
     value(found, "first token, warm")
+
+
+def test_a_kept_toolset_is_found_by_another_process(found: dict[str, Any]) -> None:
+    assert value(found, "tokens restored of the toolset") > 350
 
 
 def test_quotients_are_of_the_medians(found: dict[str, Any]) -> None:

@@ -34,7 +34,9 @@ def environment(cache: Path | None) -> dict[str, str]:
 
 def test_help_and_version() -> None:
     text = run("--help").stdout
-    assert all(command in text for command in ("demo", "chat", "serve", "pull", "list", "rm"))
+    assert all(
+        command in text for command in ("demo", "chat", "serve", "pull", "list", "rm", "bench")
+    )
     assert run("--version").stdout == f"f1 {f1.__version__}\n"
     assert "--port" in run("serve", "--help").stdout
 
@@ -61,6 +63,9 @@ print(*sorted(slow & sys.modules.keys()))
         (["rm", "gpt-9"], 1, "error: no model 'gpt-9'"),
         (["chat", "Hi", "--model", "gpt-9"], 1, "error: no model 'gpt-9'"),
         (["serve", "--model", "gpt-9"], 1, "error: no model 'gpt-9'"),
+        (["bench", "--model", "gpt-9"], 1, "error: no model 'gpt-9'"),
+        (["bench", "--only", "speed"], 1, "error: --only: no section 'speed'"),
+        (["bench", "--json", "nowhere/found.json"], 1, "there is no folder nowhere"),
         (["demo", "--base-url", "http://127.0.0.1:9"], 1, "error: http://127.0.0.1:9"),
     ],
 )

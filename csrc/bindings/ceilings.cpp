@@ -3,12 +3,13 @@
 #include <pybind11/stl.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -24,7 +25,6 @@ namespace f1 {
 namespace {
 
 namespace py = pybind11;
-using Clock = std::chrono::steady_clock;
 
 // Puts the calling thread on the index-th of the processors it may use: on a busy machine the
 // system takes a while to spread young threads, and two of them on one processor are no ceiling.
@@ -42,25 +42,31 @@ void pin_thread(int index) {
 #endif
 }
 
-// Runs `task(thread index)` on so many threads at once; seconds from the start of all to the end of
-// the last.
-double time_threads(int num_threads, const std::function<void(int)>& task) {
+double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
+
+// Runs `task(thread index)`, which returns how much it did, on so many threads at once; the sum of
+// their rates. A second is one of the thread's processor: to be put aside for a while is no part of
+// what the machine can do.
+double rate_of_threads(int num_threads, const std::function<double(int)>& task) {
   std::atomic<int> num_ready{0};
-  std::atomic<bool> started{false};
+  std::vector<double> rates(static_cast<size_t>(num_threads));
   std::vector<std::thread> threads;
   for (int i = 0; i < num_threads; ++i) {
     threads.emplace_back([&, i] {
       if (num_threads > 1) pin_thread(i);
       num_ready.fetch_add(1);
-      while (!started.load(std::memory_order_acquire)) std::this_thread::yield();
-      task(i);
+      while (num_ready.load() < num_threads) std::this_thread::yield();
+      const double start = thread_seconds();
+      const double done = task(i);
+      rates[static_cast<size_t>(i)] = done / (thread_seconds() - start);
     });
   }
-  while (num_ready.load() < num_threads) std::this_thread::yield();
-  const auto start = Clock::now();
-  started.store(true, std::memory_order_release);
   for (std::thread& thread : threads) thread.join();
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
 // --- reading memory ----------------------------------------------------------------------------
@@ -126,7 +132,7 @@ SumWords best_sum_words() {
 SumWords best_sum_words() { return sum_words_plain; }
 #endif
 
-// Bytes a second of each pass over the buffer, every thread reading a part of its own.
+// Bytes a second in each pass over the buffer, every thread reading a part of its own.
 std::vector<double> read_bandwidth(int num_threads, int64_t num_bytes, int num_passes) {
   if (num_threads < 1 || num_passes < 1) throw InvalidArgument("threads and passes start at 1");
   const auto part = static_cast<size_t>(num_bytes) / sizeof(uint64_t) / num_threads / 32 * 32;
@@ -135,12 +141,18 @@ std::vector<double> read_bandwidth(int num_threads, int64_t num_bytes, int num_p
   const HugeBuffer buffer(static_cast<size_t>(num_bytes));
   const auto words = [&](int thread) { return buffer.data() + size_t(thread) * part; };
   std::atomic<uint64_t> total{0};  // 0 at the end; the compiler does not know
-  time_threads(num_threads, [&](int i) { std::fill_n(words(i), part, uint64_t{0}); });
+  const double part_bytes = double(part * sizeof(uint64_t));
+  const auto fill = [&](int i) {
+    std::fill_n(words(i), part, uint64_t{0});
+    return part_bytes;
+  };
+  const auto read = [&](int i) {
+    total += sum(words(i), part);
+    return part_bytes;
+  };
+  rate_of_threads(num_threads, fill);
   std::vector<double> rates;
-  for (int pass = 0; pass < num_passes; ++pass) {
-    const double seconds = time_threads(num_threads, [&](int i) { total += sum(words(i), part); });
-    rates.push_back(double(part * num_threads * sizeof(uint64_t)) / seconds);
-  }
+  for (int pass = 0; pass < num_passes; ++pass) rates.push_back(rate_of_threads(num_threads, read));
   F1_CHECK(total == 0, total.load());
   return rates;
 }
@@ -193,12 +205,7 @@ std::optional<double> dot_rate(int num_threads, int64_t num_rounds) {
   if (num_threads < 1 || num_rounds < 1) throw InvalidArgument("threads and rounds start at 1");
   const Dot dot = best_dot();
   if (dot == nullptr) return std::nullopt;
-  std::vector<double> done(static_cast<size_t>(num_threads));
-  const double seconds =
-      time_threads(num_threads, [&](int i) { done[static_cast<size_t>(i)] = dot(num_rounds); });
-  double total = 0;
-  for (double part : done) total += part;
-  return total / seconds;
+  return rate_of_threads(num_threads, [&](int) { return dot(num_rounds); });
 }
 
 }  // namespace

@@ -100,7 +100,7 @@ class Bench:
             yield index
         self.progress(section, total, total)
 
-    def subject(self, kind: str, **settings: int) -> Subject:
+    def subject(self, kind: str, **settings: int | str) -> Subject:
         """A new process; ours by name, a peer by the file."""
         if kind.startswith(OURS):
             return Subject(kind, self.options.model, settings=settings)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from f1 import _core
 from f1.bench import work
 from f1.bench.report import MACHINE, OURS, PLAIN, Report, Unit
 from f1.bench.run import PEERS, Bench
+from f1.settings import Settings
 
 _READ, _DOT = "memory read", "8-bit dot products"
 _EVERYONE = (OURS, *PEERS)
@@ -72,12 +76,11 @@ def _add_rates(
 
 
 def _ceilings(bench: Bench, threads: int) -> None:
-    """Best of a few passes: a ceiling that a neighbour has dented is none."""
-    read = max(_core.read_bandwidth(threads, bench.sizes.memory_bytes))
+    """What the machine gives to loops that do nothing else, at about the time of the round."""
+    read = median(_core.read_bandwidth(threads, bench.sizes.memory_bytes))
     bench.report.add(_READ, MACHINE, threads, "GB/s", read / 1e9)
-    dot = [_core.dot_rate(threads, num_rounds=2_000_000) or 0.0 for _ in range(5)]
-    if any(dot):
-        bench.report.add(_DOT, MACHINE, threads, "GMAC/s", max(dot) / 1e9)
+    if (dot := _core.dot_rate(threads)) is not None:
+        bench.report.add(_DOT, MACHINE, threads, "GMAC/s", dot / 1e9)
 
 
 def _shares(bench: Bench) -> None:
@@ -181,19 +184,41 @@ def _ttft(bench: Bench) -> None:
     threads, size = bench.options.threads, bench.sizes.toolset_tokens
     request = work.question(work.toolset(bench.checkpoint, size), "Who are you?")
     prompt = work.prompt_tokens(bench.checkpoint, request)
-    add = bench.report.add
-    for _ in bench.rounds("ttft", 3):
-        with bench.subject("f1 engine", num_threads=threads) as ours:
-            cold = ours.ask("first_token", num_tokens=size, text="Who are you?")
-            warm = ours.ask("first_token", num_tokens=size, text="What can you do?")
-        add("engine start", OURS, threads, "ms", 1e3 * cold["start"])
-        add("first token, cold process", OURS, threads, "ms", 1e3 * cold["wall"])
-        add("first token, warm", OURS, threads, "ms", 1e3 * warm["wall"])
+    cold: dict[str, Any] = {"what": "first_token", "num_tokens": size, "text": "Who are you?"}
+    warm = cold | {"text": "What can you do?"}
+    with _own_cache() as cache:
+        kept: dict[str, int | str] = {"num_threads": threads, "cache": str(cache)}
+        with bench.subject("f1 engine", **kept) as ours:
+            ours.ask("register", num_tokens=size)
+        for _ in bench.rounds("ttft", 3):
+            with bench.subject("f1 engine", num_threads=threads, snapshot_disk=0) as ours:
+                answer = ours.ask(**cold)
+                _add_milliseconds(bench, "engine start", OURS, answer["start"])
+                _add_milliseconds(bench, "first token, cold", OURS, answer["wall"])
+                _add_milliseconds(bench, "first token, warm", OURS, ours.ask(**warm)["wall"])
+            with bench.subject("f1 engine", **kept) as ours:
+                answer = ours.ask(**cold)
+            _add_milliseconds(bench, "first token, cold, toolset kept", OURS, answer["wall"])
+            tokens = answer["cached_tokens"]
+            bench.report.add("tokens restored of the toolset", OURS, threads, "tok", tokens)
     warm_up = _speed_question(bench, threads, 32, 4, start=0)
     with bench.subjects(warm_up, among=("llama.cpp",)) as peers:
         for who, peer in peers.items():
-            cold = peer.ask("first_token", threads=threads, token_ids=prompt)
-            add("first token, cold process", who, threads, "ms", 1e3 * cold["wall"])
+            answer = peer.ask("first_token", threads=threads, token_ids=prompt)
+            _add_milliseconds(bench, "first token, cold", who, answer["wall"])
+
+
+def _add_milliseconds(bench: Bench, what: str, who: str, seconds: float) -> None:
+    bench.report.add(what, who, bench.options.threads, "ms", 1e3 * seconds)
+
+
+@contextmanager
+def _own_cache() -> Iterator[Path]:
+    """A cache folder with the models of the real one and nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        (cache / "models").symlink_to(Settings.from_env().models_dir, target_is_directory=True)
+        yield cache
 
 
 # --- a busy machine -------------------------------------------------------------------------------

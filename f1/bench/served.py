@@ -134,6 +134,11 @@ class EngineSubject:
             "start": self._start_seconds,
         }
 
+    def register(self, num_tokens: int) -> int:
+        """Keeps the toolset for other processes; how many tokens of it."""
+        tools = work.toolset(self._checkpoint, num_tokens)
+        return self._loop.run_until_complete(self._engine.register_tools(tools))
+
     def overhead(self, kind: str, size: int, num_tokens: int) -> dict[str, float]:
         """Median seconds per step outside the core, with `size` requests decoding together."""
         make = {"text": lambda i: work.chatter(i, num_tokens), "call": work.call_like}[kind]

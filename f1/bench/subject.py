@@ -32,7 +32,7 @@ class Subject:
         model: str,
         *,
         folder: Path | None = None,
-        settings: Mapping[str, int] | None = None,
+        settings: Mapping[str, int | str] | None = None,
     ):
         self.kind = kind
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # see close()
