@@ -112,8 +112,14 @@ void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& ma
   });
 }
 
+// Groups first .. first + count - 1 of row t.
+void quantize(const Kernels& kernels, const Rows& rows, int64_t t, int64_t first, int64_t count) {
+  kernels.quantize(rows.row(t) + first * kGroup, count, static_cast<int>(t % kTile),
+                   rows.tile(t / kTile) + first);
+}
+
 void quantize_row(const Kernels& kernels, const Rows& rows, int64_t t) {
-  kernels.quantize(rows, t, 0, rows.inputs / kGroup);
+  quantize(kernels, rows, t, 0, rows.inputs / kGroup);
 }
 
 // Codes are made only when some weights need them: widths of float models fit no groups of 32.
@@ -212,8 +218,7 @@ TensorHandle CpuBackend::pack_head(const Tensor& tensor) {
   std::byte* memory = packed_.allocate(head->num_bytes());
   head->matrix.data = memory;
   pool_.run(tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row)
-      pack_head_row(head->matrix, row, memory + static_cast<size_t>(row) * head->matrix.row_bytes);
+    for (int64_t row = begin; row < end; ++row) pack_head_row(head->matrix, row, memory);
   });
   return head;
 }
@@ -341,7 +346,7 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
       if (!quantized) continue;
       const int64_t first = gates.panel * kPanelRows / kGroup;
       const int64_t count = gates.num_panels * kPanelRows / kGroup;
-      for (int64_t t = 0; t < num_tokens; ++t) kernels_.quantize(a.mlp.rows, t, first, count);
+      for (int64_t t = 0; t < num_tokens; ++t) quantize(kernels_, a.mlp.rows, t, first, count);
     }
   });
 }
@@ -369,29 +374,39 @@ void CpuBackend::head(const DeviceTensor& head, std::span<const HeadRow> rows,
   const auto& memory = static_cast<const CpuLogits&>(logits);
   if (matrix.form == HeadForm::kFloats) return float_head(matrix.tensor, rows, a, memory);
 
-  pool_.run(std::ssize(rows), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i)
-      kernels_.quantize_head(a.final_row(rows[i].head_index), matrix.tensor.inputs,
-                             matrix.zero_point, a.head_row(rows[i].head_index));
-  });
-  std::vector<const HeadBlock*> hidden;  // of the rows that want all of V: they share its reading
-  std::vector<float*> out;
+  // Rows that want all of V meet the head together; each of the others has a tile of its own.
+  std::vector<float*> full;
+  struct Listed {
+    std::span<const int32_t> tokens;
+    const TileGroup* x;
+    float* out;
+  };
+  std::vector<Listed> listed;
+  const int64_t num_groups = matrix.tensor.inputs / kGroup;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const std::span<const int32_t> listed = rows[i].listed_tokens;
-    const HeadBlock* x = a.head_row(rows[i].head_index);
-    float* row = memory.row(static_cast<int>(i));
-    if (listed.empty()) {
-      hidden.push_back(x);
-      out.push_back(row);
-      continue;
-    }
-    pool_.run(std::ssize(listed), kListedChunk, [&](int64_t begin, int64_t end, int) {
-      kernels_.head_dot_listed(matrix, listed.data() + begin, end - begin, x, row + begin);
+    const bool is_full = rows[i].listed_tokens.empty();
+    const int64_t place = is_full ? std::ssize(full) : 0;
+    TileGroup* tile =
+        a.head_tile(is_full ? place / kTile : num_tiles(a.max_tokens()) + std::ssize(listed));
+    kernels_.quantize(a.final_row(rows[i].head_index), num_groups, static_cast<int>(place % kTile),
+                      tile);
+    float* out = memory.row(static_cast<int>(i));
+    if (is_full)
+      full.push_back(out);
+    else
+      listed.push_back({rows[i].listed_tokens, tile, out});
+  }
+  for (const Listed& row : listed) {
+    pool_.run(std::ssize(row.tokens), kListedChunk, [&](int64_t begin, int64_t end, int thread) {
+      kernels_.head_dot_listed(matrix, row.tokens.data() + begin, end - begin, row.x,
+                               a.thread_scratch(thread).panels, row.out + begin);
     });
   }
-  if (out.empty()) return;
-  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int) {
-    kernels_.head_dot(matrix, begin, end, hidden.data(), static_cast<int>(out.size()), out.data());
+  if (full.empty()) return;
+  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int thread) {
+    const ThreadScratch scratch = a.thread_scratch(thread);
+    kernels_.head_dot(matrix, begin, end, a.head_tile(0), std::ssize(full), scratch.panels,
+                      scratch.products[0], full.data());
   });
 }
 

@@ -38,8 +38,8 @@ uint16_t* CpuKvCache::values(int layer, int group) const {
 
 std::span<std::byte> CpuKvCache::page(int index) const {
   F1_CHECK(index >= 0 && index < num_pages_, "page ", index);
-  return std::as_writable_bytes(std::span(memory_.data() + index * page_stride_,
-                                          static_cast<size_t>(page_stride_)));
+  return std::as_writable_bytes(
+      std::span(memory_.data() + index * page_stride_, static_cast<size_t>(page_stride_)));
 }
 
 void CpuKvCache::copy_page(int from, int to) { std::ranges::copy(page(from), page(to).begin()); }
@@ -87,8 +87,8 @@ CpuActivations::CpuActivations(const ModelConfig& config, const Kernels& kernels
       attended(max_tokens, int64_t{config.num_heads} * config.head_dim),
       mlp(max_tokens, config.intermediate_size),
       final_values(static_cast<size_t>(max_tokens * config.hidden_size)),
-      head_width((config.hidden_size + kHeadBlock - 1) / kHeadBlock),
-      head_blocks(static_cast<size_t>(max_tokens * head_width)),
+      head_tiles(static_cast<size_t>((num_tiles(max_tokens) + max_tokens) *
+                                     (config.hidden_size / kGroup))),
       cosines(static_cast<size_t>(max_tokens * config.head_dim / 2)),
       sines(cosines.size()),
       scratch_size(
@@ -138,7 +138,8 @@ void CpuActivations::write(Part which, std::span<const float> values) {
   std::copy(values.begin(), values.end(), target.begin());
   if (which != Part::kMlp || mlp.rows.inputs % kGroup != 0) return;
   for (int64_t t = 0; t < max_tokens_; ++t)  // as mlp_up() leaves it
-    kernels.quantize(mlp.rows, t, 0, mlp.rows.inputs / kGroup);
+    kernels.quantize(mlp.rows.row(t), mlp.rows.inputs / kGroup, static_cast<int>(t % kTile),
+                     mlp.rows.tile(t / kTile));
 }
 
 }  // namespace f1::cpu

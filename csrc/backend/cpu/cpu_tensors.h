@@ -22,9 +22,7 @@ struct TableTensor final : DeviceTensor {
 
 struct HeadTensor final : DeviceTensor {
   size_t num_bytes() const override {
-    return matrix.form == HeadForm::kFloats
-               ? 0
-               : static_cast<size_t>(matrix.tensor.rows) * matrix.row_bytes;
+    return matrix.form == HeadForm::kFloats ? 0 : matrix.num_bytes();
   }
   HeadMatrix matrix{};  // in the backend's arena, or in the mapped file
 };
@@ -95,8 +93,10 @@ struct CpuActivations final : Activations {
   void write(Part part, std::span<const float> values) override;
   std::span<float> part(Part part) const;
   ThreadScratch thread_scratch(int thread) const;
+  TileGroup* head_tile(int64_t i) const {
+    return head_tiles.data() + i * (config.hidden_size / kGroup);
+  }
   float* final_row(int64_t s) const { return final_values.data() + s * config.hidden_size; }
-  HeadBlock* head_row(int64_t s) const { return head_blocks.data() + s * head_width; }
   float* partials(int64_t size);  // at least `size` floats, for attend()
 
   ModelConfig config;
@@ -107,12 +107,11 @@ struct CpuActivations final : Activations {
   Buffer<float> query;     // [T, H * E]
   Buffer<float> new_keys;  // [T, G * E]
   Buffer<float> new_values;
-  OwnedRows attended;             // [T, H * E]
-  OwnedRows mlp;                  // [T, intermediate]
-  Buffer<float> final_values;     // [S, D]
-  int64_t head_width;             // D / 64, rounded up
-  Buffer<HeadBlock> head_blocks;  // [S, D / 64]
-  Buffer<float> cosines;          // [T, E / 2]
+  OwnedRows attended;            // [T, H * E]
+  OwnedRows mlp;                 // [T, intermediate]
+  Buffer<float> final_values;    // [S, D]
+  Buffer<TileGroup> head_tiles;  // of final rows: [S / 4] tiles that are full, [S] with one row
+  Buffer<float> cosines;         // [T, E / 2]
   Buffer<float> sines;
   size_t scratch_size;  // a thread's floats
   Buffer<float> scratch;

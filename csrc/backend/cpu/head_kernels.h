@@ -1,191 +1,239 @@
-// Rows of the head times hidden states.
+// Rows of the head times hidden states: 16 rows become a panel's groups in the first-level cache
+// (head_rows.h), and meet all hidden states there. All rows or listed ones, few hidden states
+// or many: a row's sums are the same.
 #pragma once
 
 #include "backend/cpu/head_rows.h"
-#include "backend/cpu/kernels.h"
-#include "backend/cpu/row_kernels.h"
+#include "backend/cpu/panel_kernels.h"
 
 namespace f1::cpu {
 
 template <typename L>
 struct HeadKernels {
   using F32 = typename L::F32;
-  using I32 = typename L::I32;
   using U8 = typename L::U8;
+  using Panels = PanelKernels<L>;
+  using UnpackedGroup = typename Panels::template UnpackedGroup<1>;
 
-  // As RowKernels::quantize, laid out for the head.
-  static void quantize(const float* values, int64_t inputs, int zero_point, HeadBlock* out) {
-    for (int64_t g = 0; g < inputs / kGroup; ++g) {
-      HeadBlock& block = out[g / 2];
-      const int64_t half = g % 2;
-      int8_t* codes = block.codes + half * kGroup;
-      const auto [scale, sum_a, sum_b] = RowKernels<L>::quantize_group(values + g * kGroup, codes);
-      for (int lane = 0; lane < 8; ++lane) {
-        int32_t sum = 0;
-        for (int j = 0; j < 4; ++j) sum += codes[lane * 4 + j];
-        block.starts[half * 8 + lane] = -zero_point * sum;
-        block.scales[half * 8 + lane] = scale;
-        block.scaled_sums[half * 8 + lane] = 0;
-      }
-      block.scaled_sums[half * 8] = scale * static_cast<float>(sum_a + sum_b);
-    }
+  static constexpr int64_t kBlockGroups = 32;  // those of a line of scales
+  static_assert(sizeof(UnpackedGroup) * kBlockGroups <= kPanelScratch);
+
+  // Sixteen rows, and what to ask for with each line of theirs: what will be read soon.
+  struct Sixteen {
+    const std::byte* rows[kPanelRows];
+    const std::byte* next[kPanelRows];
+  };
+  // Calls put(k, vector): dword k of a line of each row, row after row.
+  template <typename Put>
+  static void turn(const Sixteen& from, size_t line, const Put& put) {
+    for (const std::byte* next : from.next) __builtin_prefetch(next + line * kLineStride);
+    L::transpose(from.rows, line * kLineStride, put);
+  }
+  static void turn(const Sixteen& from, size_t line, U8 (&out)[16]) {
+    turn(from, line, [&](int k, U8 v) { out[k] = v; });
+  }
+  struct Turned {
+    uint8_t dwords[16][kLine];
+  };
+  static void turn(const Sixteen& from, size_t line, Turned& out) {
+    turn(from, line, [&](int k, U8 v) { L::store_bytes(out.dwords[k], v); });
   }
 
-  // What block b of a row unpacks to, by form.
-  struct Row8Bit {
-    static constexpr bool kHasMin = false;
-    const std::byte* codes;
-    const uint16_t* scales;
-    Row8Bit(const HeadMatrix& m, int64_t row)
-        : codes(m.codes(row)), scales(reinterpret_cast<const uint16_t*>(m.scales(row))) {}
-    U8 codes_of(int64_t b) const { return L::load_bytes(codes + b * kHeadBlock); }
-    F32 scale_of(int64_t b) const { return L::spread2_f16(scales + 2 * b); }
-  };
-  struct Row6Bit {
-    static constexpr bool kHasMin = false;
-    const std::byte* codes;
-    const int8_t* scales;
-    const uint16_t* d;
-    Row6Bit(const HeadMatrix& m, int64_t row)
-        : codes(m.codes(row)),
-          scales(reinterpret_cast<const int8_t*>(m.scales(row))),
-          d(reinterpret_cast<const uint16_t*>(scales + m.tensor.inputs / 16)) {}
-    U8 codes_of(int64_t b) const {
-      const std::byte* planes = codes + b / 4 * 192;
-      const U8 both = L::load_bytes(planes + b % 4 / 2 * kHeadBlock);
-      const U8 low = b % 2 == 0 ? L::low_nibbles(both) : L::high_nibbles(both);
-      const U8 plane = L::load_bytes(planes + 2 * kHeadBlock);
-      switch (b % 4) {
-        case 0:
-          return L::template add_bits45<0>(low, plane);
-        case 1:
-          return L::template add_bits45<1>(low, plane);
-        case 2:
-          return L::template add_bits45<2>(low, plane);
-        default:
-          return L::template add_bits45<3>(low, plane);
+  // By form: what kind of panel's arithmetic it has, and its groups first .. first + count - 1, one
+  // by one as function(index, codes_of(_, quad), scale_of(_, half), min_of(_)). `first` is a
+  // multiple of kBlockGroups.
+  struct Rows8Bit {
+    using Panel = ScalePanel<8, 128>;
+    template <typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+                           int64_t count, const Function& function) {
+      Turned scales;
+      turn(from, static_cast<size_t>(first / 32), scales);
+      for (int64_t i = 0; i < count; i += 2) {
+        U8 line[16];
+        turn(from, matrix.codes + static_cast<size_t>((first + i) / 2), line);
+        const uint8_t* pair = scales.dwords[i / 2];
+        const F32 a = L::template load_f16_of_pairs<0>(pair);
+        function(i, [&](int, int q) { return line[q]; }, [&](int, int) { return a; }, no_min);
+        if (i + 1 == count) return;
+        const F32 b = L::template load_f16_of_pairs<1>(pair);
+        function(
+            i + 1, [&](int, int q) { return line[kQuads + q]; }, [&](int, int) { return b; },
+            no_min);
       }
     }
-    F32 scale_of(int64_t b) const {
-      return L::mul(L::set_f16(d[b / 4]), L::spread4_s8(scales + 4 * b));
-    }
-  };
-  struct RowAnyBits {
-    static constexpr bool kHasMin = true;
-    const std::byte* codes;
-    const float* scales;
-    const float* mins;
-    RowAnyBits(const HeadMatrix& m, int64_t row)
-        : codes(m.codes(row)),
-          scales(reinterpret_cast<const float*>(m.scales(row))),
-          mins(scales + m.num_blocks() * 2) {}
-    U8 codes_of(int64_t b) const { return L::load_bytes(codes + b * kHeadBlock); }
-    F32 scale_of(int64_t b) const { return L::spread2(scales + 2 * b); }
-    F32 min_of(int64_t b) const { return L::spread2(mins + 2 * b); }
   };
 
-  // out[r][i] = row index + r times x[i].
-  template <typename Row, int kRows, int kCount>
-  static void row_dot(const HeadMatrix& matrix, int64_t index, const HeadBlock* const* x,
-                      float (&out)[kRows][kCount]) {
-    const Row first(matrix, index), last(matrix, index + kRows - 1);
-    F32 sums[kRows][kCount];
-    for (int r = 0; r < kRows; ++r)
-      for (int i = 0; i < kCount; ++i) sums[r][i] = L::set(0.0f);
-    const int64_t num_blocks = matrix.num_blocks();
-    for (int64_t b = 0; b < num_blocks; ++b) {
-      U8 codes[kRows];
-      F32 scales[kRows];
-      for (int r = 0; r < kRows; ++r) {
-        const Row& row = r == 0 ? first : last;
-        prefetch_ahead<kHeadBlock>(row.codes + b * kHeadBlock);
-        codes[r] = row.codes_of(b);
-        scales[r] = row.scale_of(b);
+  struct Rows6Bit {
+    using Panel = HalfGroupPanel;
+    template <typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+                           int64_t count, const Function& function) {
+      Turned scales, d, high;
+      turn(from, static_cast<size_t>(first / 32), scales);
+      turn(from, matrix.second_scales + static_cast<size_t>(first / 256), d);
+      for (int64_t i = 0; i < count; i += 8) {
+        const int64_t super = (first + i) / 8;
+        const size_t planes = matrix.codes + static_cast<size_t>(3 * super);
+        const uint8_t* pair = d.dwords[super / 2 % 16];
+        const F32 factor = super % 2 == 0 ? L::template load_f16_of_pairs<0>(pair)
+                                          : L::template load_f16_of_pairs<1>(pair);
+        turn(from, planes + 2, high);
+        four_groups<0>(from, planes, high, scales.dwords + i / 2, factor, i, function);
+        four_groups<1>(from, planes + 1, high, scales.dwords + i / 2 + 2, factor, i + 4, function);
       }
-      for (int i = 0; i < kCount; ++i) {
-        const HeadBlock& block = x[i][b];
-        const I32 start = L::load(block.starts);
-        const U8 x_codes = L::load_bytes(block.codes);
-        const F32 x_scale = L::load(block.scales);
-        for (int r = 0; r < kRows; ++r) {
-          const I32 dot = L::dot(start, codes[r], x_codes);
-          sums[r][i] = L::fma(L::to_f32(dot), L::mul(scales[r], x_scale), sums[r][i]);
-          if constexpr (Row::kHasMin)
-            sums[r][i] =
-                L::fma((r == 0 ? first : last).min_of(b), L::load(block.scaled_sums), sums[r][i]);
+    }
+    // Blocks 2 * kLow and 2 * kLow + 1 of 64 inputs: the low and the high nibbles of a line.
+    template <int kLow, typename Function>
+    static void four_groups(const Sixteen& from, size_t plane, const Turned& high,
+                            const uint8_t (*scales)[kLine], F32 factor, int64_t i,
+                            const Function& function) {
+      U8 line[16];
+      turn(from, plane, line);
+      const auto group = [&]<int kBlock, int kHalf> {
+        const F32 a = L::mul(factor, L::template load_s8_of_quads<2 * kHalf>(scales[kBlock]));
+        const F32 b = L::mul(factor, L::template load_s8_of_quads<2 * kHalf + 1>(scales[kBlock]));
+        function(
+            i + 2 * kBlock + kHalf,
+            [&](int, int q) {
+              const int k = kHalf * kQuads + q;
+              const U8 four = kBlock == 0 ? L::low_nibbles(line[k]) : L::high_nibbles(line[k]);
+              return L::template add_bits45<2 * kLow + kBlock>(four, L::load_bytes(high.dwords[k]));
+            },
+            [&](int, int half) { return half == 0 ? a : b; }, no_min);
+      };
+      group.template operator()<0, 0>();
+      group.template operator()<0, 1>();
+      group.template operator()<1, 0>();
+      group.template operator()<1, 1>();
+    }
+  };
+
+  struct RowsAnyBits {
+    using Panel = MinPanel<4>;
+    template <typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+                           int64_t count, const Function& function) {
+      Turned scales, mins;
+      const F32 minus_zero = L::set(static_cast<float>(-matrix.zero_point));
+      U8 line[16];
+      for (int64_t i = 0; i < count; ++i) {
+        if (i % 16 == 0) {
+          turn(from, static_cast<size_t>((first + i) / 16), scales);
+          turn(from, matrix.second_scales + static_cast<size_t>((first + i) / 16), mins);
         }
+        if (i % 2 == 0) turn(from, matrix.codes + static_cast<size_t>((first + i) / 2), line);
+        const F32 scale = L::load(reinterpret_cast<const float*>(scales.dwords[i % 16]));
+        const F32 min = L::load(reinterpret_cast<const float*>(mins.dwords[i % 16]));
+        function(
+            i, [&](int, int q) { return line[i % 2 * kQuads + q]; },
+            [&](int, int) { return scale; }, [&](int) { return L::fma(minus_zero, scale, min); });
       }
     }
-    for (int r = 0; r < kRows; ++r)
-      for (int i = 0; i < kCount; ++i) out[r][i] = L::sum(sums[r][i]);
-  }
+  };
 
-  // Four hidden states meet two rows at once, which share their reading; fewer take rows straight on.
-  template <typename Row, int kCount>
-  static void some_rows(const HeadMatrix& matrix, int64_t first, int64_t last,
-                        const HeadBlock* const* x, float* const* out) {
-    constexpr int kRows = kCount < 4 ? 1 : 2;
-    float sums[2][kCount];
-    int64_t row = first;
-    for (; row + kRows <= last; row += kRows) {
-      row_dot<Row, kRows, kCount>(matrix, row, x, reinterpret_cast<float (&)[kRows][kCount]>(sums));
-      for (int r = 0; r < kRows; ++r)
-        for (int i = 0; i < kCount; ++i) out[i][row + r] = sums[r][i];
-    }
-    if (row == last) return;
-    row_dot<Row, 1, kCount>(matrix, row, x, reinterpret_cast<float (&)[1][kCount]>(sums));
-    for (int i = 0; i < kCount; ++i) out[i][row] = sums[0][i];
-  }
+  static F32 no_min(int) { return L::set(0.0f); }
 
-  // Some rows at a time meet all hidden states, four by four: both stay in the first-level cache.
-  template <typename Row>
-  static void rows(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
-                   int count, float* const* out) {
-    constexpr int64_t kRows = 16;
-    for (int64_t first = begin; first < end; first += kRows) {
-      const int64_t last = end - first < kRows ? end : first + kRows;
-      int i = 0;
-      for (; i + 4 <= count; i += 4) some_rows<Row, 4>(matrix, first, last, x + i, out + i);
-      if (count - i == 3) some_rows<Row, 3>(matrix, first, last, x + i, out + i);
-      if (count - i == 2) some_rows<Row, 2>(matrix, first, last, x + i, out + i);
-      if (count - i == 1) some_rows<Row, 1>(matrix, first, last, x + i, out + i);
+  // products[token][16] of 16 rows.
+  template <typename Form>
+  static void dot_of(const HeadMatrix& matrix, const Sixteen& from, const TileGroup* tiles,
+                     int64_t num_tokens, std::byte* scratch, float* products) {
+    if (num_tokens == 1) return one_token<Form>(matrix, from, tiles, products);
+    auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
+    const int64_t num_groups = matrix.tensor.inputs / kGroup;
+    for (int64_t first = 0; first < num_groups; first += kBlockGroups) {
+      const int64_t left = num_groups - first, count = left < kBlockGroups ? left : kBlockGroups;
+      Form::for_groups(
+          matrix, from, first, count,
+          [&](int64_t i, const auto& codes_of, const auto& scale_of, const auto& min_of) {
+            using Panel = typename Form::Panel;
+            UnpackedGroup& out = unpacked[i];
+            for (int q = 0; q < kQuads; ++q) L::store_bytes(out.codes[0][q], codes_of(0, q));
+            L::store(out.scales[0][0], scale_of(0, 0));
+            if constexpr (Panels::template kHasHalves<Panel>)
+              L::store(out.scales[0][1], scale_of(0, 1));
+            if constexpr (Panels::template kHasMin<Panel>) L::store(out.mins[0], min_of(0));
+          });
+      for (int64_t t = 0; t < num_tokens; t += Panels::kAtOnce)
+        add_block_for<Form>(num_tokens - t)(unpacked, count, tiles + t / kTile * num_groups + first,
+                                            num_groups, first == 0, products + t * kPanelRows, 0);
     }
   }
 
-  template <typename Row>
-  static void listed(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
-                     const HeadBlock* x, float* out) {
-    constexpr int64_t kRowsAhead = 8;
-    for (int64_t j = 0; j < count; ++j) {
-      if (j + kRowsAhead < count)
-        for (size_t i = 0; i < matrix.row_bytes; i += 64)
-          __builtin_prefetch(matrix.scales(tokens[j + kRowsAhead]) + i);
-      float sum[1][1];
-      row_dot<Row, 1, 1>(matrix, tokens[j], &x, sum);
-      out[j] = sum[0][0];
+  // The same without a stay in the cache.
+  template <typename Form>
+  static void one_token(const HeadMatrix& matrix, const Sixteen& from, const TileGroup* tile,
+                        float* products) {
+    F32 sums[1][1] = {{L::set(0.0f)}};
+    const int64_t num_groups = matrix.tensor.inputs / kGroup;
+    for (int64_t first = 0; first < num_groups; first += kBlockGroups) {
+      const int64_t left = num_groups - first, count = left < kBlockGroups ? left : kBlockGroups;
+      Form::for_groups(
+          matrix, from, first, count,
+          [&](int64_t i, const auto& codes_of, const auto& scale_of, const auto& min_of) {
+            const TileGroup* x[1] = {tile + first + i};
+            Panels::template add_group<typename Form::Panel, 1, 1>(codes_of, scale_of, min_of, x,
+                                                                   sums);
+          });
     }
+    L::store(products, sums[0][0]);
+  }
+
+  using AddBlock = void (*)(const UnpackedGroup*, int64_t, const TileGroup*, int64_t, bool, float*,
+                            int64_t);
+  template <typename Form, int kCount = Panels::kAtOnce>
+  static AddBlock add_block_for(int64_t num_tokens) {
+    if constexpr (kCount > 1)
+      if (num_tokens < kCount) return add_block_for<Form, kCount - 1>(num_tokens);
+    return Panels::template add_block<typename Form::Panel, 1, kCount>;
   }
 
   template <typename Function>
-  static void with_row(const HeadMatrix& matrix, Function&& function) {
+  static void with_form(const HeadMatrix& matrix, Function&& function) {
     switch (matrix.form) {
       case HeadForm::k8Bit:
-        return function.template operator()<Row8Bit>();
+        return function.template operator()<Rows8Bit>();
       case HeadForm::k6Bit:
-        return function.template operator()<Row6Bit>();
+        return function.template operator()<Rows6Bit>();
       case HeadForm::kAnyBits:
-        return function.template operator()<RowAnyBits>();
+        return function.template operator()<RowsAnyBits>();
       case HeadForm::kFloats:
         return;  // see TableKernels
     }
   }
-  static void dot(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
-                  int count, float* const* out) {
-    with_row(matrix, [&]<typename Row> { rows<Row>(matrix, begin, end, x, count, out); });
+
+  static void dot(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
+                  int64_t num_tokens, std::byte* scratch, float* products, float* const* out) {
+    for (int64_t row = begin; row < end; row += kPanelRows) {
+      Sixteen from;
+      for (int64_t r = 0; r < kPanelRows; ++r) {
+        from.rows[r] = matrix.row(row + r);  // zeros beyond the last
+        from.next[r] = from.rows[r] + kAhead;
+      }
+      with_form(matrix, [&]<typename Form> {
+        dot_of<Form>(matrix, from, x, num_tokens, scratch, products);
+      });
+      const int n = end - row < kPanelRows ? static_cast<int>(end - row) : kPanelRows;
+      for (int64_t i = 0; i < num_tokens; ++i)
+        L::store(out[i] + row, L::load(products + i * kPanelRows), n);
+    }
   }
+
   static void dot_listed(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
-                         const HeadBlock* x, float* out) {
-    with_row(matrix, [&]<typename Row> { listed<Row>(matrix, tokens, count, x, out); });
+                         const TileGroup* x, std::byte* scratch, float* out) {
+    const auto row_at = [&](int64_t j) { return matrix.row(tokens[j < count ? j : count - 1]); };
+    for (int64_t j = 0; j < count; j += kPanelRows) {
+      Sixteen from;
+      for (int64_t r = 0; r < kPanelRows; ++r) {
+        from.rows[r] = row_at(j + r);
+        from.next[r] = row_at(j + kPanelRows + r);
+      }
+      float products[kPanelRows] = {};
+      with_form(matrix,
+                [&]<typename Form> { dot_of<Form>(matrix, from, x, 1, scratch, products); });
+      const int n = count - j < kPanelRows ? static_cast<int>(count - j) : kPanelRows;
+      L::store(out + j, L::load(products), n);
+    }
   }
 };
 

@@ -1,35 +1,18 @@
 #include "backend/cpu/head_rows.h"
 
 #include <cstring>
+#include <vector>
 
 #include "backend/formats.h"
 
 namespace f1::cpu {
 namespace {
 
-size_t whole_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-size_t num_blocks(size_t inputs) { return (inputs + kHeadBlock - 1) / kHeadBlock; }
-
-size_t scale_bytes(HeadForm form, size_t inputs) {
-  switch (form) {
-    case HeadForm::k8Bit:
-      return num_blocks(inputs) * 2 * sizeof(uint16_t);
-    case HeadForm::k6Bit:
-      return inputs / 16 + inputs / 256 * 2;
-    default:
-      return num_blocks(inputs) * 2 * 2 * sizeof(float);
-  }
-}
-
-size_t code_bytes(HeadForm form, size_t inputs) {
-  if (form == HeadForm::k6Bit) return inputs / 4 * 3;
-  return num_blocks(inputs) * kHeadBlock;
-}
+size_t lines_of(size_t bytes) { return (bytes + kLine - 1) / kLine; }
 
 // 256 codes of six bits to their planes.
 void put_6_bits(const uint8_t* codes, uint8_t* out) {
-  for (int i = 0; i < kHeadBlock; ++i) {
+  for (int i = 0; i < 64; ++i) {
     const uint8_t c[4] = {codes[i], codes[64 + i], codes[128 + i], codes[192 + i]};
     out[i] = static_cast<uint8_t>((c[0] & 15) | (c[1] & 15) << 4);
     out[64 + i] = static_cast<uint8_t>((c[2] & 15) | (c[3] & 15) << 4);
@@ -39,29 +22,29 @@ void put_6_bits(const uint8_t* codes, uint8_t* out) {
 }
 
 template <typename Block>
-void pack_row(const HeadMatrix& matrix, int64_t index, std::byte* out) {
+void pack_row(const HeadMatrix& matrix, int64_t index, uint8_t* row) {
   const auto* blocks = reinterpret_cast<const Block*>(matrix.tensor.row(index));
-  const int64_t num_blocks = matrix.tensor.inputs / Block::kBlock;
-  auto* head = reinterpret_cast<uint8_t*>(out);  // of the row: its scales
-  auto* codes = head + matrix.scale_bytes;
-  for (int64_t b = 0; b < num_blocks; ++b) {
+  uint8_t* scales = row;
+  uint8_t* second = row + matrix.second_scales * kLine;
+  uint8_t* codes = row + matrix.codes * kLine;
+  for (int64_t b = 0; b < matrix.tensor.inputs / Block::kBlock; ++b) {
     uint8_t unpacked[256];
     blocks[b].codes(unpacked);
     if constexpr (Block::kBits == 8) {
-      std::memcpy(codes + b * Block::kBlock, unpacked, Block::kBlock);
-      std::memcpy(head + b * 2, &blocks[b].d, 2);
+      std::memcpy(codes + b * 32, unpacked, 32);
+      std::memcpy(scales + b * 2, &blocks[b].d, 2);
     } else if constexpr (Block::kBits == 6) {
       put_6_bits(unpacked, codes + b * 192);
-      std::memcpy(head + b * 16, blocks[b].small_scales, 16);
-      std::memcpy(head + num_blocks * 16 + b * 2, &blocks[b].d, 2);
+      std::memcpy(scales + b * 16, blocks[b].small_scales, 16);
+      std::memcpy(second + b * 2, &blocks[b].d, 2);
     } else {
-      float scales[16], mins[8] = {};
-      blocks[b].scales(scales, mins);
+      float group_scales[16], mins[8] = {};
+      blocks[b].scales(group_scales, mins);
       std::memcpy(codes + b * Block::kBlock, unpacked, Block::kBlock);
       for (int64_t g = 0; g < Block::kBlock / 32; ++g) {
         const int64_t group = b * (Block::kBlock / 32) + g;
-        std::memcpy(head + group * 4, &scales[2 * g], 4);
-        std::memcpy(head + (matrix.num_blocks() * 2 + group) * 4, &mins[g], 4);
+        std::memcpy(scales + group * 4, &group_scales[2 * g], 4);
+        std::memcpy(second + group * 4, &mins[g], 4);
       }
     }
   }
@@ -70,28 +53,38 @@ void pack_row(const HeadMatrix& matrix, int64_t index, std::byte* out) {
 }  // namespace
 
 HeadMatrix head_layout(const Tensor& tensor) {
-  HeadMatrix matrix{.form = HeadForm::kFloats,
-                    .zero_point = 0,
-                    .tensor = tensor,
-                    .scale_bytes = 0,
-                    .row_bytes = 0,
-                    .data = nullptr};
+  HeadMatrix matrix{HeadForm::kFloats, 0, tensor, 0, 0, 0, nullptr};
   with_format(tensor.dtype, [&](auto format) {
     using Block = typename decltype(format)::Block;
-    matrix.form = Block::kBits == 8   ? HeadForm::k8Bit
-                  : Block::kBits == 6 ? HeadForm::k6Bit
-                                      : HeadForm::kAnyBits;
-    matrix.zero_point = Block::kZero;
     const auto inputs = static_cast<size_t>(tensor.inputs);
-    matrix.scale_bytes = whole_lines(scale_bytes(matrix.form, inputs));
-    matrix.row_bytes = matrix.scale_bytes + whole_lines(code_bytes(matrix.form, inputs));
+    matrix.zero_point = Block::kZero;
+    size_t code_bytes = inputs;
+    if constexpr (Block::kBits == 8) {
+      matrix.form = HeadForm::k8Bit;
+      matrix.second_scales = matrix.codes = lines_of(inputs / 32 * 2);
+    } else if constexpr (Block::kBits == 6) {
+      matrix.form = HeadForm::k6Bit;
+      matrix.second_scales = lines_of(inputs / 16);
+      matrix.codes = matrix.second_scales + lines_of(inputs / 256 * 2);
+      code_bytes = inputs / 4 * 3;
+    } else {
+      matrix.form = HeadForm::kAnyBits;
+      matrix.second_scales = lines_of(inputs / 32 * 4);
+      matrix.codes = 2 * matrix.second_scales;
+    }
+    matrix.num_lines = matrix.codes + lines_of(code_bytes);
   });
   return matrix;
 }
 
-void pack_head_row(const HeadMatrix& matrix, int64_t index, std::byte* out) {
-  with_format(matrix.tensor.dtype,
-              [&](auto format) { pack_row<typename decltype(format)::Block>(matrix, index, out); });
+void pack_head_row(const HeadMatrix& matrix, int64_t index, std::byte* data) {
+  std::vector<uint8_t> row(matrix.num_lines * kLine);
+  with_format(matrix.tensor.dtype, [&](auto format) {
+    pack_row<typename decltype(format)::Block>(matrix, index, row.data());
+  });
+  std::byte* out = data + matrix.offset(index);
+  for (size_t line = 0; line < matrix.num_lines; ++line)
+    std::memcpy(out + line * kLineStride, row.data() + line * kLine, kLine);
 }
 
 }  // namespace f1::cpu

@@ -1,16 +1,21 @@
-// The output matrix, repacked row by row: a grammar may want any few of its rows, and without one
-// all of them stream by. Along its inputs a row is cut into blocks of 64, one vector of codes each.
+// The output matrix, repacked for reading all of its rows or, where a grammar leaves few tokens, any
+// few. A row is lines of 64 bytes, first its scales (and mins), then its codes. Rows stand 16 by 16:
+// the first lines of 16 rows, then their second lines, and so on. Kernels take a line of 16 rows,
+// neighbours or not, and turn dwords of rows into rows of dwords,
 //
-//   k8Bit (Q8_0)     u8 codes [64] a block (biased by 128)           f16 scales, one for 32 inputs
-//   k6Bit (Q6_K)     of 4 blocks: their low four bits as nibbles     s8 scales, one for 16 inputs,
-//                    (blocks 0 | 1 << 4, 2 | 3 << 4), then their     f16 d, one for 256
-//                    high two bits (block i at bit 2i)
-//   kAnyBits (rest)  u8 codes [64] a block                           f32 scales, then f32 mins, one
-//                                                                    for 32 inputs
+//     dword k of a line  =  one quad of codes, or the scales that belong to 64 or 32 inputs
+//
+// so that it becomes 16 vectors as panels have them (panels.h). Neighbours' lines are one stream.
+// By form:
+//
+//   k8Bit (Q8_0)     scales: f16 of 32 inputs, two a dword
+//                    codes: u8, biased by 128
+//   k6Bit (Q6_K)     scales: s8 of 16 inputs, four a dword; from a new line on, f16 d of 256 inputs
+//                    codes: of 256 inputs, in four blocks of 64, three lines: the low four bits of
+//                    block 0 | block 1 << 4, of 2 | 3 << 4, the high two bits of block i at bit 2i
+//   kAnyBits (rest)  scales: f32 of 32 inputs; from a new line on, f32 mins
+//                    codes: u8
 //   kFloats          in place, as in the file
-//
-// A row is its scales, filled up with zeros to a multiple of 64 bytes, then its codes: reading runs
-// straight on, as the processor's prefetching wants it (codes first cost two thirds of the speed).
 #pragma once
 
 #include <cstddef>
@@ -20,7 +25,8 @@
 
 namespace f1::cpu {
 
-inline constexpr int kHeadBlock = 64;
+inline constexpr int kLine = 64;
+inline constexpr size_t kLineStride = 16 * kLine;
 
 enum class HeadForm { k8Bit, k6Bit, kAnyBits, kFloats };
 
@@ -29,25 +35,24 @@ struct HeadMatrix {
   HeadForm form;
   int zero_point;  // of the codes
   Tensor tensor;   // the file's; its data is read only where the form is kFloats
-  size_t scale_bytes, row_bytes;
+  size_t second_scales, codes,
+      num_lines;  // the lines where d or mins and where codes begin; of all
   const std::byte* data;
 
-  int64_t num_blocks() const { return (tensor.inputs + kHeadBlock - 1) / kHeadBlock; }
-  const std::byte* scales(int64_t row) const { return data + static_cast<size_t>(row) * row_bytes; }
-  const std::byte* codes(int64_t row) const { return scales(row) + scale_bytes; }
+  size_t num_bytes() const {
+    return static_cast<size_t>((tensor.rows + 15) / 16) * num_lines * kLineStride;
+  }
+  // The first line of a row; the others follow kLineStride apart.
+  size_t offset(int64_t row) const {
+    return static_cast<size_t>(row / 16) * num_lines * kLineStride +
+           static_cast<size_t>(row % 16 * kLine);
+  }
+  const std::byte* row(int64_t index) const { return data + offset(index); }
 };
 
-// 64 inputs of one token as s8 codes. All lanes' values lie side by side, as the kernel wants them.
-struct alignas(64) HeadBlock {
-  int8_t codes[kHeadBlock];
-  int32_t starts[16];     // -zero point * sum of the lane's four codes
-  float scales[16];       // of the lane's codes
-  float scaled_sums[16];  // scale * sum of codes: of 32 inputs in lanes 0 and 8, 0 in the others
-};
-
-// Everything but the memory: form, zero point and the size of a row.
+// Everything but the memory.
 HeadMatrix head_layout(const Tensor& tensor);
-// Writes row `index` to out[0 .. row_bytes), which is zero. Not for floats.
-void pack_head_row(const HeadMatrix& matrix, int64_t index, std::byte* out);
+// Writes row `index` to its lines of `data`, which are zero. Not for floats.
+void pack_head_row(const HeadMatrix& matrix, int64_t index, std::byte* data);
 
 }  // namespace f1::cpu

@@ -12,7 +12,7 @@ namespace f1::cpu {
 
 inline constexpr int kTile = 4;        // tokens whose activations lie together
 inline constexpr int kFewTokens = 32;  // up to this, panels are unpacked in registers
-inline constexpr size_t kPanelScratch = size_t{40} << 10;  // bytes a thread needs in panels_dot
+inline constexpr size_t kPanelScratch = size_t{40} << 10;  // bytes a thread needs in products
 
 // Asks for the kBytes that lie kAhead further in a stream of weights. Measured on Zen 5: without, 20
 // to 37 GB/s a thread, by format; with, 40 for all, which is what the memory gives one thread.
@@ -73,8 +73,8 @@ struct Kernels {
   const char* name;
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float eps, float* out);
-  // Fills groups first .. first + count - 1 of row t's place in its tile from its values.
-  void (*quantize)(const Rows& rows, int64_t t, int64_t first, int64_t count);
+  // Fills place `slot` of `count` groups of a tile from 32 * count values.
+  void (*quantize)(const float* values, int64_t count, int slot, TileGroup* groups);
   // Rotates one head by the angles of its position; pairs are (i, i + half) or neighbours.
   void (*rotate)(const float* cosines, const float* sines, int half, bool interleaved, float* x);
   // One position's key and value of one KV head to its slot in a page: every 16th of keys, and
@@ -94,14 +94,13 @@ struct Kernels {
   void (*finish_attend)(const AttendTask& task, float* partial);
   // One row of a table as floats.
   void (*decode_row)(const Tensor& table, int64_t row, float* out);
-  // One row of hidden states for head_dot: out[num_blocks]. Blocks beyond `inputs` stay as they are.
-  void (*quantize_head)(const float* values, int64_t inputs, int zero_point, HeadBlock* out);
-  // out[i][row] = row `row` of the head times x[i], for begin <= row < end, i < count.
-  void (*head_dot)(const HeadMatrix& matrix, int64_t begin, int64_t end, const HeadBlock* const* x,
-                   int count, float* const* out);
-  // out[j] = row tokens[j] of the head times x, for j < count.
+  // out[i][row] = row `row` of the head times row i of the tiles x, for begin <= row < end, i < num_tokens.
+  // `begin` is a multiple of 16; `products` has room for one panel's products.
+  void (*head_dot)(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
+                   int64_t num_tokens, std::byte* scratch, float* products, float* const* out);
+  // out[j] = row tokens[j] of the head times the first row of the tile x, for j < count.
   void (*head_dot_listed)(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
-                          const HeadBlock* x, float* out);
+                          const TileGroup* x, std::byte* scratch, float* out);
   // Row `row` of a table of floats times x; `scratch` has room for the row.
   float (*float_dot)(const Tensor& table, int64_t row, const float* x, float* scratch);
 };

@@ -24,7 +24,6 @@ constexpr Kernels kernels_of(const char* name) {
       .join_segment = AttentionKernels<L>::join_segment,
       .finish_attend = AttentionKernels<L>::finish_attend,
       .decode_row = TableKernels<L>::decode_row,
-      .quantize_head = HeadKernels<L>::quantize,
       .head_dot = HeadKernels<L>::dot,
       .head_dot_listed = HeadKernels<L>::dot_listed,
       .float_dot = TableKernels<L>::float_dot,

@@ -42,25 +42,17 @@ struct Avx512Lanes {
   static F32 load_s8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16_bytes(p)));
   }
-  static F32 spread2(const float* p) {
-    return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(p[0]), _mm512_set1_ps(p[1]));
+  // f16 or s8 number k of each dword.
+  template <int kHalf>
+  static F32 load_f16_of_pairs(const void* p) {
+    __m512i pairs = _mm512_loadu_si512(p);
+    if constexpr (kHalf == 1) pairs = _mm512_srli_epi32(pairs, 16);
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
   }
-  static F32 set_f16(uint16_t x) {
-    return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<int16_t>(x)));
-  }
-  static F32 spread2_f16(const uint16_t* p) {
-    int32_t both;
-    std::memcpy(&both, p, 4);
-    const __m256i which = _mm256_setr_epi16(0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100, 0x100,
-                                            0x302, 0x302, 0x302, 0x302, 0x302, 0x302, 0x302, 0x302);
-    return _mm512_cvtph_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), which));
-  }
-  static F32 spread4_s8(const int8_t* p) {
-    int32_t four;
-    std::memcpy(&four, p, 4);
-    const __m128i which = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    const __m128i bytes = _mm_shuffle_epi8(_mm_set1_epi32(four), which);
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  template <int kByte>
+  static F32 load_s8_of_quads(const void* p) {
+    const __m512i quads = _mm512_slli_epi32(_mm512_loadu_si512(p), 24 - 8 * kByte);
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(quads, 24));
   }
   static void store(float* p, F32 a) { _mm512_storeu_ps(p, a); }
   static void store(float* p, F32 a, int n) { _mm512_mask_storeu_ps(p, mask(n), a); }
@@ -88,8 +80,8 @@ struct Avx512Lanes {
   static float sum(F32 a) { return _mm512_reduce_add_ps(a); }
   static float largest(F32 a) { return _mm512_reduce_max_ps(a); }
 
-  static I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
   static I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  static I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
   static I32 times_zero_point(I32 a, int zero) {
     return {
         _mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
@@ -98,6 +90,33 @@ struct Avx512Lanes {
 
   static U8 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
   static void store_bytes(void* p, U8 a) { _mm512_storeu_si512(p, a.v); }
+  template <typename Put>
+  static void transpose(const std::byte* const (&rows)[16], size_t offset, const Put& put) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) b[i] = _mm512_loadu_si512(rows[i] + offset);
+    for (int i = 0; i < 16; i += 2) {
+      a[i] = _mm512_unpacklo_epi32(b[i], b[i + 1]);
+      a[i + 1] = _mm512_unpackhi_epi32(b[i], b[i + 1]);
+    }
+    for (int i = 0; i < 16;
+         i += 4) {  // b[i + j]: dwords j, 4 + j, 8 + j, 12 + j of rows i .. i + 3
+      b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+      b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+      b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+      b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+#pragma GCC unroll 4  // put() wants constants
+    for (int j = 0; j < 4; ++j) {
+      const __m512i even_a = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88);
+      const __m512i even_b = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+      const __m512i odd_a = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+      const __m512i odd_b = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+      put(j, U8{_mm512_shuffle_i32x4(even_a, even_b, 0x88)});
+      put(4 + j, U8{_mm512_shuffle_i32x4(odd_a, odd_b, 0x88)});
+      put(8 + j, U8{_mm512_shuffle_i32x4(even_a, even_b, 0xdd)});
+      put(12 + j, U8{_mm512_shuffle_i32x4(odd_a, odd_b, 0xdd)});
+    }
+  }
   static U8 low_nibbles(U8 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
   static U8 high_nibbles(U8 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};

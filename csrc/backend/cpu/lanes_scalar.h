@@ -58,17 +58,19 @@ struct ScalarLanes {
   static F32 load_s8(const int8_t* p) {
     return each<F32>([=](int i) { return static_cast<float>(p[i]); });
   }
-  // p[0..1] to eight lanes each; p[0..3] to four lanes each.
-  static F32 spread2(const float* p) {
-    return each<F32>([=](int i) { return p[i / 8]; });
+  // f16 or s8 number k of each dword.
+  template <int kHalf>
+  static F32 load_f16_of_pairs(const void* p) {
+    uint16_t halves[32];
+    std::memcpy(halves, p, 64);
+    return each<F32>([&](int i) { return f16_to_float(halves[2 * i + kHalf]); });
   }
-  static F32 spread2_f16(const uint16_t* p) {
-    return each<F32>([=](int i) { return f16_to_float(p[i / 8]); });
+  template <int kByte>
+  static F32 load_s8_of_quads(const void* p) {
+    int8_t bytes[64];
+    std::memcpy(bytes, p, 64);
+    return each<F32>([&](int i) { return static_cast<float>(bytes[4 * i + kByte]); });
   }
-  static F32 spread4_s8(const int8_t* p) {
-    return each<F32>([=](int i) { return static_cast<float>(p[i / 4]); });
-  }
-  static F32 set_f16(uint16_t x) { return set(f16_to_float(x)); }
   static void store(float* p, F32 a) { std::memcpy(p, a.v, sizeof(a.v)); }
   static void store(float* p, F32 a, int n) {
     for (int i = 0; i < n; ++i) p[i] = a.v[i];
@@ -133,11 +135,11 @@ struct ScalarLanes {
   }
   static float largest(F32 a) { return *std::max_element(a.v, a.v + 16); }
 
-  static I32 load(const int32_t* p) {
-    return each<I32>([=](int i) { return p[i]; });
-  }
   static I32 set(int32_t x) {
     return each<I32>([=](int) { return x; });
+  }
+  static I32 add(I32 a, I32 b) {
+    return each<I32>([&](int i) { return a.v[i] + b.v[i]; });
   }
   static I32 times_zero_point(I32 a, int zero) {  // a power of two
     return each<I32>([&](int i) { return a.v[i] * zero; });
@@ -156,6 +158,15 @@ struct ScalarLanes {
   static void store_bytes(void* p, U8 a) { std::memcpy(p, a.v, 64); }
   static U8 set_quad(const int8_t* quad) {  // the same four bytes for every lane
     return each_byte([=](int i) { return quad[i % 4]; });
+  }
+  // put(k, vector) for k < 16: dword k, from `offset` on, of each of 16 rows.
+  template <typename Put>
+  static void transpose(const std::byte* const (&rows)[16], size_t offset, const Put& put) {
+    for (int k = 0; k < 16; ++k) {
+      U8 dwords;
+      for (int r = 0; r < 16; ++r) std::memcpy(dwords.v + 4 * r, rows[r] + offset + 4 * k, 4);
+      put(k, dwords);
+    }
   }
   static U8 low_nibbles(U8 a) {
     return each_byte([&](int i) { return a.v[i] & 15; });

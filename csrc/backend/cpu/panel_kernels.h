@@ -33,13 +33,14 @@ struct PanelKernels {
     F32 scales[2];  // of all 32 inputs, or of the first and the second 16
     F32 min;
   };
-  // The same of two panels, in memory.
+  // The same of some panels, in memory.
+  template <int kPanels>
   struct alignas(64) UnpackedGroup {
-    uint8_t codes[2][kQuads][64];
-    float scales[2][2][kPanelRows];
-    float mins[2][kPanelRows];
+    uint8_t codes[kPanels][kQuads][64];
+    float scales[kPanels][2][kPanelRows];
+    float mins[kPanels][kPanelRows];
   };
-  static_assert(sizeof(UnpackedGroup) * block_groups(1) <= kPanelScratch);
+  static_assert(sizeof(UnpackedGroup<2>) * block_groups(1) <= kPanelScratch);
 
   template <typename Panel>
   static constexpr bool kHasHalves = std::is_same_v<Panel, HalfGroupPanel>;
@@ -110,14 +111,22 @@ struct PanelKernels {
   // The codes of quads q0 .. q1 - 1 times those of kCount tokens, zero points subtracted.
   // `sums`: which of the three kinds of sums in TileGroup belong to these quads.
   template <int kZero, int kPanels, int kCount, typename CodesOf>
-  static void dot(const CodesOf& codes_of, int q0, int q1,
-                  const TileGroup* const (&x)[num_tiles(kCount)], int sums,
-                  I32 (&dots)[kPanels][kCount]) {
+  static void dot(const CodesOf& codes_of, int q0, int q1, const TileGroup* (&x)[num_tiles(kCount)],
+                  int sums, I32 (&dots)[kPanels][kCount]) {
     for (int i = 0; i < kCount; ++i) {
       I32 start = L::set(int32_t{0});
       if constexpr (kZero != 0)
         start = L::times_zero_point(L::set(x[i / kTile]->minus_sums[sums][i % kTile]), kZero);
       for (int p = 0; p < kPanels; ++p) dots[p][i] = start;
+    }
+    if constexpr (kPanels * kCount == 1) {  // two chains: one would wait for itself
+      I32 other = L::set(int32_t{0});
+      for (int q = q0; q < q1; q += 2) {
+        dots[0][0] = L::dot(dots[0][0], codes_of(0, q), L::set_quad(x[0]->codes[0] + 4 * q));
+        other = L::dot(other, codes_of(0, q + 1), L::set_quad(x[0]->codes[0] + 4 * q + 4));
+      }
+      dots[0][0] = L::add(dots[0][0], other);
+      return;
     }
     for (int q = q0; q < q1; ++q) {
       U8 w[kPanels];
@@ -133,8 +142,7 @@ struct PanelKernels {
   template <typename Panel, int kPanels, int kCount, typename CodesOf, typename ScaleOf,
             typename MinOf>
   static void add_group(const CodesOf& codes_of, const ScaleOf& scale_of, const MinOf& min_of,
-                        const TileGroup* const (&x)[num_tiles(kCount)],
-                        F32 (&sums)[kPanels][kCount]) {
+                        const TileGroup* (&x)[num_tiles(kCount)], F32 (&sums)[kPanels][kCount]) {
     I32 dots[kPanels][kCount];
     if constexpr (kHasHalves<Panel>) {
       I32 more[kPanels][kCount];
@@ -197,9 +205,9 @@ struct PanelKernels {
   }
 
   // Groups first .. first + count - 1 of `panel` as number `place` of an unpacked block.
-  template <typename Panel>
+  template <typename Panel, int kPanels>
   static void unpack(const PanelMatrix& matrix, int64_t panel, int64_t first, int64_t count,
-                     int place, UnpackedGroup* out) {
+                     int place, UnpackedGroup<kPanels>* out) {
     const auto* panels = reinterpret_cast<const Panel*>(matrix.block(panel, first * kGroup));
     for (int64_t i = 0; i < count; ++i) {
       const Panel& source = panels[i / Panel::kGroups];
@@ -215,29 +223,30 @@ struct PanelKernels {
     }
   }
 
-  // Adds `count` unpacked groups times a tile of tokens to the tiles out + p * stride.
-  template <typename Panel, int kPanels>
-  static void add_block(const UnpackedGroup* groups, int64_t count, const TileGroup* tile,
-                        bool is_first, float* out, int64_t stride) {
-    F32 sums[kPanels][kTile];
+  // Adds `count` unpacked groups times kCount tokens to the tiles out + p * stride. The tokens' next
+  // tile is `apart` groups further.
+  template <typename Panel, int kPanels, int kCount>
+  static void add_block(const UnpackedGroup<kPanels>* groups, int64_t count, const TileGroup* tile,
+                        int64_t apart, bool is_first, float* out, int64_t stride) {
+    F32 sums[kPanels][kCount];
     for (int p = 0; p < kPanels; ++p)
-      for (int i = 0; i < kTile; ++i)
+      for (int i = 0; i < kCount; ++i)
         sums[p][i] = is_first ? L::set(0.0f) : L::load(out + p * stride + i * kPanelRows);
     for (int64_t g = 0; g < count; ++g) {
-      const UnpackedGroup& w = groups[g];
-      const TileGroup* const x[1] = {tile + g};
-      add_group<Panel, kPanels, kTile>([&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
-                                       [&](int p, int half) { return L::load(w.scales[p][half]); },
-                                       [&](int p) { return L::load(w.mins[p]); }, x, sums);
+      const UnpackedGroup<kPanels>& w = groups[g];
+      const TileGroup* x[num_tiles(kCount)];
+      for (int i = 0; i < num_tiles(kCount); ++i) x[i] = tile + i * apart + g;
+      add_group<Panel, kPanels, kCount>([&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
+                                        [&](int p, int half) { return L::load(w.scales[p][half]); },
+                                        [&](int p) { return L::load(w.mins[p]); }, x, sums);
     }
     for (int p = 0; p < kPanels; ++p)
-      for (int i = 0; i < kTile; ++i) L::store(out + p * stride + i * kPanelRows, sums[p][i]);
+      for (int i = 0; i < kCount; ++i) L::store(out + p * stride + i * kPanelRows, sums[p][i]);
   }
 
   // Calls function(first group, number of groups) for every block of inputs.
   template <typename Panel, typename Function>
-  static void for_blocks(const PanelMatrix& matrix, const Function& function) {
-    const int64_t num_groups = matrix.inputs / kGroup;
+  static void for_blocks(int64_t num_groups, const Function& function) {
     constexpr int64_t kBlock = block_groups(Panel::kGroups);
     for (int64_t first = 0; first < num_groups; first += kBlock)
       function(first, num_groups - first < kBlock ? num_groups - first : kBlock);
@@ -257,7 +266,7 @@ struct PanelKernels {
   template <typename Panel>
   static void few_tokens(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
                          int64_t num_tokens, float* out) {
-    for_blocks<Panel>(matrix, [&](int64_t first, int64_t count) {
+    for_blocks<Panel>(matrix.inputs / kGroup, [&](int64_t first, int64_t count) {
       for (int p = 0; p < num_panels; ++p) {
         const auto* panels =
             reinterpret_cast<const Panel*>(matrix.block(panel + p, first * kGroup));
@@ -273,12 +282,12 @@ struct PanelKernels {
   template <typename Panel, int kPanels>
   static void many_tokens(const PanelMatrix& matrix, int64_t panel, const Rows& rows,
                           int64_t num_tokens, std::byte* scratch, float* out) {
-    auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
-    for_blocks<Panel>(matrix, [&](int64_t first, int64_t count) {
+    auto* unpacked = reinterpret_cast<UnpackedGroup<kPanels>*>(scratch);
+    for_blocks<Panel>(matrix.inputs / kGroup, [&](int64_t first, int64_t count) {
       for (int p = 0; p < kPanels; ++p) unpack<Panel>(matrix, panel + p, first, count, p, unpacked);
       for (int64_t i = 0; i < num_tiles(num_tokens); ++i)
-        add_block<Panel, kPanels>(unpacked, count, rows.tile(i) + first, first == 0,
-                                  out + i * kTile * kPanelRows, panel_stride(num_tokens));
+        add_block<Panel, kPanels, kTile>(unpacked, count, rows.tile(i) + first, 0, first == 0,
+                                         out + i * kTile * kPanelRows, panel_stride(num_tokens));
     });
   }
 

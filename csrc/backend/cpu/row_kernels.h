@@ -45,17 +45,15 @@ struct RowKernels {
     return {largest / 127.0f, L::sum(code_a), L::sum(code_b)};
   }
 
-  static void quantize(const Rows& rows, int64_t t, int64_t first, int64_t count) {
-    TileGroup* groups = rows.tile(t / kTile);
-    const int64_t i = t % kTile;
-    for (int64_t g = first; g < first + count; ++g) {
+  static void quantize(const float* values, int64_t count, int slot, TileGroup* groups) {
+    for (int64_t g = 0; g < count; ++g) {
       TileGroup& group = groups[g];
-      const auto [scale, sum_a, sum_b] = quantize_group(rows.row(t) + g * kGroup, group.codes[i]);
-      group.scales[i] = scale;
-      group.scaled_sums[i] = scale * static_cast<float>(sum_a + sum_b);
-      group.minus_sums[0][i] = -(sum_a + sum_b);
-      group.minus_sums[1][i] = -sum_a;
-      group.minus_sums[2][i] = -sum_b;
+      const auto [scale, sum_a, sum_b] = quantize_group(values + g * kGroup, group.codes[slot]);
+      group.scales[slot] = scale;
+      group.scaled_sums[slot] = scale * static_cast<float>(sum_a + sum_b);
+      group.minus_sums[0][slot] = -(sum_a + sum_b);
+      group.minus_sums[1][slot] = -sum_a;
+      group.minus_sums[2][slot] = -sum_b;
     }
   }
 
