@@ -13,10 +13,8 @@ namespace {
 
 using namespace cpu;
 
-constexpr int64_t kTokenChunk = 4;    // tokens a thread takes at a time in row-wise work
-constexpr int64_t kHeadChunk = 512;   // rows of the head
-constexpr int64_t kListedChunk = 64;  // listed rows of the head
-constexpr int64_t kChunks = 8;        // of a matrix, a thread: what a preempted one holds up
+constexpr int64_t kTokenChunk = 4;  // tokens a thread takes at a time in row-wise work
+constexpr int64_t kChunks = 8;      // of a matrix, a thread: what a preempted one holds up
 constexpr int kMaxThreads = 1024;
 
 int num_threads_of(int requested) {
@@ -211,18 +209,6 @@ TensorHandle CpuBackend::pack_matrix(const Tensor& tensor) {
   return matrix;
 }
 
-TensorHandle CpuBackend::pack_head(const Tensor& tensor) {
-  auto head = std::make_unique<HeadTensor>();
-  head->matrix = head_layout(tensor);
-  if (head->matrix.form == HeadForm::kFloats) return head;
-  std::byte* memory = packed_.allocate(head->num_bytes());
-  head->matrix.data = memory;
-  pool_.run(tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) pack_head_row(head->matrix, row, memory);
-  });
-  return head;
-}
-
 size_t CpuBackend::kv_page_bytes(const ModelConfig& config) const {
   return sizeof(uint16_t) * 2 * kPageSize * static_cast<size_t>(config.num_layers) *
          static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
@@ -355,74 +341,6 @@ void CpuBackend::mlp_down(const LayerWeights& weights, const Batch& batch,
                           Activations& activations) {
   CpuActivations& a = cpu_of(activations);
   add_product(kernels_, pool_, panels_of(weights.down), a.mlp.rows, batch.num_tokens(), a);
-}
-
-void CpuBackend::final_norm(const DeviceTensor& norm, const Batch& batch,
-                            Activations& activations) {
-  CpuActivations& a = cpu_of(activations);
-  const float* weight = static_cast<const VectorTensor&>(norm).values.data();
-  const int64_t width = a.config.hidden_size;
-  for (size_t s = 0; s < batch.head_tokens.size(); ++s)
-    kernels_.rms_norm(a.hidden.data() + batch.head_tokens[s] * width, weight, width,
-                      a.config.norm_eps, a.final_row(static_cast<int64_t>(s)));
-}
-
-void CpuBackend::head(const DeviceTensor& head, std::span<const HeadRow> rows,
-                      Activations& activations, Logits& logits) {
-  CpuActivations& a = cpu_of(activations);
-  const HeadMatrix& matrix = static_cast<const HeadTensor&>(head).matrix;
-  const auto& memory = static_cast<const CpuLogits&>(logits);
-  if (matrix.form == HeadForm::kFloats) return float_head(matrix.tensor, rows, a, memory);
-
-  // Rows that want all of V meet the head together; each of the others has a tile of its own.
-  std::vector<float*> full;
-  struct Listed {
-    std::span<const int32_t> tokens;
-    const TileGroup* x;
-    float* out;
-  };
-  std::vector<Listed> listed;
-  const int64_t num_groups = matrix.tensor.inputs / kGroup;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const bool is_full = rows[i].listed_tokens.empty();
-    const int64_t place = is_full ? std::ssize(full) : 0;
-    TileGroup* tile =
-        a.head_tile(is_full ? place / kTile : num_tiles(a.max_tokens()) + std::ssize(listed));
-    kernels_.quantize(a.final_row(rows[i].head_index), num_groups, static_cast<int>(place % kTile),
-                      tile);
-    float* out = memory.row(static_cast<int>(i));
-    if (is_full)
-      full.push_back(out);
-    else
-      listed.push_back({rows[i].listed_tokens, tile, out});
-  }
-  for (const Listed& row : listed) {
-    pool_.run(std::ssize(row.tokens), kListedChunk, [&](int64_t begin, int64_t end, int thread) {
-      kernels_.head_dot_listed(matrix, row.tokens.data() + begin, end - begin, row.x,
-                               a.thread_scratch(thread).panels, row.out + begin);
-    });
-  }
-  if (full.empty()) return;
-  pool_.run(matrix.tensor.rows, kHeadChunk, [&](int64_t begin, int64_t end, int thread) {
-    const ThreadScratch scratch = a.thread_scratch(thread);
-    kernels_.head_dot(matrix, begin, end, a.head_tile(0), std::ssize(full), scratch.panels,
-                      scratch.products[0], full.data());
-  });
-}
-
-void CpuBackend::float_head(const Tensor& table, std::span<const HeadRow> rows,
-                            const CpuActivations& a, const CpuLogits& logits) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const std::span<const int32_t> listed = rows[i].listed_tokens;
-    const float* x = a.final_row(rows[i].head_index);
-    float* row = logits.row(static_cast<int>(i));
-    const int64_t size = listed.empty() ? table.rows : std::ssize(listed);
-    pool_.run(size, kListedChunk, [&](int64_t begin, int64_t end, int thread) {
-      float* scratch = a.thread_scratch(thread).row;
-      for (int64_t j = begin; j < end; ++j)
-        row[j] = kernels_.float_dot(table, listed.empty() ? j : listed[j], x, scratch);
-    });
-  }
 }
 
 void CpuBackend::sample(Logits& logits, std::span<const SampleRow> rows,

@@ -1,7 +1,7 @@
-// The output matrix, repacked for reading all of its rows or, where a grammar leaves few tokens, any
-// few. A row is lines of 64 bytes, first its scales (and mins), then its codes. Rows stand 16 by 16:
-// the first lines of 16 rows, then their second lines, and so on. Kernels take a line of 16 rows,
-// neighbours or not, and turn dwords of rows into rows of dwords,
+// The output matrix, repacked so that all of its rows can be read or, where a grammar leaves few
+// tokens, any few. A row is lines of 64 bytes, first its scales (and mins), then its codes. Rows
+// stand 16 by 16: the first lines of 16 rows, then their second lines, and so on. Kernels take a
+// line of 16 rows, neighbours or not, and turn dwords of rows into rows of dwords,
 //
 //     dword k of a line  =  one quad of codes, or the scales that belong to 64 or 32 inputs
 //

@@ -14,8 +14,8 @@ inline constexpr int kTile = 4;        // tokens whose activations lie together
 inline constexpr int kFewTokens = 32;  // up to this, panels are unpacked in registers
 inline constexpr size_t kPanelScratch = size_t{40} << 10;  // bytes a thread needs in products
 
-// Asks for the kBytes that lie kAhead further in a stream of weights. Measured on Zen 5: without, 20
-// to 37 GB/s a thread, by format; with, 40 for all, which is what the memory gives one thread.
+// Asks for the kBytes that lie kAhead further in a stream of weights. Measured on Zen 5: without,
+// 20 to 37 GB/s a thread, by format; with, 40 for all, which is what the memory gives one thread.
 inline constexpr size_t kAhead = 8192;
 template <size_t kBytes>
 inline void prefetch_ahead(const std::byte* data) {
@@ -85,6 +85,7 @@ struct Kernels {
   // num_panels and t < T = num_tokens. Writes whole tiles of tokens.
   void (*panels_dot)(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
                      int64_t num_tokens, std::byte* scratch, float* out);
+  float (*dot)(const float* a, const float* b, int64_t size);
   // out = gate / (1 + exp(-gate)) * up
   void (*silu_mul)(const float* gate, const float* up, int64_t size, float* out);
   // Attention in three parts, with partial_row() floats for each token and head: the sums over one
@@ -94,15 +95,13 @@ struct Kernels {
   void (*finish_attend)(const AttendTask& task, float* partial);
   // One row of a table as floats.
   void (*decode_row)(const Tensor& table, int64_t row, float* out);
-  // out[i][row] = row `row` of the head times row i of the tiles x, for begin <= row < end, i < num_tokens.
-  // `begin` is a multiple of 16; `products` has room for one panel's products.
+  // out[i][row] = row `row` of the head times row i of the tiles x, for begin <= row < end and i <
+  // num_tokens. `begin` is a multiple of 16; `products` has room for one panel's products.
   void (*head_dot)(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
                    int64_t num_tokens, std::byte* scratch, float* products, float* const* out);
   // out[j] = row tokens[j] of the head times the first row of the tile x, for j < count.
   void (*head_dot_listed)(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
                           const TileGroup* x, std::byte* scratch, float* out);
-  // Row `row` of a table of floats times x; `scratch` has room for the row.
-  float (*float_dot)(const Tensor& table, int64_t row, const float* x, float* scratch);
 };
 
 extern const Kernels kScalarKernels;

@@ -19,6 +19,7 @@ constexpr Kernels kernels_of(const char* name) {
       .rotate = RowKernels<L>::rotate,
       .write_slot = RowKernels<L>::write_slot,
       .panels_dot = PanelKernels<L>::panels_dot,
+      .dot = RowKernels<L>::dot,
       .silu_mul = RowKernels<L>::silu_mul,
       .attend_segment = AttentionKernels<L>::attend_segment,
       .join_segment = AttentionKernels<L>::join_segment,
@@ -26,7 +27,6 @@ constexpr Kernels kernels_of(const char* name) {
       .decode_row = TableKernels<L>::decode_row,
       .head_dot = HeadKernels<L>::dot,
       .head_dot_listed = HeadKernels<L>::dot_listed,
-      .float_dot = TableKernels<L>::float_dot,
   };
 }
 

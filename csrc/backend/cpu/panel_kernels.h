@@ -223,8 +223,8 @@ struct PanelKernels {
     }
   }
 
-  // Adds `count` unpacked groups times kCount tokens to the tiles out + p * stride. The tokens' next
-  // tile is `apart` groups further.
+  // Adds `count` unpacked groups times kCount tokens to the tiles out + p * stride. The tokens'
+  // next tile is `apart` groups further.
   template <typename Panel, int kPanels, int kCount>
   static void add_block(const UnpackedGroup<kPanels>* groups, int64_t count, const TileGroup* tile,
                         int64_t apart, bool is_first, float* out, int64_t stride) {

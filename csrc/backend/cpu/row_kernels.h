@@ -88,6 +88,16 @@ struct RowKernels {
     }
   }
 
+  static float dot(const float* a, const float* b, int64_t size) {
+    F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
+    for (int64_t k = 0; k < size; k += 16) {
+      const int n = Math::lanes_left(size - k);
+      F32& sum = sums[k / 16 % 4];
+      sum = L::fma(L::load(a + k, n), L::load(b + k, n), sum);
+    }
+    return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
+  }
+
   static void silu_mul(const float* gate, const float* up, int64_t size, float* out) {
     for (int64_t i = 0; i < size; i += 16) {
       const int n = Math::lanes_left(size - i);

@@ -42,17 +42,6 @@ struct TableKernels {
     }
   }
 
-  static float float_dot(const Tensor& table, int64_t row, const float* x, float* scratch) {
-    decode_floats(table, row, scratch);
-    F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
-    for (int64_t k = 0; k < table.inputs; k += 16) {
-      const int n = Math::lanes_left(table.inputs - k);
-      F32& sum = sums[k / 16 % 4];
-      sum = L::fma(L::load(scratch + k, n), L::load(x + k, n), sum);
-    }
-    return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
-  }
-
   static void decode_row(const Tensor& table, int64_t row, float* out) {
     if (is_float(table.dtype)) return decode_floats(table, row, out);
     with_format(table.dtype, [&](auto format) {
