@@ -70,6 +70,7 @@ def test_every_section_has_its_rows(found: dict[str, Any]) -> None:
             value(found, f"python per step, {kind} x{size}")
             value(found, f"masks per step, {kind} x{size}")
     value(found, "call", threads=1, unit="CPU ms")
+    value(found, "free text", threads=1, unit="tok/CPU s")
     value(found, "engine start")
     value(found, "first token, cold")
     value(found, "first token, cold, toolset kept")

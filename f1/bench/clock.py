@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,6 @@ class Instant:
     def now(cls) -> Instant:
         return cls(time.perf_counter(), time.process_time())
 
-    def until(self, end: Instant, tokens: int) -> dict[str, float]:
+    def until(self, end: Instant, tokens: int) -> dict[str, Any]:
         """What a worker answers: tokens, and the seconds they took."""
         return {"tokens": tokens, "wall": end.wall - self.wall, "cpu": end.cpu - self.cpu}

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ from f1.settings import Settings
 _READ, _DOT = "memory read", "8-bit dot products"
 _EVERYONE = (OURS, *PEERS)
 _WITH_GRAMMAR = ("llama.cpp",)
-_SWITCHES_OFF = {"forced_text": 0}
+_SWITCHES_OFF = {field.name: 0 for field in fields(Settings) if field.type == "bool"}
 
 
 def run_sections(bench: Bench) -> None:
@@ -165,6 +166,9 @@ def _call_on(bench: Bench, threads: int, rounds: int) -> None:
                 if index == 0 and threads == bench.options.threads:
                     bench.report.notes.append(f"call of {who}: {answer['text'].strip()}")
                 _add_call(bench.report, who, threads, answer)
+            for who in (OURS, PLAIN):
+                answer = subjects[who].ask("text", num_tokens=bench.sizes.new_tokens)
+                _add_text(bench.report, who, threads, answer)
 
 
 def _add_call(report: Report, who: str, threads: int, answer: Mapping[str, Any]) -> None:
@@ -174,6 +178,12 @@ def _add_call(report: Report, who: str, threads: int, answer: Mapping[str, Any])
     report.add("call length", who, threads, "tok", tokens)
     if threads == 1:
         report.add("call", who, threads, "CPU ms", cpu)
+
+
+def _add_text(report: Report, who: str, threads: int, answer: Mapping[str, Any]) -> None:
+    report.add("free text", who, threads, "ms/tok", 1e3 * answer["wall"] / answer["tokens"])
+    if threads == 1:
+        report.add("free text", who, threads, "tok/CPU s", answer["tokens"] / answer["cpu"])
 
 
 # --- time to the first token ----------------------------------------------------------------------

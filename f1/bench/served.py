@@ -108,19 +108,23 @@ class EngineSubject:
         The clock starts where the peers' does: when the prompt is computed and its first token
         chosen.
         """
+        # The call's beginning counts as completion, but was settled with the prompt.
+        prompt = work.prompt_tokens(self._checkpoint, work.CALL)
+        answer, first = self._decode(work.CALL)
+        lead = len(prompt) - answer.usage.prompt_tokens
+        timing = first.until(answer.end, answer.usage.completion_tokens - lead - 1)
+        return timing | {"text": answer.arguments}
+
+    def text(self, num_tokens: int) -> dict[str, Any]:
+        """Free text, from its first token on."""
+        answer, first = self._decode(work.story(num_tokens))
+        return first.until(answer.end, answer.usage.completion_tokens - 1)
+
+    def _decode(self, request: GenerateRequest) -> tuple[Answer, Instant]:
+        """The answer, and when its prompt was computed and its first token chosen."""
         self._engine.timed.steps.clear()
-        whole = Instant.now()
-        answer = self._loop.run_until_complete(self._answer(work.CALL))
-        steps = self._engine.timed.steps
-        first = next(step for step in steps if step.num_outputs)
-        lead = len(work.prompt_tokens(self._checkpoint, work.CALL)) - answer.usage.prompt_tokens
-        decoded = answer.usage.completion_tokens - lead  # the call's beginning is in the prompt
-        timing: dict[str, Any] = first.finished.until(answer.end, decoded - 1)
-        return timing | {
-            "text": answer.arguments,
-            "request": answer.end.wall - whole.wall,
-            "steps": len(steps),
-        }
+        answer: Answer = self._loop.run_until_complete(self._answer(request))
+        return answer, next(s.finished for s in self._engine.timed.steps if s.num_outputs)
 
     def first_token(self, num_tokens: int, text: str) -> dict[str, Any]:
         """From a request under a toolset to its first token, here loaded before."""

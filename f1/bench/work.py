@@ -118,6 +118,12 @@ def chatter(index: int, max_tokens: int) -> GenerateRequest:
     return GenerateRequest((Message("user", text),), max_tokens=max_tokens)
 
 
+def story(max_tokens: int) -> GenerateRequest:
+    """Free text that does not repeat what was said before."""
+    text = "Tell a story of a lighthouse keeper who finds a letter. Describe every scene at length."
+    return GenerateRequest((Message("user", text),), max_tokens=max_tokens)
+
+
 def call_like(index: int) -> GenerateRequest:
     """CALL with another prompt, and so another sequence."""
     message = CALL.messages[0]
