@@ -94,6 +94,47 @@ def test_matrix_products(tmp_path: Path, isa: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", BLOCK)
+def test_wide_products(tmp_path: Path, isa: str, dtype: str) -> None:
+    """Several blocks of inputs, a strip that is not full, each way of going through the tokens:
+    the sums are right, and the same bits alone or among others."""
+    dims = replace(tiny.with_width(DIMS, dtype), hidden_size=104, intermediate_size=2048 - 256)
+    file = tiny.write(tmp_path, dims, {"down.weight": dtype})
+    x = random(41, dims.intermediate_size, seed=2)
+    hidden = random(41, dims.hidden_size)
+    weights = file.weights["layers.0.down.weight"]
+    expected = hidden + seen(x, dtype) @ weights.T
+    model = file.model(isa, num_threads=2)
+    alone = []
+    for num_tokens in (41, 33, 32, 9, 8, 5, 2, 1):
+        at = stages(model, num_tokens)
+        at.write("hidden", hidden[:num_tokens])
+        at.write("mlp", x[:num_tokens])
+        at.run("mlp_down")
+        got = at.read("hidden", num_tokens, dims.hidden_size)
+        np.testing.assert_allclose(got, expected[:num_tokens], rtol=0, atol=1e-5)
+        alone.append(got)
+    for got in alone[1:]:
+        np.testing.assert_array_equal(got, alone[0][: len(got)])
+
+
+@pytest.mark.parametrize("dtype", [d for d in BLOCK if d not in FLOATS])
+def test_wide_head(tmp_path: Path, isa: str, dtype: str) -> None:
+    """More inputs than a line of scales belongs to, and a number of rows that ends within 16."""
+    dims = replace(DIMS, hidden_size=1280 if BLOCK[dtype][0] == 256 else 1056, vocab_size=601)
+    file = tiny.write(tmp_path, dims, {"head.weight": dtype})
+    at = stages(file.model(isa, num_threads=2), 9)
+    x = random(9, dims.hidden_size)
+    at.write("final", x)
+    full = at.head([(i, []) for i in range(9)])
+    expected = seen(x, dtype) @ file.weights["head.weight"].T
+    np.testing.assert_allclose(full, expected, rtol=0, atol=3e-5)
+    listed = sorted({*range(0, 601, 17), 600})
+    one, few = at.head([(8, []), (4, listed)])
+    np.testing.assert_array_equal(one, full[8])
+    np.testing.assert_array_equal(few[: len(listed)], full[4][listed])
+
+
+@pytest.mark.parametrize("dtype", BLOCK)
 def test_tables(tmp_path: Path, isa: str, dtype: str) -> None:
     dims = tiny.with_width(DIMS, dtype)
     file = tiny.write(tmp_path, dims, {"embed.weight": dtype, "head.weight": dtype})
