@@ -110,14 +110,9 @@ void add_product(const Kernels& kernels, ThreadPool& pool, const PanelMatrix& ma
   });
 }
 
-// Groups first .. first + count - 1 of row t.
-void quantize(const Kernels& kernels, const Rows& rows, int64_t t, int64_t first, int64_t count) {
-  kernels.quantize(rows.row(t) + first * kGroup, count, static_cast<int>(t % kTile),
-                   rows.tile(t / kTile) + first);
-}
-
 void quantize_row(const Kernels& kernels, const Rows& rows, int64_t t) {
-  quantize(kernels, rows, t, 0, rows.inputs / kGroup);
+  kernels.quantize(rows.row(t), rows.inputs / kGroup, static_cast<int>(t % kTile),
+                   rows.tile(t / kTile));
 }
 
 // Codes are made only when some weights need them: widths of float models fit no groups of 32.
@@ -324,15 +319,13 @@ void CpuBackend::mlp_up(const LayerWeights& weights, const Batch& batch, Activat
       const Strip ups = multiply(kernels_, up, i, a.normed.rows, num_tokens, scratch, 1);
       for (int p = 0; p < gates.num_panels; ++p) {
         const Product product = gates.product(p);
-        const float* up_tile = ups.product(p).tile;
-        for (int64_t t = 0; t < num_tokens; ++t)
-          kernels_.silu_mul(product.tile + t * kPanelRows, up_tile + t * kPanelRows,
-                            product.num_rows, a.mlp.rows.row(t) + product.row);
+        kernels_.silu_mul(product.tile, ups.product(p).tile, num_tokens,
+                          static_cast<int>(product.num_rows), a.mlp.values.data() + product.row,
+                          a.config.intermediate_size);
       }
-      if (!quantized) continue;
-      const int64_t first = gates.panel * kPanelRows / kGroup;
-      const int64_t count = gates.num_panels * kPanelRows / kGroup;
-      for (int64_t t = 0; t < num_tokens; ++t) quantize(kernels_, a.mlp.rows, t, first, count);
+      if (quantized)
+        kernels_.quantize_rows(a.mlp.rows, num_tokens, gates.panel * kPanelRows / kGroup,
+                               gates.num_panels * kPanelRows / kGroup);
     }
   });
 }

@@ -137,9 +137,7 @@ void CpuActivations::write(Part which, std::span<const float> values) {
   F1_CHECK(values.size() <= target.size());
   std::copy(values.begin(), values.end(), target.begin());
   if (which != Part::kMlp || mlp.rows.inputs % kGroup != 0) return;
-  for (int64_t t = 0; t < max_tokens_; ++t)  // as mlp_up() leaves it
-    kernels.quantize(mlp.rows.row(t), mlp.rows.inputs / kGroup, static_cast<int>(t % kTile),
-                     mlp.rows.tile(t / kTile));
+  kernels.quantize_rows(mlp.rows, max_tokens_, 0, mlp.rows.inputs / kGroup);  // as mlp_up() does
 }
 
 }  // namespace f1::cpu

@@ -75,6 +75,8 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float eps, float* out);
   // Fills place `slot` of `count` groups of a tile from 32 * count values.
   void (*quantize)(const float* values, int64_t count, int slot, TileGroup* groups);
+  // The same for groups first .. first + count - 1 of rows 0 .. num_tokens - 1.
+  void (*quantize_rows)(const Rows& rows, int64_t num_tokens, int64_t first, int64_t count);
   // Rotates one head by the angles of its position; pairs are (i, i + half) or neighbours.
   void (*rotate)(const float* cosines, const float* sines, int half, bool interleaved, float* x);
   // One position's key and value of one KV head to its slot in a page: every 16th of keys, and
@@ -86,8 +88,10 @@ struct Kernels {
   void (*panels_dot)(const PanelMatrix& matrix, int64_t panel, int num_panels, const Rows& rows,
                      int64_t num_tokens, std::byte* scratch, float* out);
   float (*dot)(const float* a, const float* b, int64_t size);
-  // out = gate / (1 + exp(-gate)) * up
-  void (*silu_mul)(const float* gate, const float* up, int64_t size, float* out);
+  // out[t * stride + r] = g / (1 + exp(-g)) * u, where g and u are gate and up [t * 16 + r], for t <
+  // num_tokens and r < num_rows <= 16.
+  void (*silu_mul)(const float* gate, const float* up, int64_t num_tokens, int num_rows, float* out,
+                   int64_t stride);
   // Attention in three parts, with partial_row() floats for each token and head: the sums over one
   // segment; those of the next joined to them, one by one in order; the output from all.
   void (*attend_segment)(const AttendTask& task, int segment, float* partial);

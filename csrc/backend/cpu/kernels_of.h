@@ -16,6 +16,7 @@ constexpr Kernels kernels_of(const char* name) {
       .name = name,
       .rms_norm = RowKernels<L>::rms_norm,
       .quantize = RowKernels<L>::quantize,
+      .quantize_rows = RowKernels<L>::quantize_rows,
       .rotate = RowKernels<L>::rotate,
       .write_slot = RowKernels<L>::write_slot,
       .panels_dot = PanelKernels<L>::panels_dot,

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace f1::cpu {
 
@@ -86,7 +87,13 @@ struct Avx512Lanes {
     return {
         _mm512_slli_epi32(a.v, static_cast<unsigned>(__builtin_ctz(static_cast<unsigned>(zero))))};
   }
-  static int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
+  static std::pair<int32_t, int32_t> sums_of_32(const int8_t* p) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i biased = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    const __m256i eights = _mm256_sad_epu8(biased, _mm256_setzero_si256());
+    const __m256i sums = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
+    return {_mm256_extract_epi32(sums, 0) - 16 * 128, _mm256_extract_epi32(sums, 4) - 16 * 128};
+  }
 
   static U8 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
   static void store_bytes(void* p, U8 a) { _mm512_storeu_si512(p, a.v); }

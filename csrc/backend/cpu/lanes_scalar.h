@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "core/half.h"
 
@@ -144,10 +145,13 @@ struct ScalarLanes {
   static I32 times_zero_point(I32 a, int zero) {  // a power of two
     return each<I32>([&](int i) { return a.v[i] * zero; });
   }
-  static int32_t sum(I32 a) {
-    int32_t total = 0;
-    for (int i = 0; i < 16; ++i) total += a.v[i];
-    return total;
+  static std::pair<int32_t, int32_t> sums_of_32(const int8_t* p) {  // of the first 16, the rest
+    std::pair<int32_t, int32_t> sums;
+    for (int i = 0; i < 16; ++i) {
+      sums.first += p[i];
+      sums.second += p[16 + i];
+    }
+    return sums;
   }
 
   static U8 load_bytes(const void* p) {

@@ -42,7 +42,8 @@ struct RowKernels {
     const I32 code_b = L::to_i32(L::round(L::mul(b, inverse)));
     L::store_s8(codes, code_a);
     L::store_s8(codes + 16, code_b);
-    return {largest / 127.0f, L::sum(code_a), L::sum(code_b)};
+    const auto [sum_a, sum_b] = L::sums_of_32(codes);
+    return {largest / 127.0f, sum_a, sum_b};
   }
 
   static void quantize(const float* values, int64_t count, int slot, TileGroup* groups) {
@@ -55,6 +56,12 @@ struct RowKernels {
       group.minus_sums[1][slot] = -sum_a;
       group.minus_sums[2][slot] = -sum_b;
     }
+  }
+
+  static void quantize_rows(const Rows& rows, int64_t num_tokens, int64_t first, int64_t count) {
+    for (int64_t t = 0; t < num_tokens; ++t)
+      quantize(rows.row(t) + first * kGroup, count, static_cast<int>(t % kTile),
+               rows.tile(t / kTile) + first);
   }
 
   // Rotary embedding of one head (Su et al., arXiv 2104.09864), in place.
@@ -98,12 +105,12 @@ struct RowKernels {
     return L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
   }
 
-  static void silu_mul(const float* gate, const float* up, int64_t size, float* out) {
-    for (int64_t i = 0; i < size; i += 16) {
-      const int n = Math::lanes_left(size - i);
-      const F32 g = L::load(gate + i, n);
+  static void silu_mul(const float* gate, const float* up, int64_t num_tokens, int num_rows,
+                       float* out, int64_t stride) {
+    for (int64_t t = 0; t < num_tokens; ++t, gate += 16, up += 16, out += stride) {
+      const F32 g = L::load(gate);
       const F32 sigmoid_inverse = L::add(L::set(1.0f), Math::exp(L::sub(L::set(0.0f), g)));
-      L::store(out + i, L::mul(L::div(g, sigmoid_inverse), L::load(up + i, n)), n);
+      L::store(out, L::mul(L::div(g, sigmoid_inverse), L::load(up)), num_rows);
     }
   }
 };
