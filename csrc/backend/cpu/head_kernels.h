@@ -18,25 +18,34 @@ struct HeadKernels {
   static constexpr int64_t kBlockGroups = 32;  // those of a line of scales
   static_assert(sizeof(UnpackedGroup) * kBlockGroups <= kPanelScratch);
 
-  // Sixteen rows, and what to ask for with each line of theirs: what will be read soon.
-  struct Sixteen {
+  // Sixteen rows: where the first line of each is, and what to ask for while it is read.
+  struct Neighbours {
+    const std::byte* first;
+    const std::byte* row(int r) const { return first + r * kLine; }
+    const std::byte* soon(int r) const { return row(r) + kAhead; }
+  };
+  struct Listed {
     const std::byte* rows[kPanelRows];
     const std::byte* next[kPanelRows];
+    const std::byte* row(int r) const { return rows[r]; }
+    const std::byte* soon(int r) const { return next[r]; }
   };
   // Calls put(k, vector): dword k of a line of each row, row after row.
-  template <typename Put>
-  static void turn(const Sixteen& from, size_t line, const Put& put) {
-    for (const std::byte* next : from.next) __builtin_prefetch(next + line * kLineStride);
-    L::transpose(from.rows, line * kLineStride, put);
+  template <typename Rows16, typename Put>
+  static void turn_line(const Rows16& from, size_t line, const Put& put) {
+    for (int r = 0; r < kPanelRows; ++r) __builtin_prefetch(from.soon(r) + line * kLineStride);
+    L::transpose([&](int r) { return from.row(r) + line * kLineStride; }, put);
   }
-  static void turn(const Sixteen& from, size_t line, U8 (&out)[16]) {
-    turn(from, line, [&](int k, U8 v) { out[k] = v; });
+  template <typename Rows16>
+  static void turn(const Rows16& from, size_t line, U8 (&out)[16]) {
+    turn_line(from, line, [&](int k, U8 v) { out[k] = v; });
   }
   struct Turned {
     uint8_t dwords[16][kLine];
   };
-  static void turn(const Sixteen& from, size_t line, Turned& out) {
-    turn(from, line, [&](int k, U8 v) { L::store_bytes(out.dwords[k], v); });
+  template <typename Rows16>
+  static void turn(const Rows16& from, size_t line, Turned& out) {
+    turn_line(from, line, [&](int k, U8 v) { L::store_bytes(out.dwords[k], v); });
   }
 
   // By form: what kind of panel's arithmetic it has, and its groups first .. first + count - 1, one
@@ -44,8 +53,8 @@ struct HeadKernels {
   // multiple of kBlockGroups.
   struct Rows8Bit {
     using Panel = ScalePanel<8, 128>;
-    template <typename Function>
-    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+    template <typename Rows16, typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Rows16& from, int64_t first,
                            int64_t count, const Function& function) {
       Turned scales;
       turn(from, static_cast<size_t>(first / 32), scales);
@@ -66,8 +75,8 @@ struct HeadKernels {
 
   struct Rows6Bit {
     using Panel = HalfGroupPanel;
-    template <typename Function>
-    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+    template <typename Rows16, typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Rows16& from, int64_t first,
                            int64_t count, const Function& function) {
       Turned scales, d, high;
       turn(from, static_cast<size_t>(first / 32), scales);
@@ -84,8 +93,8 @@ struct HeadKernels {
       }
     }
     // Blocks 2 * kLow and 2 * kLow + 1 of 64 inputs: the low and the high nibbles of a line.
-    template <int kLow, typename Function>
-    static void four_groups(const Sixteen& from, size_t plane, const Turned& high,
+    template <int kLow, typename Rows16, typename Function>
+    static void four_groups(const Rows16& from, size_t plane, const Turned& high,
                             const uint8_t (*scales)[kLine], F32 factor, int64_t i,
                             const Function& function) {
       U8 line[16];
@@ -111,8 +120,8 @@ struct HeadKernels {
 
   struct RowsAnyBits {
     using Panel = MinPanel<4>;
-    template <typename Function>
-    static void for_groups(const HeadMatrix& matrix, const Sixteen& from, int64_t first,
+    template <typename Rows16, typename Function>
+    static void for_groups(const HeadMatrix& matrix, const Rows16& from, int64_t first,
                            int64_t count, const Function& function) {
       Turned scales, mins;
       const F32 minus_zero = L::set(static_cast<float>(-matrix.zero_point));
@@ -135,10 +144,10 @@ struct HeadKernels {
   static F32 no_min(int) { return L::set(0.0f); }
 
   // products[token][16] of 16 rows.
-  template <typename Form>
-  static void dot_of(const HeadMatrix& matrix, const Sixteen& from, const TileGroup* tiles,
+  template <typename Form, typename Rows16>
+  static void dot_of(const HeadMatrix& matrix, const Rows16& from, const TileGroup* tiles,
                      int64_t num_tokens, std::byte* scratch, float* products) {
-    if (num_tokens == 1) return one_token<Form>(matrix, from, tiles, products);
+    if (num_tokens <= kTile) return few_tokens<Form>(matrix, from, tiles, num_tokens, products);
     auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
     const int64_t num_groups = matrix.tensor.inputs / kGroup;
     for (int64_t first = 0; first < num_groups; first += kBlockGroups) {
@@ -161,10 +170,14 @@ struct HeadKernels {
   }
 
   // The same without a stay in the cache.
-  template <typename Form>
-  static void one_token(const HeadMatrix& matrix, const Sixteen& from, const TileGroup* tile,
-                        float* products) {
-    F32 sums[1][1] = {{L::set(0.0f)}};
+  template <typename Form, int kCount = kTile, typename Rows16>
+  static void few_tokens(const HeadMatrix& matrix, const Rows16& from, const TileGroup* tile,
+                         int64_t num_tokens, float* products) {
+    if constexpr (kCount > 1)
+      if (num_tokens < kCount)
+        return few_tokens<Form, kCount - 1>(matrix, from, tile, num_tokens, products);
+    F32 sums[1][kCount];
+    for (int i = 0; i < kCount; ++i) sums[0][i] = L::set(0.0f);
     const int64_t num_groups = matrix.tensor.inputs / kGroup;
     for (int64_t first = 0; first < num_groups; first += kBlockGroups) {
       const int64_t left = num_groups - first, count = left < kBlockGroups ? left : kBlockGroups;
@@ -172,11 +185,11 @@ struct HeadKernels {
           matrix, from, first, count,
           [&](int64_t i, const auto& codes_of, const auto& scale_of, const auto& min_of) {
             const TileGroup* x[1] = {tile + first + i};
-            Panels::template add_group<typename Form::Panel, 1, 1>(codes_of, scale_of, min_of, x,
-                                                                   sums);
+            Panels::template add_group<typename Form::Panel, 1, kCount>(codes_of, scale_of, min_of,
+                                                                        x, sums);
           });
     }
-    L::store(products, sums[0][0]);
+    for (int i = 0; i < kCount; ++i) L::store(products + i * kPanelRows, sums[0][i]);
   }
 
   using AddBlock = void (*)(const UnpackedGroup*, int64_t, const TileGroup*, int64_t, bool, float*,
@@ -205,11 +218,7 @@ struct HeadKernels {
   static void dot(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
                   int64_t num_tokens, std::byte* scratch, float* products, float* const* out) {
     for (int64_t row = begin; row < end; row += kPanelRows) {
-      Sixteen from;
-      for (int64_t r = 0; r < kPanelRows; ++r) {
-        from.rows[r] = matrix.row(row + r);  // zeros beyond the last
-        from.next[r] = from.rows[r] + kAhead;
-      }
+      const Neighbours from{matrix.row(row)};  // zeros beyond the last
       with_form(matrix, [&]<typename Form> {
         dot_of<Form>(matrix, from, x, num_tokens, scratch, products);
       });
@@ -223,7 +232,7 @@ struct HeadKernels {
                          const TileGroup* x, std::byte* scratch, float* out) {
     const auto row_at = [&](int64_t j) { return matrix.row(tokens[j < count ? j : count - 1]); };
     for (int64_t j = 0; j < count; j += kPanelRows) {
-      Sixteen from;
+      Listed from;
       for (int64_t r = 0; r < kPanelRows; ++r) {
         from.rows[r] = row_at(j + r);
         from.next[r] = row_at(j + kPanelRows + r);

@@ -97,10 +97,10 @@ struct Avx512Lanes {
 
   static U8 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
   static void store_bytes(void* p, U8 a) { _mm512_storeu_si512(p, a.v); }
-  template <typename Put>
-  static void transpose(const std::byte* const (&rows)[16], size_t offset, const Put& put) {
+  template <typename RowOf, typename Put>
+  static void transpose(const RowOf& row_of, const Put& put) {
     __m512i a[16], b[16];
-    for (int i = 0; i < 16; ++i) b[i] = _mm512_loadu_si512(rows[i] + offset);
+    for (int i = 0; i < 16; ++i) b[i] = _mm512_loadu_si512(row_of(i));
     for (int i = 0; i < 16; i += 2) {
       a[i] = _mm512_unpacklo_epi32(b[i], b[i + 1]);
       a[i + 1] = _mm512_unpackhi_epi32(b[i], b[i + 1]);

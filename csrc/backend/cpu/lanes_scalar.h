@@ -163,12 +163,12 @@ struct ScalarLanes {
   static U8 set_quad(const int8_t* quad) {  // the same four bytes for every lane
     return each_byte([=](int i) { return quad[i % 4]; });
   }
-  // put(k, vector) for k < 16: dword k, from `offset` on, of each of 16 rows.
-  template <typename Put>
-  static void transpose(const std::byte* const (&rows)[16], size_t offset, const Put& put) {
+  // put(k, vector) for k < 16: dword k of 64 bytes of each of 16 rows.
+  template <typename RowOf, typename Put>
+  static void transpose(const RowOf& row_of, const Put& put) {
     for (int k = 0; k < 16; ++k) {
       U8 dwords;
-      for (int r = 0; r < 16; ++r) std::memcpy(dwords.v + 4 * r, rows[r] + offset + 4 * k, 4);
+      for (int r = 0; r < 16; ++r) std::memcpy(dwords.v + 4 * r, row_of(r) + 4 * k, 4);
       put(k, dwords);
     }
   }
