@@ -73,16 +73,16 @@ void CpuBackend::head(const DeviceTensor& head, std::span<const HeadRow> rows,
     }
   }
   for (const Listed& row : listed) {
-    pool_.run(std::ssize(row.tokens), kListedChunk, [&](int64_t begin, int64_t end, int thread) {
+    pool_.run(std::ssize(row.tokens), kListedChunk, [&](int64_t begin, int64_t end, int) {
       kernels_.head_dot_listed(matrix, row.tokens.data() + begin, end - begin, row.x,
-                               a.thread_scratch(thread).panels, row.out + begin);
+                               row.out + begin);
     });
   }
   if (full.empty()) return;
   pool_.run(matrix.tensor.rows, kChunk, [&](int64_t begin, int64_t end, int thread) {
     const ThreadScratch scratch = a.thread_scratch(thread);
-    kernels_.head_dot(matrix, begin, end, a.head_tile(0), std::ssize(full), scratch.panels,
-                      scratch.products[0], full.data());
+    kernels_.head_dot(matrix, begin, end, a.head_tile(0), std::ssize(full), scratch.products[0],
+                      full.data());
   });
 }
 

@@ -1,6 +1,6 @@
-// Rows of the head times hidden states: 16 rows become a panel's groups in the first-level cache
-// (head_rows.h), and meet all hidden states there. All rows or listed ones, few hidden states
-// or many: a row's sums are the same.
+// Rows of the head times hidden states: 16 rows at a time become a panel's groups
+// (head_rows.h) in registers. All rows or listed ones, few hidden states or many: a row's sums are
+// the same.
 #pragma once
 
 #include "backend/cpu/head_rows.h"
@@ -13,10 +13,8 @@ struct HeadKernels {
   using F32 = typename L::F32;
   using U8 = typename L::U8;
   using Panels = PanelKernels<L>;
-  using UnpackedGroup = typename Panels::template UnpackedGroup<1>;
 
   static constexpr int64_t kBlockGroups = 32;  // those of a line of scales
-  static_assert(sizeof(UnpackedGroup) * kBlockGroups <= kPanelScratch);
 
   // Sixteen rows: where the first line of each is, and what to ask for while it is read.
   struct Neighbours {
@@ -143,39 +141,23 @@ struct HeadKernels {
 
   static F32 no_min(int) { return L::set(0.0f); }
 
-  // products[token][16] of 16 rows.
+  // products[token][16] of 16 rows; what some tokens have read, the next find in the cache.
   template <typename Form, typename Rows16>
   static void dot_of(const HeadMatrix& matrix, const Rows16& from, const TileGroup* tiles,
-                     int64_t num_tokens, std::byte* scratch, float* products) {
-    if (num_tokens <= kTile) return few_tokens<Form>(matrix, from, tiles, num_tokens, products);
-    auto* unpacked = reinterpret_cast<UnpackedGroup*>(scratch);
+                     int64_t num_tokens, float* products) {
     const int64_t num_groups = matrix.tensor.inputs / kGroup;
-    for (int64_t first = 0; first < num_groups; first += kBlockGroups) {
-      const int64_t left = num_groups - first, count = left < kBlockGroups ? left : kBlockGroups;
-      Form::for_groups(
-          matrix, from, first, count,
-          [&](int64_t i, const auto& codes_of, const auto& scale_of, const auto& min_of) {
-            using Panel = typename Form::Panel;
-            UnpackedGroup& out = unpacked[i];
-            for (int q = 0; q < kQuads; ++q) L::store_bytes(out.codes[0][q], codes_of(0, q));
-            L::store(out.scales[0][0], scale_of(0, 0));
-            if constexpr (Panels::template kHasHalves<Panel>)
-              L::store(out.scales[0][1], scale_of(0, 1));
-            if constexpr (Panels::template kHasMin<Panel>) L::store(out.mins[0], min_of(0));
-          });
-      for (int64_t t = 0; t < num_tokens; t += Panels::kAtOnce)
-        add_block_for<Form>(num_tokens - t)(unpacked, count, tiles + t / kTile * num_groups + first,
-                                            num_groups, first == 0, products + t * kPanelRows, 0);
-    }
+    for (int64_t t = 0; t < num_tokens; t += Panels::kAtOnce)
+      some_tokens<Form>(matrix, from, tiles + t / kTile * num_groups, num_tokens - t,
+                        products + t * kPanelRows);
   }
 
-  // The same without a stay in the cache.
-  template <typename Form, int kCount = kTile, typename Rows16>
-  static void few_tokens(const HeadMatrix& matrix, const Rows16& from, const TileGroup* tile,
-                         int64_t num_tokens, float* products) {
+  // Of the first kCount tokens, or as many as there are.
+  template <typename Form, int kCount = Panels::kAtOnce, typename Rows16>
+  static void some_tokens(const HeadMatrix& matrix, const Rows16& from, const TileGroup* tiles,
+                          int64_t num_tokens, float* products) {
     if constexpr (kCount > 1)
       if (num_tokens < kCount)
-        return few_tokens<Form, kCount - 1>(matrix, from, tile, num_tokens, products);
+        return some_tokens<Form, kCount - 1>(matrix, from, tiles, num_tokens, products);
     F32 sums[1][kCount];
     for (int i = 0; i < kCount; ++i) sums[0][i] = L::set(0.0f);
     const int64_t num_groups = matrix.tensor.inputs / kGroup;
@@ -184,21 +166,13 @@ struct HeadKernels {
       Form::for_groups(
           matrix, from, first, count,
           [&](int64_t i, const auto& codes_of, const auto& scale_of, const auto& min_of) {
-            const TileGroup* x[1] = {tile + first + i};
+            const TileGroup* x[num_tiles(kCount)];
+            for (int t = 0; t < num_tiles(kCount); ++t) x[t] = tiles + t * num_groups + first + i;
             Panels::template add_group<typename Form::Panel, 1, kCount>(codes_of, scale_of, min_of,
                                                                         x, sums);
           });
     }
     for (int i = 0; i < kCount; ++i) L::store(products + i * kPanelRows, sums[0][i]);
-  }
-
-  using AddBlock = void (*)(const UnpackedGroup*, int64_t, const TileGroup*, int64_t, bool, float*,
-                            int64_t);
-  template <typename Form, int kCount = Panels::kAtOnce>
-  static AddBlock add_block_for(int64_t num_tokens) {
-    if constexpr (kCount > 1)
-      if (num_tokens < kCount) return add_block_for<Form, kCount - 1>(num_tokens);
-    return Panels::template add_block<typename Form::Panel, 1, kCount>;
   }
 
   template <typename Function>
@@ -216,12 +190,11 @@ struct HeadKernels {
   }
 
   static void dot(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
-                  int64_t num_tokens, std::byte* scratch, float* products, float* const* out) {
+                  int64_t num_tokens, float* products, float* const* out) {
     for (int64_t row = begin; row < end; row += kPanelRows) {
       const Neighbours from{matrix.row(row)};  // zeros beyond the last
-      with_form(matrix, [&]<typename Form> {
-        dot_of<Form>(matrix, from, x, num_tokens, scratch, products);
-      });
+      with_form(matrix,
+                [&]<typename Form> { dot_of<Form>(matrix, from, x, num_tokens, products); });
       const int n = end - row < kPanelRows ? static_cast<int>(end - row) : kPanelRows;
       for (int64_t i = 0; i < num_tokens; ++i)
         L::store(out[i] + row, L::load(products + i * kPanelRows), n);
@@ -229,7 +202,7 @@ struct HeadKernels {
   }
 
   static void dot_listed(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
-                         const TileGroup* x, std::byte* scratch, float* out) {
+                         const TileGroup* x, float* out) {
     const auto row_at = [&](int64_t j) { return matrix.row(tokens[j < count ? j : count - 1]); };
     for (int64_t j = 0; j < count; j += kPanelRows) {
       Listed from;
@@ -238,8 +211,7 @@ struct HeadKernels {
         from.next[r] = row_at(j + kPanelRows + r);
       }
       float products[kPanelRows] = {};
-      with_form(matrix,
-                [&]<typename Form> { dot_of<Form>(matrix, from, x, 1, scratch, products); });
+      with_form(matrix, [&]<typename Form> { dot_of<Form>(matrix, from, x, 1, products); });
       const int n = count - j < kPanelRows ? static_cast<int>(count - j) : kPanelRows;
       L::store(out + j, L::load(products), n);
     }

@@ -102,10 +102,10 @@ struct Kernels {
   // out[i][row] = row `row` of the head times row i of the tiles x, for begin <= row < end and i <
   // num_tokens. `begin` is a multiple of 16; `products` has room for one panel's products.
   void (*head_dot)(const HeadMatrix& matrix, int64_t begin, int64_t end, const TileGroup* x,
-                   int64_t num_tokens, std::byte* scratch, float* products, float* const* out);
+                   int64_t num_tokens, float* products, float* const* out);
   // out[j] = row tokens[j] of the head times the first row of the tile x, for j < count.
   void (*head_dot_listed)(const HeadMatrix& matrix, const int32_t* tokens, int64_t count,
-                          const TileGroup* x, std::byte* scratch, float* out);
+                          const TileGroup* x, float* out);
 };
 
 extern const Kernels kScalarKernels;

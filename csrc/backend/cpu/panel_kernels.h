@@ -223,25 +223,23 @@ struct PanelKernels {
     }
   }
 
-  // Adds `count` unpacked groups times kCount tokens to the tiles out + p * stride. The tokens'
-  // next tile is `apart` groups further.
-  template <typename Panel, int kPanels, int kCount>
+  // Adds `count` unpacked groups times a tile of tokens to the tiles out + p * stride.
+  template <typename Panel, int kPanels>
   static void add_block(const UnpackedGroup<kPanels>* groups, int64_t count, const TileGroup* tile,
-                        int64_t apart, bool is_first, float* out, int64_t stride) {
-    F32 sums[kPanels][kCount];
+                        bool is_first, float* out, int64_t stride) {
+    F32 sums[kPanels][kTile];
     for (int p = 0; p < kPanels; ++p)
-      for (int i = 0; i < kCount; ++i)
+      for (int i = 0; i < kTile; ++i)
         sums[p][i] = is_first ? L::set(0.0f) : L::load(out + p * stride + i * kPanelRows);
     for (int64_t g = 0; g < count; ++g) {
       const UnpackedGroup<kPanels>& w = groups[g];
-      const TileGroup* x[num_tiles(kCount)];
-      for (int i = 0; i < num_tiles(kCount); ++i) x[i] = tile + i * apart + g;
-      add_group<Panel, kPanels, kCount>([&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
-                                        [&](int p, int half) { return L::load(w.scales[p][half]); },
-                                        [&](int p) { return L::load(w.mins[p]); }, x, sums);
+      const TileGroup* x[1] = {tile + g};
+      add_group<Panel, kPanels, kTile>([&](int p, int q) { return L::load_bytes(w.codes[p][q]); },
+                                       [&](int p, int half) { return L::load(w.scales[p][half]); },
+                                       [&](int p) { return L::load(w.mins[p]); }, x, sums);
     }
     for (int p = 0; p < kPanels; ++p)
-      for (int i = 0; i < kCount; ++i) L::store(out + p * stride + i * kPanelRows, sums[p][i]);
+      for (int i = 0; i < kTile; ++i) L::store(out + p * stride + i * kPanelRows, sums[p][i]);
   }
 
   // Calls function(first group, number of groups) for every block of inputs.
@@ -286,8 +284,8 @@ struct PanelKernels {
     for_blocks<Panel>(matrix.inputs / kGroup, [&](int64_t first, int64_t count) {
       for (int p = 0; p < kPanels; ++p) unpack<Panel>(matrix, panel + p, first, count, p, unpacked);
       for (int64_t i = 0; i < num_tiles(num_tokens); ++i)
-        add_block<Panel, kPanels, kTile>(unpacked, count, rows.tile(i) + first, 0, first == 0,
-                                         out + i * kTile * kPanelRows, panel_stride(num_tokens));
+        add_block<Panel, kPanels>(unpacked, count, rows.tile(i) + first, first == 0,
+                                  out + i * kTile * kPanelRows, panel_stride(num_tokens));
     });
   }
 
