@@ -64,6 +64,9 @@ def build(folder: Path) -> Path:
         unfinished = program.with_suffix(f".{os.getpid()}")
         _run([compiler, *SANITIZE, *objects, "-o", unfinished, "-lpthread"])
         unfinished.rename(program)
+    for stale in {*folder.glob("*.o"), *folder.glob("probe.????????????????")}:
+        if stale not in (*objects, program):
+            stale.unlink(missing_ok=True)
     return program
 
 
