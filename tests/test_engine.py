@@ -6,7 +6,7 @@ Most tests run on a tiny random model made here; the last ones on SmolLM2.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ def steps(
 
 
 Spans = Mapping[int, Sequence[int]]  # number of tokens so far -> those that follow unasked
+Guess = Callable[[list[int]], Sequence[int]]  # tokens so far -> those that may come
 
 
 def run(
@@ -113,22 +114,30 @@ def run(
     requests: Sequence[_core.Request],
     masks: Mapping[int, np.ndarray] | None = None,
     spans: Mapping[int, Spans] | None = None,
+    guesses: Mapping[int, Guess] | None = None,
 ) -> list[list[int]]:
-    """The tokens of each request, all submitted at once. `masks` and `spans` are by index in
-    `requests`."""
+    """The tokens of each request, all submitted at once. What else is given is by index in
+    `requests`; drafts are tried without masks."""
     ids = [engine.submit(r) for r in requests]
     tokens: dict[int, list[int]] = {i: [] for i in ids}
-    by_id = {ids[index]: mask for index, mask in (masks or {}).items()}
+    masks_by_id = {ids[index]: mask for index, mask in (masks or {}).items()}
     spans_by_id = {ids[index]: of_it for index, of_it in (spans or {}).items()}
-    for outputs in steps(engine, by_id):
-        for output in outputs:
-            if output.token_id < 0:
-                continue
+    guess_by_id = {ids[index]: guess for index, guess in (guesses or {}).items()}
+    while engine.has_work:
+        for sequence_id, guess in guess_by_id.items():
+            engine.draft(sequence_id, guess(tokens[sequence_id]))
+        waiting = engine.begin_step()
+        engine.check()
+        for output in engine.finish_step({i: masks_by_id.get(i) for i in waiting}):
             so_far = tokens[output.sequence_id]
-            so_far.append(output.token_id)
-            if span := spans_by_id.get(output.sequence_id, {}).get(len(so_far)):
-                engine.append(output.sequence_id, span)
-                so_far += span
+            so_far += [output.token_id] * (output.token_id >= 0)
+            if output.finish is not None:
+                guess_by_id.pop(output.sequence_id, None)
+        engine.check()
+        for sequence_id, of_it in spans_by_id.items():
+            if span := of_it.get(len(tokens[sequence_id])):
+                engine.append(sequence_id, span)
+                tokens[sequence_id] += span
     return [tokens[i] for i in ids]
 
 
@@ -143,6 +152,18 @@ def sampled_one_by_one(model: _core.Model, r: _core.Request, spans: Spans) -> li
         mask = mask_of([due[len(tokens)]]) if len(tokens) in due else None
         tokens += [output.token_id for output in engine.finish_step({sequence_id: mask})]
     return tokens
+
+
+def guess_from(expected: list[int], spans: Spans) -> Guess:
+    """Up to six right tokens, the fifth of every seven wrong; none beyond where a span is due."""
+
+    def guess(so_far: list[int]) -> list[int]:
+        begin = len(so_far)
+        due = [at for at in spans if at > begin]
+        end = min([begin + 6, len(expected), *(at - 1 for at in due)])
+        return [token if i % 7 != 4 else 1 for i, token in enumerate(expected[:end])][begin:]
+
+    return guess
 
 
 def alone(model: _core.Model, r: _core.Request) -> list[int]:
@@ -175,6 +196,7 @@ SPANS: list[Spans] = [{}, {1: [7], 5: list(range(20)), 27: [9, 9, 9]}]
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("spans", SPANS, ids=["sampled", "appended"])
+@pytest.mark.parametrize("drafted", [False, True], ids=["", "drafted"])
 class TestInvariance:
     @pytest.fixture
     def asked(self, sampling: dict[str, Any]) -> _core.Request:
@@ -187,24 +209,52 @@ class TestInvariance:
         assert len(set(tokens)) > 8, "a model that repeats itself shows nothing"
         return tokens
 
+    @pytest.fixture
+    def guess(self, expected: list[int], spans: Spans, drafted: bool) -> Guess:
+        return guess_from(expected, spans) if drafted else lambda so_far: []
+
     def test_alone(
-        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
+        self,
+        model: _core.Model,
+        asked: _core.Request,
+        expected: list[int],
+        spans: Spans,
+        guess: Guess,
+        drafted: bool,
     ) -> None:
         engine = _core.Engine(model, num_pages=32)
-        assert run(engine, [asked], spans={0: spans}) == [expected]
+        assert run(engine, [asked], spans={0: spans}, guesses={0: guess}) == [expected]
         appended = sum(map(len, spans.values()))
         stats = engine.stats()
-        assert (stats["num_appended_tokens"], stats["num_steps"]) == (appended, 40 - appended)
+        assert stats["num_appended_tokens"] == appended
+        assert stats["num_sampled_tokens"] == 40 - appended
+        assert stats["num_steps"] == 40 - appended - stats["num_accepted_tokens"]
+        if drafted:
+            assert stats["num_accepted_tokens"] > 5
+            assert stats["num_accepted_tokens"] < stats["num_drafted_tokens"]
 
     def test_in_a_batch_of_strangers(
-        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
+        self,
+        model: _core.Model,
+        asked: _core.Request,
+        expected: list[int],
+        spans: Spans,
+        guess: Guess,
     ) -> None:
         strangers = [
             request(prompt(i, 3 * i), 10 + i, temperature=i % 3, seed=i) for i in range(1, 16)
         ]
         engine = _core.Engine(model, num_pages=128)
         requests = [*strangers[:7], asked, *strangers[7:]]
-        assert run(engine, requests, spans={7: spans, 2: {4: [8] * 5}})[7] == expected
+        assert (
+            run(
+                engine,
+                requests,
+                spans={7: spans, 2: {4: [8] * 5}},
+                guesses={7: guess, 3: lambda _: [1, 2]},
+            )[7]
+            == expected
+        )
 
     @pytest.mark.parametrize("max_batch_tokens", [1, 7, 16, 64])
     def test_with_a_chunked_prompt(
@@ -213,12 +263,13 @@ class TestInvariance:
         asked: _core.Request,
         expected: list[int],
         spans: Spans,
+        guess: Guess,
         max_batch_tokens: int,
     ) -> None:
         engine = _core.Engine(
             model, num_pages=32, max_batch_tokens=max_batch_tokens, max_sequences=1
         )
-        assert run(engine, [asked], spans={0: spans}) == [expected]
+        assert run(engine, [asked], spans={0: spans}, guesses={0: guess}) == [expected]
 
     @pytest.mark.parametrize("prefix_reuse", [True, False])
     def test_after_preemption(
@@ -227,28 +278,34 @@ class TestInvariance:
         asked: _core.Request,
         expected: list[int],
         spans: Spans,
+        guess: Guess,
         prefix_reuse: bool,
     ) -> None:
         older = [request(prompt(i, 30), 60) for i in (1, 2, 3)]
         engine = _core.Engine(model, num_pages=16, prefix_reuse=prefix_reuse)
-        assert run(engine, [*older, asked], spans={3: spans})[3] == expected
+        assert run(engine, [*older, asked], spans={3: spans}, guesses={3: guess})[3] == expected
         assert engine.stats()["num_preemptions"] > 0
 
     def test_with_its_prefix_reused(
-        self, model: _core.Model, asked: _core.Request, expected: list[int], spans: Spans
+        self,
+        model: _core.Model,
+        asked: _core.Request,
+        expected: list[int],
+        spans: Spans,
+        guess: Guess,
     ) -> None:
         engine = _core.Engine(model, num_pages=32)
         run(engine, [request([*prompt(0, 71)[:50], 1, 2, 3])])
-        assert run(engine, [asked], spans={0: spans}) == [expected]
+        assert run(engine, [asked], spans={0: spans}, guesses={0: guess}) == [expected]
         assert engine.stats()["num_reused_tokens"] == 48
-        assert run(engine, [asked], spans={0: spans}) == [expected]
+        assert run(engine, [asked], spans={0: spans}, guesses={0: guess}) == [expected]
         assert engine.stats()["num_reused_tokens"] == 48 + 64
 
     def test_with_two_threads(
-        self, tmp_path: Path, asked: _core.Request, expected: list[int], spans: Spans
+        self, tmp_path: Path, asked: _core.Request, expected: list[int], spans: Spans, guess: Guess
     ) -> None:
         engine = _core.Engine(tiny_model(tmp_path, num_threads=2), num_pages=32)
-        assert run(engine, [asked], spans={0: spans}) == [expected]
+        assert run(engine, [asked], spans={0: spans}, guesses={0: guess}) == [expected]
 
 
 def test_greedy_output_is_the_argmax_of_teacher_forced_logits(model: _core.Model) -> None:
@@ -357,10 +414,12 @@ def test_logits_that_are_no_numbers_end_that_request_alone(tmp_path: Path, isa: 
     [
         np.zeros(MASK_WORDS - 1, np.int32),
         np.zeros(MASK_WORDS + 1, np.int32),
-        np.zeros((1, MASK_WORDS), np.int32),
+        np.zeros((0, MASK_WORDS), np.int32),
+        np.zeros((2, MASK_WORDS + 1), np.int32),
+        np.zeros((1, 1, MASK_WORDS), np.int32),
         np.zeros(MASK_WORDS, np.float32),
     ],
-    ids=["short", "long", "two dimensions", "float"],
+    ids=["short", "long", "no rows", "long rows", "three dimensions", "float"],
 )
 def test_a_mask_of_the_wrong_form_is_refused_and_nothing_lost(
     model: _core.Model, mask: np.ndarray
@@ -445,6 +504,67 @@ def test_what_cannot_be_appended_is_refused_and_nothing_lost(model: _core.Model)
     (last,) = [output for step in steps(engine) for output in step]
     assert last.finish == "length"
     assert last.token_id == alone(model, request([1, 2, 3, first.token_id, 5, 6], 1))[0]
+
+
+def test_drafts_are_tried_as_far_as_there_are_masks(model: _core.Model) -> None:
+    """A row of the mask for the next token, and one behind each draft that is to be tried."""
+    legal = [[3, 9, 200], [17, 50, 51], [5, 6], [8, 300]]
+    expected, at = [], 0
+    engine = _core.Engine(model, num_pages=8)
+    sequence_id = engine.submit(request(prompt(9, 20), 4))
+    while engine.has_work:
+        engine.begin_step()
+        (output,) = engine.finish_step({sequence_id: mask_of(legal[at])})
+        expected.append(output.token_id)
+        at += 1
+    for num_rows in range(1, 5):
+        for wrong in range(4):
+            engine = _core.Engine(model, num_pages=8)
+            sequence_id = engine.submit(request(prompt(9, 20), 4))
+            drafts = expected[:3]
+            if wrong < 3:
+                drafts[wrong] = 1
+            engine.draft(sequence_id, [*drafts, 1, 1])  # more than can come
+            engine.begin_step()
+            rows = np.stack([mask_of(tokens) for tokens in legal[:num_rows]])
+            outputs = engine.finish_step({sequence_id: rows})
+            engine.check()
+            num_tokens = min(num_rows, wrong + 1)
+            assert [output.token_id for output in outputs] == expected[:num_tokens]
+            assert engine.has_work == (num_tokens < 4)
+            assert engine.stats()["num_accepted_tokens"] == num_tokens - 1
+            assert engine.stats()["num_drafted_tokens"] == 3
+
+
+def test_a_stop_token_among_drafts_ends(model: _core.Model) -> None:
+    tokens = alone(model, request(prompt(5, 20)))
+    engine = _core.Engine(model, num_pages=8)
+    sequence_id = engine.submit(request(prompt(5, 20), stop_token_ids=[tokens[2]]))
+    engine.draft(sequence_id, tokens[:6])
+    engine.begin_step()
+    outputs = engine.finish_step()
+    assert [output.token_id for output in outputs] == tokens[:3]
+    assert [output.finish for output in outputs] == [None, None, "stop"]
+    assert not engine.has_work
+
+
+def test_drafts_take_no_more_than_what_is_left(model: _core.Model) -> None:
+    """Neither of the step's tokens nor of its rows of logits nor of the pages."""
+    expected = [alone(model, request(prompt(i, 15 + i), 12)) for i in range(4)]
+    for options in (
+        {"num_pages": 32, "max_batch_tokens": 5, "max_sequences": 4},
+        {"num_pages": 32, "max_sequences": 4, "max_draft_tokens": 2},
+        {"num_pages": 32, "max_sequences": 4, "max_draft_tokens": 0},
+        {"num_pages": 2, "max_sequences": 4},
+    ):
+        engine = _core.Engine(model, **options)
+        requests = [request(prompt(i, 15 + i), 12) for i in range(4)]
+        guesses = {i: guess_from(expected[i], {}) for i in range(4)}
+        assert run(engine, requests, guesses=guesses) == expected
+        drafted = engine.stats()["num_drafted_tokens"]
+        assert (drafted > 0) == (options.get("max_draft_tokens") != 0)
+    with pytest.raises(_core.InvalidArgument, match="max_draft_tokens"):
+        _core.Engine(model, num_pages=8, max_draft_tokens=-1)
 
 
 def test_abort_while_waiting_running_and_in_a_step(model: _core.Model) -> None:

@@ -24,25 +24,43 @@ class Shadow:
     max_tokens: int
     num_prompt: int
     histories: list[int] = field(default_factory=list)  # hash of tokens[: p + 1] at p
+    drafts: list[int] = field(default_factory=list)
 
     def extend_histories(self) -> None:
         for position in range(len(self.histories), len(self.token_ids)):
             before = self.histories[-1] if position else 0
             self.histories.append(hash((before, self.token_ids[position])))
 
+    def guessed(self, num_drafts: int) -> list[int]:
+        """The histories of positions that hold drafts."""
+        histories = self.histories[-1:]
+        for token in self.drafts[:num_drafts]:
+            histories.append(hash((histories[-1], token)))
+        return histories[1:]
+
 
 class Harness:
     """A scheduler, the sequences given to it, and the fake cache its steps write."""
 
-    def __init__(self, *, num_pages: int, prefix_reuse: bool = True, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        prefix_reuse: bool = True,
+        seed: int = 0,
+        surprising: bool = False,
+    ):
+        """`surprising`: now and then there are drafts, and tokens that follow unasked."""
         self.scheduler = _core.testing.Scheduler(
             num_pages=num_pages, max_batch_tokens=48, max_sequences=6, prefix_reuse=prefix_reuse
         )
         self.random = random.Random(seed)
         self.num_pages = num_pages
+        self.surprising = surprising
         self.live: dict[int, Shadow] = {}
         self.cache = [[0] * PAGE_SIZE for _ in range(num_pages)]
         self.num_finished = 0
+        self.num_right = 0
 
     def submit(self, token_ids: list[int], max_tokens: int) -> int:
         sequence_id = self.scheduler.submit(token_ids, max_tokens)
@@ -76,36 +94,58 @@ class Harness:
 
     def step(self) -> list[int]:
         """Schedule, "compute", commit, sample. Returns the ids of the sequences that moved."""
+        for sequence_id in self.live:
+            if self.surprising and self.random.random() < 0.1:
+                drafts = [self.random.randint(1, 2) for _ in range(self.random.randint(0, 6))]
+                self.scheduler.draft(sequence_id, drafts)
+                self.live[sequence_id].drafts = drafts
         chunks = self.scheduler.schedule()
         assert bool(chunks) == bool(self.live), "idle with work to do, or busy without"
-        assert sum(num_tokens for _, _, num_tokens, _ in chunks) <= 48
+        assert sum(num_tokens + num_drafts for _, _, num_tokens, _, num_drafts in chunks) <= 48
+        assert sum(num_drafts for *_, num_drafts in chunks) <= 8
         assert len({sequence_id for sequence_id, *_ in chunks}) == len(chunks)
         written: set[tuple[int, int]] = set()
-        for sequence_id, begin, num_tokens, page_ids in chunks:
+        for sequence_id, begin, num_tokens, page_ids, num_drafts in chunks:
             shadow = self.live[sequence_id]
-            assert 0 < num_tokens <= len(shadow.token_ids) - begin
+            end = begin + num_tokens
+            assert begin < end <= len(shadow.token_ids)
+            assert end == len(shadow.token_ids) or not num_drafts
             shadow.extend_histories()
-            for position in range(begin, begin + num_tokens):
+            histories = shadow.histories + shadow.guessed(num_drafts)
+            for position in range(begin, end + num_drafts):
                 page, slot = page_ids[position // PAGE_SIZE], position % PAGE_SIZE
                 assert (page, slot) not in written, "two sequences write one slot"
                 written.add((page, slot))
-                self.cache[page][slot] = shadow.histories[position]
-        for sequence_id, begin, num_tokens, page_ids in chunks:
+                self.cache[page][slot] = histories[position]
+        for sequence_id, begin, num_tokens, page_ids, _ in chunks:
             seen = [slot for page in page_ids for slot in self.cache[page]]
             end = begin + num_tokens
             assert seen[:end] == self.live[sequence_id].histories[:end]
         self.scheduler.commit()
-        for sequence_id, begin, num_tokens, _ in chunks:
+        for sequence_id, begin, num_tokens, _, num_drafts in chunks:
             shadow = self.live[sequence_id]
             if begin + num_tokens == len(shadow.token_ids):
-                self.sample(sequence_id, shadow)
+                self.sample(sequence_id, shadow, num_drafts)
         return [sequence_id for sequence_id, *_ in chunks]
 
-    def sample(self, sequence_id: int, shadow: Shadow) -> None:
-        """One token, and now and then some that follow unasked."""
+    def sample(self, sequence_id: int, shadow: Shadow, num_drafts: int) -> None:
+        """One token, more where drafts turn out right, and now and then some unasked."""
         left = shadow.max_tokens - (len(shadow.token_ids) - shadow.num_prompt)
-        unasked = self.random.randint(1, 40) if self.random.random() < 0.1 else 0
-        for _ in range(1 + min(unasked, left - 1)):
+        num_right = 0
+        for i in range(min(1 + num_drafts, left)):
+            token = self.random.randint(1, 2)
+            shadow.token_ids.append(token)
+            self.scheduler.append(sequence_id, token)
+            if i == num_drafts or i + 1 == left or token != shadow.drafts[i]:
+                break
+            num_right += 1
+        self.num_right += num_right
+        self.scheduler.accept_drafts(sequence_id, num_right)
+        shadow.drafts = []
+        left = shadow.max_tokens - (len(shadow.token_ids) - shadow.num_prompt)
+        surprise = self.surprising and self.random.random() < 0.1
+        unasked = self.random.randint(1, 40) if surprise else 0
+        for _ in range(min(unasked, left - 1)):
             token = self.random.randint(1, 2)
             shadow.token_ids.append(token)
             self.scheduler.append(sequence_id, token)
@@ -119,7 +159,7 @@ class Harness:
 
 @pytest.mark.parametrize(("prefix_reuse", "num_operations"), [(True, 100_000), (False, 10_000)])
 def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
-    harness = Harness(num_pages=24, prefix_reuse=prefix_reuse, seed=7)
+    harness = Harness(num_pages=24, prefix_reuse=prefix_reuse, seed=7, surprising=True)
     num_restored = 0
     for _ in range(num_operations):
         draw = harness.random.random()
@@ -140,6 +180,7 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     assert scheduler.num_free + scheduler.num_reclaimable == harness.num_pages, "pages leaked"
     # The run was worth something only if it went through all of it.
     assert harness.num_finished > num_operations // 100
+    assert harness.num_right > num_operations // 50
     assert scheduler.num_preemptions > num_operations // 100
     assert (scheduler.num_reused_tokens > num_operations // 10) == prefix_reuse
     assert (num_restored > num_operations // 1000) == prefix_reuse
@@ -163,7 +204,7 @@ def test_full_computed_pages_are_reused() -> None:
     harness.submit(prompt, 1)
     harness.drain()
     harness.submit(prompt, 1)
-    ((_, begin, num_tokens, _),) = harness.scheduler.schedule()
+    ((_, begin, num_tokens, *_),) = harness.scheduler.schedule()
     assert (begin, num_tokens) == (32, 8)
     harness.scheduler.commit()
 
@@ -173,7 +214,7 @@ def test_the_last_token_of_a_prompt_is_always_computed() -> None:
     prompt = list(range(32))
     for expected_begin in (0, 16):
         sequence_id = harness.submit(prompt, 2)
-        ((_, begin, _, _),) = harness.scheduler.schedule()
+        ((_, begin, *_),) = harness.scheduler.schedule()
         assert begin == expected_begin
         harness.scheduler.commit()
         harness.finish(sequence_id)
@@ -184,7 +225,7 @@ def test_another_token_in_a_page_is_no_match() -> None:
     harness.submit([1] * 40, 1)
     harness.drain()
     harness.submit([1] * 20 + [2] + [1] * 19, 1)
-    ((_, begin, _, _),) = harness.scheduler.schedule()
+    ((_, begin, *_),) = harness.scheduler.schedule()
     assert begin == 16
     harness.scheduler.commit()
 
@@ -236,8 +277,8 @@ def test_twins_share_what_one_of_them_computes() -> None:
         harness.submit([9] * 40, 5)
     assert harness.step() == [0]
     chunks = harness.scheduler.schedule()
-    assert [(begin, num_tokens) for _, begin, num_tokens, _ in chunks] == [(40, 1)] + [(32, 8)] * 3
-    assert len({tuple(page_ids[:2]) for *_, page_ids in chunks}) == 1
+    assert [(begin, num_tokens) for _, begin, num_tokens, *_ in chunks] == [(40, 1)] + [(32, 8)] * 3
+    assert len({tuple(page_ids[:2]) for *_, page_ids, _ in chunks}) == 1
     harness.scheduler.check()
     harness.drain()
 

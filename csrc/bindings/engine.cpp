@@ -85,15 +85,16 @@ class SharedEngine {
   }
 
   std::vector<StepOutput> finish_step(const Masks& masks) {
-    const size_t num_words = (engine_.model().config().vocab_size + 31) / 32;
+    const py::ssize_t num_words = (engine_.model().config().vocab_size + 31) / 32;
     TokenMasks pointers;
     for (const auto& [id, mask] : masks) {
       if (!mask) continue;
-      if (mask->ndim() != 1 || static_cast<size_t>(mask->size()) != num_words) {
+      const py::ssize_t num_dims = mask->ndim(), num_rows = num_dims == 2 ? mask->shape(0) : 1;
+      if (num_dims < 1 || num_dims > 2 || num_rows < 1 || mask->shape(num_dims - 1) != num_words) {
         throw InvalidArgument(concat("the mask of sequence ", id, " must be int32 [", num_words,
-                                     "], has ", mask->size(), " words"));
+                                     "] or rows of that, has ", mask->size(), " words"));
       }
-      pointers.emplace(id, mask->data());
+      pointers.emplace(id, MaskRows{mask->data(), static_cast<int>(num_rows)});
     }
     return (*this)([&](Engine& engine) { return engine.finish_step(pointers); });
   }
@@ -146,6 +147,8 @@ py::dict stats_dict(const EngineStats& stats) {
       "num_computed_tokens"_a = stats.num_computed_tokens,
       "num_sampled_tokens"_a = stats.num_sampled_tokens,
       "num_appended_tokens"_a = stats.num_appended_tokens,
+      "num_drafted_tokens"_a = stats.num_drafted_tokens,
+      "num_accepted_tokens"_a = stats.num_accepted_tokens,
       "num_reused_tokens"_a = stats.num_reused_tokens, "num_preemptions"_a = stats.num_preemptions);
 }
 
@@ -197,12 +200,14 @@ void bind_engine(py::module_& module) {
   py::class_<SharedEngine>(module, "Engine",
                            "Decodes many requests at once; usable from any thread.")
       .def(py::init([](std::shared_ptr<Model> model, int num_pages, int max_batch_tokens,
-                       int max_sequences, bool prefix_reuse) {
-             const EngineOptions options{num_pages, max_batch_tokens, max_sequences, prefix_reuse};
+                       int max_sequences, bool prefix_reuse, int max_draft_tokens) {
+             const EngineOptions options{num_pages, max_batch_tokens, max_sequences, prefix_reuse,
+                                         max_draft_tokens};
              return std::make_unique<SharedEngine>(std::move(model), options);
            }),
            py::arg("model").none(false), py::arg("num_pages"), py::arg("max_batch_tokens") = 256,
-           py::arg("max_sequences") = 32, py::arg("prefix_reuse") = true)
+           py::arg("max_sequences") = 32, py::arg("prefix_reuse") = true,
+           py::arg("max_draft_tokens") = 8)
       .def(
           "submit",
           [](SharedEngine& self, const Request& request) {
@@ -220,6 +225,14 @@ void bind_engine(py::module_& module) {
           "Tokens that follow without being sampled; the next step computes them. They count "
           "against max_tokens, of which one must remain.")
       .def(
+          "draft",
+          [](SharedEngine& self, int64_t id, const std::vector<int32_t>& token_ids) {
+            self([&](Engine& engine) { engine.draft(id, token_ids); });
+          },
+          py::arg("sequence_id"), py::arg("token_ids"),
+          "Guesses of what is sampled next, tried in one go in the next step that samples. What "
+          "is sampled does not depend on them.")
+      .def(
           "abort",
           [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.abort(id); }); },
           py::arg("sequence_id"), "End it early; of no effect where it has ended.")
@@ -229,8 +242,11 @@ void bind_engine(py::module_& module) {
             return self([](Engine& engine) { return engine.begin_step(); });
           },
           "Run the layers over the next batch; the ids that now wait for their token.")
-      .def("finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
-           "Sample for those ids. masks: id -> int32 [ceil(V / 32)], bit set = legal, or None.")
+      .def(
+          "finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
+          "Sample for those ids; more than one token where drafts were right. masks: id -> int32 "
+          "[ceil(V / 32)], bit set = legal, or None; with drafts rows of that, the next one behind "
+          "each draft. Drafts without a row are not tried.")
       .def("save_prefix", &SharedEngine::save_prefix, py::arg("token_ids"),
            "What the cache holds of a prefix's whole pages of 16 tokens: uint8 [pages, page bytes] "
            "and their checksums, uint64 [pages]. Not between begin_step() and finish_step().")

@@ -22,7 +22,7 @@ using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 class SchedulerProbe {
  public:
   SchedulerProbe(int num_pages, int max_batch_tokens, int max_sequences, bool prefix_reuse)
-      : scheduler_({num_pages, max_batch_tokens, max_sequences, prefix_reuse}) {}
+      : scheduler_({num_pages, max_batch_tokens, max_sequences, prefix_reuse, 8}) {}
 
   int64_t submit(std::vector<int32_t> token_ids, int max_tokens) {
     Request request;
@@ -34,14 +34,21 @@ class SchedulerProbe {
 
   void finish(int64_t id) { scheduler_.finish(sequence(id)); }
   void append(int64_t id, int32_t token_id) { sequence(id).append(token_id); }
+  void draft(int64_t id, std::vector<int32_t> token_ids) {
+    sequence(id).drafts = std::move(token_ids);
+  }
+  void accept_drafts(int64_t id, int num_tokens) {
+    sequence(id).drafts.clear();
+    scheduler_.accept_drafts(sequence(id), num_tokens);
+  }
 
-  // [(id, first position, number of tokens, page ids)] of the next step.
+  // [(id, first position, number of tokens, page ids, number of drafts)] of the next step.
   py::list schedule() {
     py::list chunks;
     for (const Chunk& chunk : scheduler_.schedule()) {
       const Sequence& sequence = *chunk.sequence;
-      chunks.append(
-          py::make_tuple(sequence.id, sequence.num_computed, chunk.num_tokens, sequence.page_ids));
+      chunks.append(py::make_tuple(sequence.id, sequence.num_computed, chunk.num_tokens,
+                                   sequence.page_ids, chunk.num_drafts));
     }
     return chunks;
   }
@@ -106,6 +113,8 @@ void bind_engine_testing(py::module_& module) {
       .def("submit", &SchedulerProbe::submit, py::arg("token_ids"), py::arg("max_tokens"))
       .def("finish", &SchedulerProbe::finish)
       .def("append", &SchedulerProbe::append)
+      .def("draft", &SchedulerProbe::draft)
+      .def("accept_drafts", &SchedulerProbe::accept_drafts)
       .def("schedule", &SchedulerProbe::schedule)
       .def("restore_prefix", &SchedulerProbe::restore_prefix, py::arg("token_ids"))
       .def("commit", [](SchedulerProbe& self) { self.scheduler().commit(); })

@@ -42,7 +42,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
       scheduler_(options),
       cache_(model_->make_kv_cache(options.num_pages)),
       activations_(model_->make_activations(options.max_batch_tokens)),
-      logits_(model_->make_logits(options.max_sequences)) {}
+      logits_(model_->make_logits(options.max_sequences + options.max_draft_tokens)) {}
 
 int64_t Engine::submit(Request request) {
   check_request(request, model_->config());
@@ -51,19 +51,21 @@ int64_t Engine::submit(Request request) {
 }
 
 void Engine::append(int64_t id, std::span<const int32_t> token_ids) {
-  Sequence* sequence = scheduler_.find(id);
-  if (sequence == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  Sequence& sequence = find_idle(id);
   check_tokens(token_ids, "token_ids", model_->config().vocab_size);
-  if (std::ranges::find(pending_, sequence, &Pending::sequence) != pending_.end()) {
-    throw InvalidArgument(concat("sequence ", id, " waits for its token"));
-  }
-  const int64_t left = sequence->request.max_tokens - sequence->num_sampled();
-  if (std::ssize(token_ids) >= left) {
+  if (std::ssize(token_ids) >= sequence.num_left()) {
     throw InvalidArgument(concat(token_ids.size(), " more tokens for sequence ", id,
-                                 " leave none to sample: max_tokens allows ", left));
+                                 " leave none to sample: max_tokens allows ", sequence.num_left()));
   }
-  for (int32_t token_id : token_ids) sequence->append(token_id);
+  for (int32_t token_id : token_ids) sequence.append(token_id);
+  if (!token_ids.empty()) sequence.drafts.clear();
   num_appended_tokens_ += std::ssize(token_ids);
+}
+
+void Engine::draft(int64_t id, std::span<const int32_t> token_ids) {
+  Sequence& sequence = find_idle(id);
+  check_tokens(token_ids, "token_ids", model_->config().vocab_size);
+  sequence.drafts.assign(token_ids.begin(), token_ids.end());
 }
 
 void Engine::abort(int64_t id) {
@@ -94,12 +96,12 @@ std::vector<int64_t> Engine::begin_step() {
 }
 
 std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks) {
-  list_legal_tokens(masks);
+  fill_rows(masks);
   compute_logits();
   sample_rows();
   std::vector<StepOutput> outputs;
-  outputs.reserve(pending_.size());
-  for (const Pending& pending : pending_) outputs.push_back(commit_token(pending));
+  outputs.reserve(rows_.size());
+  for (const Pending& pending : pending_) commit(pending, outputs);
   pending_.clear();
   return outputs;
 }
@@ -126,6 +128,15 @@ int Engine::restore_prefix(std::span<const int32_t> token_ids, const ReadPage& r
   });
 }
 
+Sequence& Engine::find_idle(int64_t id) const {
+  Sequence* sequence = scheduler_.find(id);
+  if (sequence == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  if (std::ranges::find(pending_, sequence, &Pending::sequence) != pending_.end()) {
+    throw InvalidArgument(concat("sequence ", id, " waits for its token"));
+  }
+  return *sequence;
+}
+
 // Flattens the chunks; the sequences that reach their last token become pending.
 void Engine::fill_batch(const std::vector<Chunk>& chunks) {
   batch_.token_ids.clear();
@@ -134,109 +145,149 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
   batch_.page_ids.clear();
   batch_.page_begin.assign(1, 0);
   batch_.head_tokens.clear();
-  for (const auto& [sequence, num_tokens] : chunks) {
+  for (const auto& [sequence, num_tokens, num_drafts] : chunks) {
     const int index = batch_.num_sequences();
-    for (int i = 0; i < num_tokens; ++i) {
-      const int position = sequence->num_computed + i;
-      batch_.token_ids.push_back(sequence->token_ids[position]);
+    const auto push = [&](int32_t token_id, int position) {
+      batch_.token_ids.push_back(token_id);
       batch_.positions.push_back(position);
       batch_.sequence_of.push_back(index);
-    }
+    };
+    const int end = sequence->num_computed + num_tokens;
+    for (int i = sequence->num_computed; i < end; ++i) push(sequence->token_ids[i], i);
+    for (int i = 0; i < num_drafts; ++i) push(sequence->drafts[i], end + i);
     batch_.page_ids.insert(batch_.page_ids.end(), sequence->page_ids.begin(),
                            sequence->page_ids.end());
     batch_.page_begin.push_back(static_cast<int32_t>(batch_.page_ids.size()));
-    if (num_tokens < sequence->num_to_compute()) continue;
-    pending_.push_back(
-        {.sequence = sequence, .head_index = static_cast<int>(batch_.head_tokens.size())});
-    batch_.head_tokens.push_back(batch_.num_tokens() - 1);
+    if (end < sequence->num_tokens()) continue;
+    pending_.push_back({.sequence = sequence,
+                        .head_index = static_cast<int>(batch_.head_tokens.size()),
+                        .num_drafts = num_drafts});
+    for (int i = num_drafts; i >= 0; --i) batch_.head_tokens.push_back(batch_.num_tokens() - 1 - i);
   }
 }
 
-void Engine::list_legal_tokens(const TokenMasks& masks) {
+// One row for each pending sequence, and one for each of its drafts that the masks reach.
+void Engine::fill_rows(const TokenMasks& masks) {
+  const int num_words = (model_->config().vocab_size + 31) / 32;
+  rows_.clear();
   legal_tokens_.clear();
   for (Pending& pending : pending_) {
     const auto found = masks.find(pending.sequence->id);
-    pending.mask = found == masks.end() ? nullptr : found->second;
-    pending.is_listed = false;
-    pending.legal_begin = legal_tokens_.size();
-    pending.num_legal = 0;
-    if (pending.mask == nullptr) continue;
-    pending.is_listed = f1::list_legal_tokens(pending.mask, model_->config().vocab_size,
-                                              kMaxListedTokens, legal_tokens_);
-    pending.num_legal = legal_tokens_.size() - pending.legal_begin;
+    const bool is_masked = found != masks.end();
+    const int most = 1 + pending.num_drafts;
+    const int num_rows = is_masked ? std::min(found->second.num_rows, most) : most;
+    pending.row_begin = rows_.size();
+    pending.num_rows = num_rows;
+    for (int i = 0; i < num_rows; ++i) {
+      const int32_t* mask = is_masked ? found->second.words + ptrdiff_t{i} * num_words : nullptr;
+      rows_.push_back(make_row(pending, i, mask));
+    }
   }
 }
 
-std::span<const int32_t> Engine::listed_tokens(const Pending& pending) const {
-  return std::span(legal_tokens_).subspan(pending.legal_begin, pending.num_legal);
+Engine::Row Engine::make_row(const Pending& pending, int index, const int32_t* mask) {
+  const Sequence& sequence = *pending.sequence;
+  Row row{.sequence = &sequence,
+          .num_drafts = index,
+          .head_index = pending.head_index + index,
+          .mask = mask,
+          .legal_begin = legal_tokens_.size()};
+  if (mask != nullptr) {
+    row.is_listed =
+        list_legal_tokens(mask, model_->config().vocab_size, kMaxListedTokens, legal_tokens_);
+    row.num_legal = legal_tokens_.size() - row.legal_begin;
+  }
+  if (index > 0 && sequence.request.sampling.has_penalties()) {
+    row.seen = index == 1 ? sequence.seen : rows_.back().seen;
+    Sequence::count(row.seen, sequence.drafts[index - 1]);
+  }
+  return row;
+}
+
+std::span<const int32_t> Engine::listed_tokens(const Row& row) const {
+  return std::span(legal_tokens_).subspan(row.legal_begin, row.num_legal);
 }
 
 // Logits of what is legal, row by row. Where one token is legal there is nothing to compute.
 void Engine::compute_logits() {
   head_rows_.clear();
-  for (Pending& pending : pending_) {
-    pending.row = -1;
-    if (pending.is_listed && pending.num_legal <= 1) continue;
-    pending.row = static_cast<int>(head_rows_.size());
-    head_rows_.push_back({pending.head_index, listed_tokens(pending)});
+  for (Row& row : rows_) {
+    if (row.is_listed && row.num_legal <= 1) continue;
+    row.logits_row = static_cast<int>(head_rows_.size());
+    head_rows_.push_back({row.head_index, listed_tokens(row)});
   }
   if (!head_rows_.empty()) model_->head(head_rows_, *activations_, *logits_);
 }
 
 void Engine::sample_rows() {
   sample_rows_.clear();
-  for (const Pending& pending : pending_) {
-    if (pending.row < 0) continue;
-    const Sequence& sequence = *pending.sequence;
-    sample_rows_.push_back({.row = pending.row,
-                            .num_logits = pending.is_listed ? static_cast<int>(pending.num_legal)
-                                                            : model_->config().vocab_size,
-                            .listed_tokens = listed_tokens(pending),
-                            .mask = pending.is_listed ? nullptr : pending.mask,
+  for (const Row& row : rows_) {
+    if (row.logits_row < 0) continue;
+    const Sequence& sequence = *row.sequence;
+    sample_rows_.push_back({.row = row.logits_row,
+                            .num_logits = row.is_listed ? static_cast<int>(row.num_legal)
+                                                        : model_->config().vocab_size,
+                            .listed_tokens = listed_tokens(row),
+                            .mask = row.is_listed ? nullptr : row.mask,
                             .params = &sequence.request.sampling,
-                            .seen = sequence.seen,
+                            .seen = row.num_drafts == 0 ? sequence.seen : row.seen,
                             .choice = sequence.request.choice,
-                            .position = sequence.num_tokens()});
+                            .position = sequence.num_tokens() + row.num_drafts});
   }
   sampled_.assign(sample_rows_.size(), {});
   if (!sample_rows_.empty()) model_->backend().sample(*logits_, sample_rows_, sampled_);
 }
 
-StepOutput Engine::commit_token(const Pending& pending) {
+// The sequence's next token, and the ones behind as long as what was sampled is what was drafted:
+// only then was the next row computed from the sequence as it is.
+void Engine::commit(const Pending& pending, std::vector<StepOutput>& outputs) {
   Sequence& sequence = *pending.sequence;
+  num_drafted_tokens_ += pending.num_drafts;
+  int num_right = 0;
+  for (size_t i = 0; i < pending.num_rows; ++i) {
+    outputs.push_back(commit_token(sequence, rows_[pending.row_begin + i]));
+    if (outputs.back().finish != Finish::kNot) return scheduler_.finish(sequence);
+    if (i + 1 == pending.num_rows || outputs.back().token.token_id != sequence.drafts[i]) break;
+    ++num_right;
+    ++num_accepted_tokens_;
+  }
+  sequence.drafts.clear();
+  scheduler_.accept_drafts(sequence, num_right);
+}
+
+StepOutput Engine::commit_token(Sequence& sequence, const Row& row) {
   StepOutput output{.sequence_id = sequence.id,
-                    .token = token_of(pending),
+                    .token = token_of(row),
                     .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
                     .num_cached_tokens = sequence.num_cached_tokens};
   const int32_t token_id = output.token.token_id;
   if (token_id < 0) {
-    output.finish = pending.row < 0 ? Finish::kNoLegalToken : Finish::kFault;
-  } else {
-    sequence.append(token_id);
-    ++num_sampled_tokens_;
-    if (std::ranges::count(sequence.request.stop_token_ids, token_id) > 0) {
-      output.finish = Finish::kStop;
-    } else if (sequence.num_sampled() == sequence.request.max_tokens) {
-      output.finish = Finish::kLength;
-    }
+    output.finish = row.logits_row < 0 ? Finish::kNoLegalToken : Finish::kFault;
+    return output;
   }
-  if (output.finish != Finish::kNot) scheduler_.finish(sequence);
+  sequence.append(token_id);
+  ++num_sampled_tokens_;
+  if (std::ranges::count(sequence.request.stop_token_ids, token_id) > 0) {
+    output.finish = Finish::kStop;
+  } else if (sequence.num_left() == 0) {
+    output.finish = Finish::kLength;
+  }
   return output;
 }
 
 // What was sampled, or the one token that is legal, or -1. Whatever came out of the logits, a token
 // that is not legal never leaves.
-SampledToken Engine::token_of(const Pending& pending) {
-  if (pending.row >= 0) {
-    SampledToken& token = sampled_[pending.row];
+SampledToken Engine::token_of(const Row& row) {
+  if (row.logits_row >= 0) {
+    SampledToken& token = sampled_[row.logits_row];
     const bool is_in_range = token.token_id >= 0 && token.token_id < model_->config().vocab_size;
-    if (!is_in_range || (pending.mask && !is_legal(pending.mask, token.token_id))) return {};
+    if (!is_in_range || (row.mask && !is_legal(row.mask, token.token_id))) return {};
     return std::move(token);
   }
   SampledToken forced;
-  if (pending.num_legal == 0) return forced;
-  forced.token_id = legal_tokens_[pending.legal_begin];
-  const bool wants_top = pending.sequence->request.sampling.num_logprobs > 0;
+  if (row.num_legal == 0) return forced;
+  forced.token_id = legal_tokens_[row.legal_begin];
+  const bool wants_top = row.sequence->request.sampling.num_logprobs > 0;
   if (wants_top) forced.top.emplace_back(forced.token_id, 0.0f);
   return forced;
 }
@@ -252,6 +303,8 @@ EngineStats Engine::stats() const {
           .num_computed_tokens = num_computed_tokens_,
           .num_sampled_tokens = num_sampled_tokens_,
           .num_appended_tokens = num_appended_tokens_,
+          .num_drafted_tokens = num_drafted_tokens_,
+          .num_accepted_tokens = num_accepted_tokens_,
           .num_reused_tokens = scheduler_.num_reused_tokens(),
           .num_preemptions = scheduler_.num_preemptions()};
 }

@@ -42,8 +42,14 @@ struct StepOutput {
   int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
 };
 
-// Which tokens may follow: [ceil(V / 32)] words, bit i % 32 of word i / 32 set = token i is legal.
-using TokenMasks = std::unordered_map<int64_t, const int32_t*>;  // by sequence; absent: all legal
+// Which tokens may follow: rows of [ceil(V / 32)] words, bit i % 32 of word i / 32 set = token i is
+// legal. Row 0 is for the next token, row i for the one behind the sequence's first i drafts; drafts
+// behind the last row are left alone.
+struct MaskRows {
+  const int32_t* words = nullptr;
+  int num_rows = 0;
+};
+using TokenMasks = std::unordered_map<int64_t, MaskRows>;  // by sequence; absent: all legal
 
 struct EngineStats {
   int num_running = 0;
@@ -55,6 +61,8 @@ struct EngineStats {
   int64_t num_computed_tokens = 0;
   int64_t num_sampled_tokens = 0;
   int64_t num_appended_tokens = 0;
+  int64_t num_drafted_tokens = 0;   // computed as guesses
+  int64_t num_accepted_tokens = 0;  // of those, sampled
   int64_t num_reused_tokens = 0;
   int64_t num_preemptions = 0;
 };
@@ -70,13 +78,18 @@ class Engine {
   // count against max_tokens, of which one must remain to be sampled. Not between begin_step() and
   // finish_step() for a sequence that waits for its token.
   void append(int64_t id, std::span<const int32_t> token_ids);
+  // Guesses of the tokens that will be sampled next, for the next step that samples; what is sampled
+  // does not depend on them. As many are tried as there is room for. Like append(), not for a
+  // sequence that waits for its token.
+  void draft(int64_t id, std::span<const int32_t> token_ids);
   // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
   void abort(int64_t id);
 
   // Runs the layers over the next batch. Returns the sequences that now wait for their token,
   // perhaps none (prompts too long for one step).
   std::vector<int64_t> begin_step();
-  // Samples and appends the tokens of those sequences. Masks of others are ignored.
+  // Samples and appends the tokens of those sequences: one each, and one more for each draft that
+  // was right. Masks of others are ignored.
   std::vector<StepOutput> finish_step(const TokenMasks& masks);
 
   // Between steps alone: pages of K and V of shared prefixes, to keep them outside the process. A
@@ -101,21 +114,35 @@ class Engine {
   // A sequence that begin_step() brought to its end and finish_step() samples for.
   struct Pending {
     Sequence* sequence = nullptr;
-    int head_index = 0;             // of its hidden state in the batch
+    int head_index = 0;  // of its last token's hidden state; those of its drafts follow
+    int num_drafts = 0;
+    size_t row_begin = 0;  // of rows_; there are at most 1 + num_drafts
+    size_t num_rows = 0;
+  };
+
+  // A position that is sampled: behind a sequence's last token or one of its drafts.
+  struct Row {
+    const Sequence* sequence = nullptr;
+    int num_drafts = 0;  // before it
+    int head_index = 0;
     const int32_t* mask = nullptr;  // null: all legal
     bool is_listed = false;         // legal tokens are few: legal_tokens_[legal_begin ...]
     size_t legal_begin = 0;
     size_t num_legal = 0;
-    int row = -1;  // of head_rows_, logits_ and sampled_; -1: no logits are needed
+    int logits_row = -1;                // also of head_rows_ and sampled_; -1: no logits are needed
+    std::vector<TokenCount> seen = {};  // with the drafts before it; only where there are some
   };
 
+  Sequence& find_idle(int64_t id) const;
   void fill_batch(const std::vector<Chunk>& chunks);
-  void list_legal_tokens(const TokenMasks& masks);
+  void fill_rows(const TokenMasks& masks);
+  Row make_row(const Pending& pending, int index, const int32_t* mask);
   void compute_logits();
   void sample_rows();
-  StepOutput commit_token(const Pending& pending);
-  SampledToken token_of(const Pending& pending);
-  std::span<const int32_t> listed_tokens(const Pending& pending) const;
+  void commit(const Pending& pending, std::vector<StepOutput>& outputs);
+  StepOutput commit_token(Sequence& sequence, const Row& row);
+  SampledToken token_of(const Row& row);
+  std::span<const int32_t> listed_tokens(const Row& row) const;
 
   std::shared_ptr<const Model> model_;
   Scheduler scheduler_;
@@ -124,13 +151,14 @@ class Engine {
   std::unique_ptr<Logits> logits_;
   Batch batch_;
   std::vector<Pending> pending_;
+  std::vector<Row> rows_;
   std::vector<int32_t> legal_tokens_;
   std::vector<HeadRow> head_rows_;
   std::vector<SampleRow> sample_rows_;
   std::vector<SampledToken> sampled_;
   int64_t next_id_ = 0;
   int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
-  int64_t num_appended_tokens_ = 0;
+  int64_t num_appended_tokens_ = 0, num_drafted_tokens_ = 0, num_accepted_tokens_ = 0;
 };
 
 }  // namespace f1

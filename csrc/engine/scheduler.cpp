@@ -17,6 +17,10 @@ Scheduler::Scheduler(const EngineOptions& options)
     throw InvalidArgument(concat("max_sequences must be in 1..max_batch_tokens (",
                                  options.max_batch_tokens, "), got ", options.max_sequences));
   }
+  if (options.max_draft_tokens < 0) {
+    throw InvalidArgument(
+        concat("max_draft_tokens must not be negative, got ", options.max_draft_tokens));
+  }
   running_.reserve(options.max_sequences);
   chunks_.reserve(options.max_sequences);
 }
@@ -56,6 +60,7 @@ const std::vector<Chunk>& Scheduler::schedule() {
   // plan() may preempt from the back of running_, but neither the sequence it plans nor one before.
   for (size_t i = 0; i < running_.size(); ++i) plan(*running_[i]);
   admit_waiting();
+  plan_drafts();
   return chunks_;
 }
 
@@ -65,6 +70,11 @@ void Scheduler::commit() {
     if (options_.prefix_reuse) publish(*chunk.sequence);
   }
   chunks_.clear();
+}
+
+void Scheduler::accept_drafts(Sequence& sequence, int num_tokens) {
+  sequence.num_computed += num_tokens;
+  if (options_.prefix_reuse) publish(sequence);
 }
 
 std::vector<int32_t> Scheduler::find_prefix(std::span<const int32_t> token_ids) {
@@ -119,6 +129,21 @@ void Scheduler::plan(Sequence& sequence) {
   if (num_tokens == 0) return;
   chunks_.push_back({&sequence, num_tokens});
   budget_ -= num_tokens;
+}
+
+// Drafts take what room is left: nobody waits or is preempted for a guess.
+void Scheduler::plan_drafts() {
+  int left = std::min(options_.max_draft_tokens, budget_);
+  for (Chunk& chunk : chunks_) {
+    Sequence& sequence = *chunk.sequence;
+    if (sequence.drafts.empty() || chunk.num_tokens < sequence.num_to_compute()) continue;
+    const int num_drafts = static_cast<int>(sequence.drafts.size());
+    const int wanted = std::min({num_drafts, left, sequence.num_left() - 1});
+    while (sequence.num_slots() < sequence.num_tokens() + wanted && allocate_page(sequence)) {
+    }
+    chunk.num_drafts = std::min(wanted, sequence.num_slots() - sequence.num_tokens());
+    left -= chunk.num_drafts;
+  }
 }
 
 void Scheduler::admit_waiting() {

@@ -24,12 +24,15 @@ struct EngineOptions {
   int max_batch_tokens = 256;  // of all sequences in a step
   int max_sequences = 32;      // running at a time; at most max_batch_tokens
   bool prefix_reuse = true;
+  int max_draft_tokens = 8;  // of all sequences in a step
 };
 
-// What a sequence computes in a step: its next `num_tokens` tokens.
+// What a sequence computes in a step: its next `num_tokens` tokens and, where those are its last,
+// `num_drafts` of its drafts behind them.
 struct Chunk {
   Sequence* sequence = nullptr;
   int num_tokens = 0;
+  int num_drafts = 0;
 };
 
 class Scheduler {
@@ -42,11 +45,13 @@ class Scheduler {
   // Ends the sequence, which is gone after this; what it computed stays in the prefix tree.
   void finish(Sequence& sequence);
 
-  // The next step: decodes first, then prompts in chunks, as the budget of tokens allows. Empty
-  // only when there is no work. The pages are reserved.
+  // The next step: decodes first, then prompts in chunks, then drafts, as the budget of tokens
+  // allows. Empty only when there is no work. The pages are reserved.
   const std::vector<Chunk>& schedule();
   // The step was computed: its full pages enter the prefix tree.
   void commit();
+  // The last `num_tokens` tokens but one were drafts of the step that was committed.
+  void accept_drafts(Sequence& sequence, int num_tokens);
 
   // The pages of the prefix tree along `token_ids`, whole ones from the first token on.
   std::vector<int32_t> find_prefix(std::span<const int32_t> token_ids);
@@ -69,6 +74,7 @@ class Scheduler {
 
  private:
   void plan(Sequence& sequence);
+  void plan_drafts();
   void admit_waiting();
   bool has_room(const Sequence& sequence) const;
   int reserve(Sequence& sequence, int num_tokens);

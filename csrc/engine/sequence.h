@@ -25,6 +25,10 @@ struct Request {
 //   |-- pages in the prefix tree --|-- K and V in own pages --|-- reserved --|
 //                                                     num_tokens() - num_computed still to compute;
 //                                                     at 0 a token is waiting to be sampled
+//
+// Drafts are guesses of the tokens behind: computed with the last token in own pages, never
+// published. Those that turn out to be what is sampled count as computed, the others' slots are
+// written again.
 struct Sequence {
   Sequence(int64_t id, Request asked)
       : id(id), request(std::move(asked)), token_ids(request.token_ids) {
@@ -41,9 +45,11 @@ struct Sequence {
   PrefixTree::NodeId last_node = PrefixTree::kRoot;  // of the last published page
   int num_cached_tokens = -1;  // of the prompt, found in the tree on admission; -1: never admitted
   std::vector<TokenCount> seen;  // kept only where penalties ask for it
+  std::vector<int32_t> drafts;   // for the next step that samples
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_sampled() const { return num_tokens() - static_cast<int>(request.token_ids.size()); }
+  int num_left() const { return request.max_tokens - num_sampled(); }
   int num_to_compute() const { return num_tokens() - num_computed; }
   int num_slots() const { return static_cast<int>(page_ids.size()) * kPageSize; }
 
@@ -54,7 +60,10 @@ struct Sequence {
 
   void append(int32_t token_id) {
     token_ids.push_back(token_id);
-    if (!request.sampling.has_penalties()) return;
+    if (request.sampling.has_penalties()) count(seen, token_id);
+  }
+
+  static void count(std::vector<TokenCount>& seen, int32_t token_id) {
     const auto place = std::ranges::lower_bound(seen, token_id, {}, &TokenCount::token_id);
     if (place != seen.end() && place->token_id == token_id) {
       ++place->num_sampled;
