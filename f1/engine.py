@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from f1.calling.family import Family, family_for
-from f1.calling.schema import check_schema, check_tool
+from f1.calling.request import check_request
 from f1.calling.shared import shared_prefix
 from f1.calling.turn import Turn, TurnEvent
 from f1.calling.vocabulary import make_vocabulary
+from f1.drafting import Drafter, History, rows_for_drafts
 from f1.errors import (
     ConstraintError,
     ContextLengthExceeded,
@@ -52,7 +54,7 @@ from f1.types import (
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.grammar import Grammars
+    from f1.calling.grammar import Grammars, TokenMask
 
 T = TypeVar("T")
 log = logging.getLogger("f1.engine")
@@ -75,6 +77,7 @@ class _Choice:
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     events: list[TurnEvent]  # what the turn said before anything was sampled
+    drafter: Drafter | None = None  # None: nothing is drafted
     num_cached_tokens: int = 0
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
@@ -102,6 +105,7 @@ class AsyncEngine:
         )
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
+        self._history = History() if settings.speculation else None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._running: dict[int, _Choice] = {}
         self._failure: F1Error | None = None
@@ -201,7 +205,7 @@ class AsyncEngine:
     # --- preparing, in a worker thread -----------------------------------------------------------
 
     def _prepare(self, request: GenerateRequest, send: Send) -> list[_Choice]:
-        self._check(request)
+        check_request(request)
         parallel = request.parallel_tool_calls
         messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
         prompt = self._checkpoint.template.render(messages)
@@ -218,26 +222,6 @@ class AsyncEngine:
         ]
         choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
         return choices
-
-    def _check(self, request: GenerateRequest) -> None:
-        if not request.messages:
-            raise InvalidRequest("messages: expected at least one message", param="messages")
-        names = [tool.name for tool in request.tools]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidRequest(f"tools: {name!r} is given twice", param="tools")
-        for tool in request.tools:
-            check_tool(tool)
-        choice = request.tool_choice
-        if choice.mode in ("required", "named") and not request.tools:
-            raise InvalidRequest("tool_choice: there are no tools to call", param="tool_choice")
-        if choice.mode == "named" and choice.name not in names:
-            raise InvalidRequest(
-                f"tool_choice: no tool is named {choice.name!r}", param="tool_choice"
-            )
-        format = request.response_format
-        if format.kind == "json_schema" and not isinstance(format.value, str):
-            check_schema(format.value or {}, param="response_format.json_schema.schema")
 
     def _choice(
         self, request: GenerateRequest, prompt: list[int], max_tokens: int, index: int, send: Send
@@ -265,7 +249,11 @@ class AsyncEngine:
                 stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
                 choice=index,
             )
-        return _Choice(index, turn, core_request, len(prompt), send, len(prefix), events)
+        drafter = None
+        if self._history is not None:
+            never = self._checkpoint.tokenizer.control_token_ids
+            drafter = Drafter(prompt + prefix, self._history, never)
+        return _Choice(index, turn, core_request, len(prompt), send, len(prefix), events, drafter)
 
     # --- stepping thread -------------------------------------------------------------------------
 
@@ -335,18 +323,45 @@ class AsyncEngine:
             if choice.sequence_id in self._running:
                 del self._running[choice.sequence_id]
                 self._core.abort(choice.sequence_id)
+                if choice.drafter is not None:
+                    choice.drafter.close()
 
     def _step(self) -> None:
-        masks = {}
+        masks = self._draft()
+        drafted = {sequence_id: len(rows) - 1 for sequence_id, rows in masks.items()}
         for sequence_id in self._core.begin_step():
+            if sequence_id in masks:
+                continue
             choice = self._running[sequence_id]
             with self._fault_of(choice):
-                if (mask := choice.turn.mask()) is not None:
-                    masks[sequence_id] = mask
+                masks[sequence_id] = choice.turn.mask()
+        num_tokens: Counter[int] = Counter()
         for output in self._core.finish_step(masks):
-            choice = self._running[output.sequence_id]
+            num_tokens[output.sequence_id] += 1
+            if (taker := self._running.get(output.sequence_id)) is None:
+                continue  # its turn has ended before the drafts that were right
+            with self._fault_of(taker):
+                self._take(taker, output)
+        for sequence_id, num_drafts in drafted.items():
+            settler = self._running.get(sequence_id)
+            if settler is not None and settler.drafter is not None and num_tokens[sequence_id]:
+                settler.drafter.settle(num_drafts, num_tokens[sequence_id] - 1)
+
+    def _draft(self) -> dict[int, TokenMask]:
+        """Has some sequences try what may come next, as far as it is legal; returns the masks."""
+        masks: dict[int, TokenMask] = {}
+        room = rows_for_drafts(len(self._running))
+        for sequence_id, choice in list(self._running.items()) if room else ():
+            if choice.drafter is None or not (match := choice.turn.draft_match):
+                continue
             with self._fault_of(choice):
-                self._take(choice, output)
+                if not (draft := choice.drafter.draft(match, room)):
+                    continue
+                rows = choice.turn.masks(draft)
+                if len(rows) > 1:
+                    self._core.draft(sequence_id, draft[: len(rows) - 1])
+                    masks[sequence_id] = rows
+        return masks
 
     @contextmanager
     def _fault_of(self, choice: _Choice) -> Iterator[None]:
@@ -379,6 +394,8 @@ class AsyncEngine:
             forced, more = turn.force()
             events += more
             choice.num_tokens += len(forced)
+            if choice.drafter is not None:
+                choice.drafter.push([output.token_id, *forced])
             if turn.ended:
                 reason = turn.reason
             elif output.finish == "length":

@@ -12,7 +12,7 @@ from typing import Any
 from f1.errors import InvalidRequest
 
 _SIZES = ("kv_memory", "snapshot_disk")  # in bytes
-_SWITCHES = ("forced_text",)
+_SWITCHES = ("forced_text", "speculation")
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -33,6 +33,9 @@ class Settings:
     # Commits what the grammar leaves one continuation for, without asking the model. Calls are then
     # written in one way, their white space too.
     forced_text: bool = True
+    # Looks up what may come next in the prompt and in what was decoded lately, and verifies it in
+    # one go. The same tokens, sooner.
+    speculation: bool = True
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:

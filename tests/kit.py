@@ -52,10 +52,9 @@ def make_kit(model_path: Path, *, freely: bool = False, forced: bool = False) ->
 
 def is_legal(turn: Turn, token_id: int) -> bool:
     mask = turn.mask()
-    return mask is None or bool(mask[token_id >> 5] >> (token_id & 31) & 1)
+    return bool(mask[token_id >> 5] >> (token_id & 31) & 1)
 
 
 def legal(turn: Turn) -> Any:
     mask = turn.mask()
-    assert mask is not None
     return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))

@@ -134,6 +134,39 @@ async def test_forced_text_is_committed_unasked(engine: AsyncEngine, smollm_path
     slow.close()
 
 
+async def test_speculation_changes_no_token(engine: AsyncEngine, smollm_path: Path) -> None:
+    """Greedy and sampled, penalised too, in text, formats and calls that copy from the request."""
+    copied = "Send the minutes of the meeting of 2026-11-23 to maria.rossi@example.com."
+    fields = {name: {"type": "string"} for name in ("recipient", "subject", "text")}
+    mail = Tool("send_mail", "", {"properties": fields, "required": list(fields)})
+    sampled = SamplingParams(temperature=0.7, top_p=0.95, seed=7)
+    penalised = SamplingParams(temperature=0.5, seed=1, repetition_penalty=1.1)
+    requests = [
+        ask("Count from 1 to 30.", max_tokens=90),
+        ask("Repeat this: " + copied, max_tokens=60, sampling=sampled),
+        ask("Repeat this: " + copied, max_tokens=60, sampling=penalised),
+        ask("Say hi, hi, hi, hi, hi.", max_tokens=60, sampling=SamplingParams(num_logprobs=2)),
+        ask(copied, tools=(mail,), tool_choice=REQUIRED, max_tokens=120),
+        ask(copied, tools=(mail,), max_tokens=120, sampling=sampled),
+        ask("Fruit as JSON.", response_format=ResponseFormat("json_object"), max_tokens=80),
+    ]
+    plain = AsyncEngine.start(str(smollm_path), Settings(max_sequences=4, speculation=False))
+    expected = [await complete(plain, request) for request in requests]
+    assert plain.stats()["num_drafted_tokens"] == 0
+    plain.close()
+    before = engine.stats()
+    for _ in range(2):  # the second time out of what was decoded
+        for request, (completion,) in zip(requests, expected, strict=True):
+            (found,) = await complete(engine, request)
+            assert said(found) == said(completion)
+            assert found.usage.completion_tokens == completion.usage.completion_tokens
+            tokens = [entry.token for entry in found.logprobs]
+            assert tokens == [entry.token for entry in completion.logprobs]
+        accepted = engine.stats()["num_accepted_tokens"] - before["num_accepted_tokens"]
+        assert accepted > 100
+        before = engine.stats()
+
+
 async def test_choices_differ_and_repeat(engine: AsyncEngine) -> None:
     request = ask("Say a word.", n=3, max_tokens=12, sampling=SamplingParams(temperature=1, seed=3))
     first = [said(c) for c in await complete(engine, request)]

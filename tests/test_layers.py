@@ -23,7 +23,7 @@ CORE = {
 
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
-    "types errors settings _core store models calling engine tools planning serve "
+    "types errors settings _core store models calling drafting engine tools planning serve "
     "portal remote client demo bench cli"
 ).split()
 

@@ -182,6 +182,7 @@ def test_settings_from_environment():
     assert settings.models_dir == Path("/c/models")
     assert Settings.from_env({"F1_NUM_THREADS": ""}) == Settings()
     assert Settings.from_env({"F1_FORCED_TEXT": "off"}) == Settings(forced_text=False)
+    assert Settings.from_env({"F1_SPECULATION": "0"}) == Settings(speculation=False)
     assert Settings.from_env({"F1_FORCED_TEXT": "1"}).forced_text
 
 

@@ -194,6 +194,11 @@ class Segment:
     def accept(self, token_id: int) -> bool:
         return bool(self._matcher.accept_token(token_id))
 
+    def rollback(self, num_tokens: int) -> None:
+        """Takes back the tokens accepted last."""
+        if num_tokens:
+            self._matcher.rollback(num_tokens)
+
     def accept_bytes(self, data: bytes) -> bool:
         return bool(self._matcher.accept_string(data))
 

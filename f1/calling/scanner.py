@@ -24,7 +24,7 @@ class Closer(enum.Enum):
     NON_DIGIT = "anything but a digit"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Open:
     """Something opened and not yet closed: its first byte, and the token budget left there."""
 
@@ -44,6 +44,18 @@ class JsonScanner:
         self._stack: list[_Open] = []
         self._escaped = False
         self._digits = 0
+
+    def copy(self) -> JsonScanner:
+        twin = JsonScanner()
+        twin.done, twin._stack = self.done, self._stack.copy()
+        twin._escaped, twin._digits = self._escaped, self._digits
+        return twin
+
+    def string_tokens(self, remaining: int) -> int | None:
+        """Tokens read since the innermost open thing was opened, if that is a string."""
+        if not self._stack or self._stack[-1].kind != 0x22:
+            return None
+        return self._stack[-1].remaining - remaining
 
     def feed(self, data: bytes, remaining: int) -> int:
         """Reads `data`, sampled with `remaining` tokens of budget left.

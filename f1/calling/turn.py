@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
 import orjson
 
+from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_text
 from f1.calling.family import Family, elements, pieces
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
@@ -112,7 +113,7 @@ class Turn:
         """Why the turn ended, if it was not cut."""
         return "tool_calls" if self._calls else "stop"
 
-    def mask(self) -> TokenMask | None:
+    def mask(self) -> TokenMask:
         """The legal next tokens; valid until the next call."""
         if self._segment is None:
             vocabulary = self._vocabulary
@@ -130,6 +131,37 @@ class Turn:
             self._bounded = self._bounded or not _same(narrowed, mask)
             return narrowed
         return mask
+
+    @property
+    def draft_match(self) -> int:
+        """How many of the last tokens must have stood together before, for those that followed them
+        to be worth a try; 0: none is."""
+        if self._state == "text" or (self._state == "content" and not self._json):
+            return TEXT_MATCH
+        if self._state not in ("content", "arguments"):
+            return 0
+        num_tokens = self._scanner.string_tokens(self._remaining) or 0
+        return STRING_MATCH if num_tokens >= STRING_MATCH else 0
+
+    def masks(self, draft: Sequence[int]) -> TokenMask:
+        """[rows, words]: row 0 is `mask()`, row i what is legal behind the i-th draft. Ends before
+        the first draft that is not legal, and where only the token itself can tell. For turns with
+        a `draft_match`."""
+        first, token_bytes = self.mask(), self._vocabulary.token_bytes
+        if self._segment is None:
+            vocabulary = self._vocabulary
+            behind = vocabulary.call_text_mask if self._may_call else vocabulary.text_mask
+            return rows_in_text(first, behind, draft, token_bytes, self._opening)
+        return rows_in_segment(
+            first,
+            draft,
+            token_bytes,
+            self._segment,
+            self._scanner if self._json or self._state == "arguments" else None,
+            self._remaining,
+            self._tail,
+            self._canonical,
+        )
 
     def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> list[TurnEvent]:
         """Takes the sampled token (never the one that ends the turn); returns what it completes."""

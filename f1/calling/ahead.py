@@ -1,0 +1,82 @@
+"""Masks behind drafts: what will be legal if the next tokens are these, as far as it can be told.
+
+A row tells what `Turn.mask()` would, were the drafts before it sampled. Where more than the grammar
+decides that (a value or a call ends, something must be closed, text is forced) there is no row:
+what comes there is not drafted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+
+from f1.calling.forced import CONTEXT_BYTES, Canonical, forced_tokens
+from f1.calling.grammar import Segment, TokenMask
+from f1.calling.opening import Opening
+from f1.calling.scanner import JsonScanner
+
+TEXT_MATCH = 3  # tokens that must have stood together before for the next ones to be drafted
+STRING_MATCH = 2  # the same in a string of JSON, which is often a copy
+
+
+def rows_in_text(
+    first: TokenMask,
+    behind: TokenMask,
+    draft: Sequence[int],
+    token_bytes: Sequence[bytes],
+    opening: Opening,
+) -> TokenMask:
+    """[rows, words]: `first`, then `behind` for each draft that opens no call."""
+    opening = copy.copy(opening)
+    num_rows, mask = 1, first
+    for token_id in draft:
+        if not _is_legal(mask, token_id):
+            break
+        _, opened = opening.push(token_bytes[token_id])
+        if opened is not None:
+            break
+        num_rows, mask = num_rows + 1, behind
+    rows: TokenMask = np.stack([first, *[behind] * (num_rows - 1)])
+    return rows
+
+
+def rows_in_segment(
+    first: TokenMask,
+    draft: Sequence[int],
+    token_bytes: Sequence[bytes],
+    segment: Segment,
+    scanner: JsonScanner | None,
+    remaining: int,
+    tail: bytes,
+    canonical: Canonical | None,
+) -> TokenMask:
+    """[rows, words]; the segment is as it was afterwards. `scanner` follows its JSON; None: it has
+    none. `first` is narrowed where something must be closed: then there is one row."""
+    rows = [first.copy()]
+    num_read = 0
+    scanner = scanner.copy() if scanner else None
+    overdue = scanner is not None and scanner.overdue(remaining) is not None
+    for token_id in () if overdue else draft:
+        if not _is_legal(rows[-1], token_id):
+            break
+        data = token_bytes[token_id]
+        remaining -= 1
+        if scanner is not None:
+            scanner.feed(data, remaining)
+            if scanner.done or scanner.overdue(remaining) is not None:
+                break
+        if not segment.accept(token_id):
+            break
+        num_read += 1
+        tail = (tail + data)[-CONTEXT_BYTES:]
+        if canonical is not None and forced_tokens(segment, tail, canonical):
+            break
+        rows.append(segment.mask().copy())
+    segment.rollback(num_read)
+    return np.stack(rows)
+
+
+def _is_legal(mask: TokenMask, token_id: int) -> bool:
+    return bool(mask[token_id >> 5] >> (token_id & 31) & 1)
