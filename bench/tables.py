@@ -51,13 +51,13 @@ def spread(row: dict[str, Any]) -> str:
 def ceilings(found: dict[str, Any]) -> list[str]:
     rows = [row for row in found["rows"] if row["who"] == "machine"]
     lines = [
-        f"- {row['what']}, {row['threads']} threads: {spread(row)} {row['unit']}" for row in rows
+        f"- {row['what']}, threads {row['threads']}: {spread(row)} {row['unit']}" for row in rows
     ]
     shares = [entry for entry in found["derived"] if ": " in entry["what"]]
     for entry in shares:
         digits = 2 if entry["unit"] == "x" else 0
         value = f"{entry['value']:.{digits}f} {entry['unit']}"
-        lines.append(f"- {entry['what']}, {entry['threads']} threads: {value} of {entry['of']}")
+        lines.append(f"- {entry['what']}, threads {entry['threads']}: {value} of {entry['of']}")
     return lines
 
 

@@ -23,7 +23,10 @@ SECTIONS = ("decode", "prefill", "batch", "call", "ttft", "neighbour", "overhead
 # Peers: the module that must be there, and what to say of the weights they run.
 PEERS: Mapping[str, tuple[str, str]] = {
     "llama.cpp": ("llama_cpp", "same file, same quantised weights"),
-    "openvino": ("openvino_genai", "same file, its blocks read into OpenVINO's own layout"),
+    "openvino": (
+        "openvino_genai",
+        "same file, re-quantised: the minimum of a 4-bit block is rounded to a whole step",
+    ),
 }
 
 

@@ -59,7 +59,8 @@ def main() -> None:
             answer = {"answer": getattr(subject, question.pop("what"))(**question)}
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            answer = {"error": f"{type(error).__name__}: {reason}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
