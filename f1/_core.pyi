@@ -79,7 +79,9 @@ class Model:
         sources: Mapping[str, TensorSource],
         num_threads: int = 0,
         isa: str = "auto",
+        packed_path: str = "",
     ) -> None: ...
+    def save_packed(self, path: str) -> None: ...
     @property
     def config(self) -> ModelConfig: ...
     @property

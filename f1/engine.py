@@ -36,7 +36,7 @@ from f1.errors import (
     InvalidRequest,
 )
 from f1.models.checkpoint import Checkpoint
-from f1.models.load import load_checkpoint, load_model, snapshot_key
+from f1.models.load import load_checkpoint, load_model, packed_file, snapshot_key
 from f1.settings import Settings
 from f1.store.snapshot import PAGE_TOKENS, Snapshot
 from f1.store.snapshots import Snapshots
@@ -438,7 +438,12 @@ def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Sna
     from f1 import _core
 
     checkpoint = load_checkpoint(model, settings)
-    loaded = load_model(checkpoint, num_threads=settings.num_threads, isa=settings.isa)
+    loaded = load_model(
+        checkpoint,
+        num_threads=settings.num_threads,
+        isa=settings.isa,
+        packed=packed_file(checkpoint, settings),
+    )
     core = _core.Engine(
         loaded,
         num_pages=max(settings.kv_memory // loaded.kv_page_bytes, 1),

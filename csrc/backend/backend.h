@@ -18,6 +18,7 @@
 
 #include "backend/batch.h"
 #include "backend/sampling.h"
+#include "core/error.h"
 #include "core/model_config.h"
 #include "core/tensor.h"
 
@@ -91,6 +92,11 @@ class Backend {
   // kTable and kHead may keep reading tensor.data, so the caller keeps it alive. What is packed must not outlive
   // the backend. Not for several threads at once.
   virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
+  // Saves what was packed for BackendOptions::packed_path. Throws DeviceError where it cannot be
+  // written, or where this backend has nothing that could be mapped.
+  virtual void save_packed(const std::string& path) {
+    throw DeviceError(concat(path, ": ", name(), " keeps no packed weights in files"));
+  }
   virtual size_t kv_page_bytes(const ModelConfig& config) const = 0;
   virtual std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) = 0;
   virtual std::unique_ptr<Activations> make_activations(const ModelConfig& config,
@@ -129,6 +135,9 @@ class Backend {
 struct BackendOptions {
   int num_threads = 0;       // of the CPU; 0: one a core
   std::string isa = "auto";  // "auto", "scalar", "avx512"; "cuda": the first GPU
+  // A file of save_packed(), by this build and for the same tensors: what is in it is not packed
+  // again. Empty: none.
+  std::string packed_path = {};
 };
 
 // Throws InvalidArgument for an option that is unknown or that this machine cannot do.

@@ -19,8 +19,10 @@ constexpr int kDefaultChunk = 128;
 
 std::shared_ptr<Model> make_model(ModelConfig config,
                                   const std::map<std::string, TensorSource>& sources,
-                                  int num_threads, const std::string& isa) {
-  return std::make_shared<Model>(std::move(config), sources, make_backend({num_threads, isa}));
+                                  int num_threads, const std::string& isa,
+                                  const std::string& packed_path) {
+  return std::make_shared<Model>(std::move(config), sources,
+                                 make_backend({num_threads, isa, packed_path}));
 }
 
 // One sequence from position 0, in chunks, with a cache of its own.
@@ -97,10 +99,18 @@ void bind_model(py::module_& module) {
       .def_readonly("rope_interleaved", &ModelConfig::rope_interleaved);
   py::class_<Model, std::shared_ptr<Model>>(module, "Model")
       .def(py::init(&make_model), py::arg("config"), py::arg("sources"), py::arg("num_threads") = 0,
-           py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
+           py::arg("isa") = "auto", py::arg("packed_path") = "",
+           py::call_guard<py::gil_scoped_release>(),
            "Pack the weights. `sources` maps the names of csrc/model/model.h to TensorSource; "
            "num_threads 0 means one a core; isa is 'auto', 'scalar', 'avx512' or 'cuda'. Raises "
            "InvalidArgument naming the tensor.")
+      .def(
+          "save_packed", [](const Model& m, const std::string& path) {
+            m.backend().save_packed(path);
+          },
+          py::arg("path"), py::call_guard<py::gil_scoped_release>(),
+          "Write the packed weights to a file for the packed_path of a later Model of the same "
+          "tensors and build. Raises DeviceError.")
       .def_property_readonly("config", &Model::config)
       .def_property_readonly("backend_name", [](const Model& m) { return m.backend().name(); })
       .def_property_readonly("packed_bytes", &Model::packed_bytes)

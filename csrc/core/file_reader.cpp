@@ -1,6 +1,7 @@
 #include "core/file_reader.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +17,12 @@ FileReader::FileReader(const std::string& path)
 }
 
 FileReader::~FileReader() { ::close(fd_); }
+
+uint64_t FileReader::size() const {
+  struct stat status{};
+  if (::fstat(fd_, &status) == 0) return static_cast<uint64_t>(status.st_size);
+  throw InvalidArgument(concat(path_, ": cannot read: ", std::strerror(errno)));
+}
 
 void FileReader::read(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {

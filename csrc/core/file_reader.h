@@ -16,7 +16,8 @@ class FileReader {
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
 
-  // Throws InvalidArgument when the file ends before or cannot be read.
+  uint64_t size() const;  // throws InvalidArgument
+  // Throws InvalidArgument when the file ends before or cannot be read. For any thread.
   void read(uint64_t offset, std::span<std::byte> out) const;
 
  private:

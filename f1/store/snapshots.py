@@ -14,13 +14,13 @@ import logging
 import os
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from f1.store.folder import evict, remove
 from f1.store.snapshot import (
     PAGE_TOKENS,
     Key,
@@ -32,8 +32,6 @@ from f1.store.snapshot import (
 )
 
 log = logging.getLogger("f1.store")
-
-_ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
 
 
 class Snapshots:
@@ -106,7 +104,7 @@ class Snapshots:
             return False
         with self._lock:
             self._known[path] = written
-        self._evict(keep=path)
+        evict(list(self._root.glob("*/*")), self._max_bytes, keep=path)
         return True
 
     def discard(self, snapshot: Snapshot, reason: object) -> None:
@@ -114,7 +112,7 @@ class Snapshots:
         log.warning("snapshot %s is removed: %s", snapshot.path.name, reason)
         with self._lock:
             self._known.pop(snapshot.path, None)
-        _remove(snapshot.path)
+        remove(snapshot.path)
 
     def _write(
         self,
@@ -129,7 +127,7 @@ class Snapshots:
             written = write_snapshot(Path(name), self._key, token_ids, pages, checksums)
             os.replace(name, path)
         except BaseException:
-            _remove(Path(name))
+            remove(Path(name))
             raise
         return Snapshot(path, written.token_ids, written.checksums, written.offset)
 
@@ -151,28 +149,5 @@ class Snapshots:
                 continue
             except (SnapshotError, OSError) as error:
                 log.warning("snapshot %s is removed: %s", path.name, error)
-                _remove(path)
+                remove(path)
         self._seen = changed
-
-    def _evict(self, keep: Path) -> None:
-        """Down to the cap by removing what was not used for longest, and what nobody finished."""
-        found: list[tuple[float, int, Path]] = []
-        for path in self._root.glob("*/*"):
-            with suppress(OSError):  # just removed by another process
-                status = path.stat()
-                if path.suffix == ".kv":
-                    found.append((status.st_mtime, status.st_size, path))
-                elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                    _remove(path)
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self._max_bytes:
-                break
-            if path != keep:
-                _remove(path)
-                total -= size
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # already gone, or not ours to remove: then it is only not used
-        path.unlink()

@@ -167,6 +167,7 @@ void write_page(const Kernels& kernels, const CpuKvCache& cache, const CpuActiva
 CpuBackend::CpuBackend(const BackendOptions& options)
     : kernels_(kernels_of(options.isa)),
       pool_(num_threads_of(options.num_threads)),
+      packed_(options.packed_path, CpuBackend::name(), pool_),
       samplers_(static_cast<size_t>(pool_.num_threads())) {}
 
 std::string CpuBackend::name() const { return concat("cpu ", kernels_.name); }
@@ -195,6 +196,8 @@ TensorHandle CpuBackend::pack(const Tensor& tensor, TensorRole role) {
 TensorHandle CpuBackend::pack_matrix(const Tensor& tensor) {
   auto matrix = std::make_unique<MatrixTensor>();
   matrix->panels = panel_layout(tensor);
+  matrix->panels.data = packed_.find(matrix->num_bytes());
+  if (matrix->panels.data) return matrix;
   std::byte* memory = packed_.allocate(matrix->num_bytes());
   matrix->panels.data = memory;
   pool_.run(matrix->panels.num_panels(), 2, [&](int64_t begin, int64_t end, int) {
@@ -203,6 +206,8 @@ TensorHandle CpuBackend::pack_matrix(const Tensor& tensor) {
   });
   return matrix;
 }
+
+void CpuBackend::save_packed(const std::string& path) { packed_.save(path, name()); }
 
 size_t CpuBackend::kv_page_bytes(const ModelConfig& config) const {
   return sizeof(uint16_t) * 2 * kPageSize * static_cast<size_t>(config.num_layers) *

@@ -4,9 +4,9 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu_tensors.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/packed_memory.h"
 #include "backend/cpu/thread_pool.h"
 #include "backend/sampler.h"
-#include "core/arena.h"
 
 namespace f1 {
 
@@ -16,6 +16,7 @@ class CpuBackend final : public Backend {
 
   std::string name() const override;
   TensorHandle pack(const Tensor& tensor, TensorRole role) override;
+  void save_packed(const std::string& path) override;
   size_t kv_page_bytes(const ModelConfig& config) const override;
   std::unique_ptr<KvCache> make_kv_cache(const ModelConfig& config, int num_pages) override;
   std::unique_ptr<Activations> make_activations(const ModelConfig& config, int max_tokens) override;
@@ -43,7 +44,7 @@ class CpuBackend final : public Backend {
 
   const cpu::Kernels& kernels_;
   cpu::ThreadPool pool_;
-  Arena packed_;                   // all matrices
+  cpu::PackedMemory packed_;       // all matrices
   std::vector<Sampler> samplers_;  // one a thread
 };
 

@@ -22,6 +22,8 @@ TensorHandle CpuBackend::pack_head(const Tensor& tensor) {
   auto head = std::make_unique<HeadTensor>();
   head->matrix = head_layout(tensor);
   if (head->matrix.form == HeadForm::kFloats) return head;
+  head->matrix.data = packed_.find(head->num_bytes());
+  if (head->matrix.data) return head;
   std::byte* memory = packed_.allocate(head->num_bytes());
   head->matrix.data = memory;
   pool_.run(tensor.rows, kChunk, [&](int64_t begin, int64_t end, int) {
