@@ -25,9 +25,10 @@ struct AttentionKernels {
 
   static constexpr float kMinusInfinity = -1e30f;  // finite: the difference of two is 0, not NaN
   static constexpr int kBlockPages = 4, kBlock = 16 * kBlockPages;  // positions
-  // Rows at a time, and vectors of 16 lanes for each: as many sums as the registers hold.
+  // Rows at a time, and vectors of 16 lanes for each: as many sums as half the registers hold.
   static constexpr int kMaxRows = L::kRegisters >= 32 ? 8 : 4;
-  static constexpr int kWide = L::kRegisters >= 32 ? 2 : 1;
+  template <int kCount>
+  static constexpr int kWide = std::clamp(L::kRegisters / 2 / kCount, 1, kBlockPages);
 
   // A row's result so far, its share of `partial`: with w = e^(score - maximum), the sums by lane of
   // w and the sums of w V, of no meaning beyond head_dim.
@@ -46,7 +47,9 @@ struct AttentionKernels {
     return row / task.num_heads * task.token_stride + row % task.num_heads * task.head_dim;
   }
 
-  // scores[r][16 p + i] = query[r] . key of page p's position i
+  // scores[r][16 p + i] = query[r] . key of page p's position i. What is read next is asked for
+  // meanwhile: streams as short as pages are over before the processor has seen them. (In a plain
+  // loop: GCC 12 drops calls of lambdas that do nothing but prefetch.)
   template <int kCount, int kPages>
   [[gnu::noinline]] static void score(const uint16_t* const* keys, const float* const* query,
                                       int width, float* scores) {
@@ -55,6 +58,7 @@ struct AttentionKernels {
     for (int e = 0; e < width; ++e) {
       F32 key[kPages];
       repeat<kPages>([&](auto p) { key[p] = L::load_f16(keys[p] + e * 16); });
+      for (int p = 0; p < kPages; ++p) __builtin_prefetch(keys[p] + (width + e) * 16);  // values
       repeat<kCount>([&](auto r) {
         const F32 one = L::set(query[r][e]);
         repeat<kPages>([&](auto p) { sums[r][p] = L::fma(key[p], one, sums[r][p]); });
@@ -101,7 +105,8 @@ struct AttentionKernels {
   // Adds the block's first n values, at `e` and on: kVectors of 16, or one of `lanes`.
   template <int kCount, int kVectors, typename Load>
   [[gnu::noinline]] static void add_values(const uint16_t* const* values, int n, int width, int e,
-                                           Load load, const float* weights, const float* fades,
+                                           Load load, const uint16_t* const* next,
+                                           const float* weights, const float* fades,
                                            const State* states) {
     F32 sums[kCount][kVectors];
     repeat<kCount>([&](auto r) {
@@ -112,10 +117,12 @@ struct AttentionKernels {
     });
     for (int begin = 0; begin < n; begin += 16) {
       const uint16_t* value = values[begin / 16] + e;
+      const uint16_t* ahead = next[begin / 16] + e;
       const int end = std::min(n, begin + 16);
-      for (int i = begin; i < end; ++i, value += width) {
+      for (int i = begin; i < end; ++i, value += width, ahead += width) {
         F32 wide[kVectors];
         repeat<kVectors>([&](auto v) { wide[v] = load(value + 16 * v); });
+        for (int v = 0; v < kVectors; v += 2) __builtin_prefetch(ahead + 16 * v);
         repeat<kCount>([&](auto r) {
           const F32 weight = L::set(weights[r * kBlock + i]);
           repeat<kVectors>([&](auto v) { sums[r][v] = L::fma(wide[v], weight, sums[r][v]); });
@@ -127,15 +134,18 @@ struct AttentionKernels {
     });
   }
 
-  // `num_pages` pages of a block, of whose positions each of kCount rows sees the first n.
+  // One block, of whose positions each of kCount rows sees the first n. page_ids: its pages, and
+  // those that follow, pages_left in all.
   template <int kCount>
-  static void add_block(const AttendTask& task, const int32_t* page_ids, int num_pages, int n,
+  static void add_block(const AttendTask& task, const int32_t* page_ids, int pages_left, int n,
                         int first_row, float* partial) {
-    const int width = task.head_dim;
-    const uint16_t *keys[kBlockPages], *values[kBlockPages];
+    const int width = task.head_dim, num_pages = std::min(pages_left, kBlockPages);
+    const uint16_t *keys[kBlockPages], *values[kBlockPages], *next[kBlockPages];
     for (int p = 0; p < num_pages; ++p) {
       keys[p] = task.keys + page_ids[p] * task.page_stride;
       values[p] = task.values + page_ids[p] * task.page_stride;
+      next[p] = task.keys + page_ids[p + kBlockPages < pages_left ? p + kBlockPages : p] *
+                                task.page_stride;
     }
     const float* query[kCount];
     State states[kCount];
@@ -144,43 +154,31 @@ struct AttentionKernels {
       states[r] = state_of(task, partial, first_row + r);
     }
     alignas(64) float weights[kCount * kBlock];
+    constexpr int kVectors = kWide<kCount>;
     int p = 0;
-    for (; p + kWide <= num_pages; p += kWide)
-      score<kCount, kWide>(keys + p, query, width, weights + 16 * p);
+    for (; p + kVectors <= num_pages; p += kVectors)
+      score<kCount, kVectors>(keys + p, query, width, weights + 16 * p);
     for (; p < num_pages; ++p) score<kCount, 1>(keys + p, query, width, weights + 16 * p);
     float fades[kCount];
     weigh<kCount>(states, n, weights, fades);
     int e = 0;
     const auto load = [](const uint16_t* p) { return L::load_f16(p); };
-    for (; e + 16 * kWide <= width; e += 16 * kWide)
-      add_values<kCount, kWide>(values, n, width, e, load, weights, fades, states);
+    for (; e + 16 * kVectors <= width; e += 16 * kVectors)
+      add_values<kCount, kVectors>(values, n, width, e, load, next, weights, fades, states);
     for (; e < width; e += 16) {
       const int lanes = Math::lanes_left(width - e);
       const auto load_some = [=](const uint16_t* p) { return L::load_f16(p, lanes); };
-      add_values<kCount, 1>(values, n, width, e, load_some, weights, fades, states);
+      add_values<kCount, 1>(values, n, width, e, load_some, next, weights, fades, states);
     }
   }
 
   template <int kCount>
   static void add_block_of(int count, const AttendTask& task, const int32_t* page_ids,
-                           int num_pages, int n, int first_row, float* partial) {
+                           int pages_left, int n, int first_row, float* partial) {
     if (count == kCount)
-      return add_block<kCount>(task, page_ids, num_pages, n, first_row, partial);
+      return add_block<kCount>(task, page_ids, pages_left, n, first_row, partial);
     if constexpr (kCount > 1)
-      add_block_of<kCount - 1>(count, task, page_ids, num_pages, n, first_row, partial);
-  }
-
-  // Pages lie apart: the processor does not guess the next.
-  static void prefetch(const AttendTask& task, int position) {
-    const int32_t* page_ids = task.page_ids + position / 16;
-    const int num_pages = std::min<int>(kBlockPages, (task.num_positions - position + 15) / 16);
-    for (int p = 0; p < num_pages; ++p) {
-      const int64_t page = page_ids[p] * task.page_stride;
-      for (int i = 0; i < task.head_dim * 16; i += 32) {
-        __builtin_prefetch(task.keys + page + i, 0, 2);
-        __builtin_prefetch(task.values + page + i, 0, 2);
-      }
-    }
+      add_block_of<kCount - 1>(count, task, page_ids, pages_left, n, first_row, partial);
   }
 
   static void attend_segment(const AttendTask& task, int segment, float* partial) {
@@ -195,15 +193,14 @@ struct AttentionKernels {
     const int end = std::min(last, (segment + 1) * kSegment);
     for (int begin = segment * kSegment; begin < end; begin += kBlock) {
       const int32_t* page_ids = task.page_ids + begin / 16;
-      const int num_pages = (std::min(kBlock, end - begin) + 15) / 16;
-      if (begin + kBlock < end) prefetch(task, begin + kBlock);
+      const int pages_left = (last - begin + 15) / 16;
       // While all tokens see the whole block, rows are taken as they come; then token by token.
       const int step = begin + kBlock <= task.num_positions ? num_rows : task.num_heads;
       for (int first = 0; first < num_rows; first += step) {
         const int seen = task.num_positions + first / task.num_heads - begin;
         if (seen <= 0) continue;
         for (int row = first; row < first + step; row += kMaxRows)
-          add_block_of<kMaxRows>(std::min(kMaxRows, first + step - row), task, page_ids, num_pages,
+          add_block_of<kMaxRows>(std::min(kMaxRows, first + step - row), task, page_ids, pages_left,
                                  std::min(seen, kBlock), row, partial);
       }
     }

@@ -29,11 +29,11 @@ CpuKvCache::CpuKvCache(const ModelConfig& config, int num_pages)
       memory_(static_cast<size_t>(page_stride_ * num_pages)) {}
 
 uint16_t* CpuKvCache::keys(int layer, int group) const {
-  return memory_.data() + layer * layer_stride_ + group * head_dim_ * kPageSize;
+  return memory_.data() + layer * layer_stride_ + group * 2 * head_dim_ * kPageSize;
 }
 
 uint16_t* CpuKvCache::values(int layer, int group) const {
-  return keys(layer, group) + num_groups_ * head_dim_ * kPageSize;
+  return keys(layer, group) + head_dim_ * kPageSize;
 }
 
 std::span<std::byte> CpuKvCache::page(int index) const {

@@ -33,9 +33,9 @@ struct VectorTensor final : DeviceTensor {
 };
 
 // A page has its layers one after another: a prompt touches as little memory as it fills, and a page
-// is moved as a whole. Memory of one layer's page: K f16 [G][E][16], then V f16 [G][16][E]. A key's
-// 16 positions lie side by side so that one vector holds 16 scores; a value's E lie side by side so
-// that one holds 16 sums.
+// is moved as a whole. Memory of one layer's page: for each of G, K f16 [E][16], then V f16 [16][E].
+// A key's 16 positions lie side by side so that one vector holds 16 scores; a value's E lie side by
+// side so that one holds 16 sums.
 class CpuKvCache final : public KvCache {
  public:
   CpuKvCache(const ModelConfig& config, int num_pages);
