@@ -295,7 +295,7 @@ def test_sampling_equals_the_cpus(tmp_path: Path, probe: Probe) -> None:
     vocab = 1500
     probe.load(tiny.write(tmp_path, replace(DIMS, vocab_size=vocab)))
     draw = np.random.default_rng(1)
-    logits = np.round(draw.normal(size=(6, vocab)) * 3).astype(np.float32)  # many are equal
+    logits = np.round(draw.normal(size=(7, vocab)) * 3).astype(np.float32)  # many are equal
     logits[4] = np.nan
     logits[5, 7] = np.inf
     legal = draw.random(vocab) < 0.1
@@ -305,6 +305,7 @@ def test_sampling_equals_the_cpus(tmp_path: Path, probe: Probe) -> None:
         Row(1, vocab, mask=mask),
         Row(2, len(ids), listed=ids),
         Row(3, vocab, mask=mask, temperature=0.8, top_k=40, top_p=0.9, seed=2**63 + 5, position=9),
+        Row(6, vocab, mask=~mask),
         Row(4, vocab),
         Row(5, vocab),
     ]
@@ -326,7 +327,7 @@ def test_sampling_equals_the_cpus(tmp_path: Path, probe: Probe) -> None:
         return int(token)
 
     assert [token for token, _ in got] == [on_cpu(row) for row in rows]
-    assert [token for token, _ in got][4:] == [-1, -1]
+    assert [token for token, _ in got][5:] == [-1, -1]
     nobody = Row(0, vocab, mask=np.zeros_like(mask))
     assert probe.sample([nobody, Row(1, vocab, num_logprobs=0)])[0][0] == -1
 
