@@ -16,7 +16,7 @@ from f1.bench.command import parse_sections
 from f1.bench.report import Report
 from f1.bench.run import SECTIONS, find_peers
 from f1.bench.subject import Subject, SubjectFailed
-from f1.bench.work import CALL, Costs, prompt_tokens, text_tokens, toolset
+from f1.bench.work import Costs, call, prompt_tokens, text_tokens, toolset
 from f1.errors import InvalidRequest
 from f1.models.load import load_checkpoint
 
@@ -130,8 +130,13 @@ def test_prompts_are_as_long_as_asked_and_begin_apart() -> None:
     assert len(first) == len(second) == 9000
     assert first[:8] != second[:8]
     assert len(toolset(checkpoint, 300)) < len(toolset(checkpoint, 2000)) <= 32
-    text = b"".join(map(checkpoint.tokenizer.token_bytes, prompt_tokens(checkpoint, CALL)))
+    text = b"".join(map(checkpoint.tokenizer.token_bytes, prompt_tokens(checkpoint, call(0))))
     assert text.rstrip().endswith(b'"book_flight", "arguments":')
+
+
+def test_no_two_rounds_ask_the_same() -> None:
+    calls = {call(index).messages[0].content for index in (*range(16), 90, 91)}
+    assert len(calls) == 18
 
 
 def test_a_peer_is_compared_the_right_way_round() -> None:

@@ -143,32 +143,39 @@ def _call(bench: Bench) -> None:
 
 
 def _call_on(bench: Bench, threads: int, rounds: int) -> None:
-    question = {
-        "what": "call",
-        "threads": threads,
-        "token_ids": work.prompt_tokens(bench.checkpoint, work.CALL),
-        "schema": work.BOOK_FLIGHT.parameters,
-        "max_tokens": work.CALL.max_tokens,
-    }
+    switched = {"num_threads": threads}
     with (
-        bench.subject("f1 engine", num_threads=threads) as ours,
-        bench.subject("f1 engine", num_threads=threads, **_SWITCHES_OFF) as plain,
-        bench.subjects(question, among=_WITH_GRAMMAR) as peers,
+        bench.subject("f1 engine", **switched) as ours,
+        bench.subject("f1 engine", **switched, **_SWITCHES_OFF) as plain,
+        bench.subjects(_peer_call(bench, threads, 90), among=_WITH_GRAMMAR) as peers,
     ):
-        subjects = {OURS: ours, PLAIN: plain, **peers}
-        questions = {OURS: {"what": "call"}, PLAIN: {"what": "call"}}
-        for who in (OURS, PLAIN):  # compiles the grammar and fills the prefix cache; then settles
-            for _ in range(2):
-                subjects[who].ask("call")
+        engines = {OURS: ours, PLAIN: plain}
+        for engine in engines.values():  # grammar compiled, tools in the prefix cache; then settled
+            for index in (90, 91):
+                engine.ask("call", index=index)
         for index in bench.rounds(f"call ({_threads(threads)})", rounds):
-            for who, subject in subjects.items():
-                answer = subject.ask(**questions.get(who, question))
+            answers = {who: engine.ask("call", index=index) for who, engine in engines.items()}
+            for who, peer in peers.items():
+                answers[who] = peer.ask(**_peer_call(bench, threads, index))
+            for who, answer in answers.items():
                 if index == 0 and threads == bench.options.threads:
                     bench.report.notes.append(f"call of {who}: {answer['text'].strip()}")
                 _add_call(bench.report, who, threads, answer)
-            for who in (OURS, PLAIN):
-                answer = subjects[who].ask("text", num_tokens=bench.sizes.new_tokens)
+            for who, engine in engines.items():
+                answer = engine.ask("text", index=index, num_tokens=bench.sizes.new_tokens)
                 _add_text(bench.report, who, threads, answer)
+
+
+def _peer_call(bench: Bench, threads: int, index: int) -> dict[str, Any]:
+    """The same call for a peer: our prompt, and the schema for it to make a grammar of."""
+    request = work.call(index)
+    return {
+        "what": "call",
+        "threads": threads,
+        "token_ids": work.prompt_tokens(bench.checkpoint, request),
+        "schema": request.tools[0].parameters,
+        "max_tokens": request.max_tokens,
+    }
 
 
 def _add_call(report: Report, who: str, threads: int, answer: Mapping[str, Any]) -> None:

@@ -102,22 +102,22 @@ class EngineSubject:
 
     # --- what can be asked ---------------------------------------------------------------------
 
-    def call(self) -> dict[str, Any]:
+    def call(self, index: int) -> dict[str, Any]:
         """One tool call under its grammar, from its first token on.
 
         The clock starts where the peers' does: when the prompt is computed and its first token
         chosen.
         """
+        request = work.call(index)
+        answer, first = self._decode(request)
         # The call's beginning counts as completion, but was settled with the prompt.
-        prompt = work.prompt_tokens(self._checkpoint, work.CALL)
-        answer, first = self._decode(work.CALL)
-        lead = len(prompt) - answer.usage.prompt_tokens
+        lead = len(work.prompt_tokens(self._checkpoint, request)) - answer.usage.prompt_tokens
         timing = first.until(answer.end, answer.usage.completion_tokens - lead - 1)
         return timing | {"text": answer.arguments}
 
-    def text(self, num_tokens: int) -> dict[str, Any]:
+    def text(self, index: int, num_tokens: int) -> dict[str, Any]:
         """Free text, from its first token on."""
-        answer, first = self._decode(work.story(num_tokens))
+        answer, first = self._decode(work.story(index, num_tokens))
         return first.until(answer.end, answer.usage.completion_tokens - 1)
 
     def _decode(self, request: GenerateRequest) -> tuple[Answer, Instant]:
@@ -145,7 +145,7 @@ class EngineSubject:
 
     def overhead(self, kind: str, size: int, num_tokens: int) -> dict[str, float]:
         """Median seconds per step outside the core, with `size` requests decoding together."""
-        make = {"text": lambda i: work.chatter(i, num_tokens), "call": work.call_like}[kind]
+        make = {"text": lambda i: work.chatter(i, num_tokens), "call": work.call}[kind]
         self._engine.timed.steps.clear()
         self._loop.run_until_complete(self._answers([make(index) for index in range(size)]))
         steps = self._engine.timed.steps
@@ -163,7 +163,7 @@ class EngineSubject:
     def memory(self, num_tokens: int) -> dict[str, int]:
         """Bytes resident now that a request has filled the pages it needs, and what they hold."""
         tools: tuple[Tool, ...] = work.toolset(self._checkpoint, num_tokens)
-        self._loop.run_until_complete(self._answers([work.question(tools, "Hello."), work.CALL]))
+        self._loop.run_until_complete(self._answers([work.question(tools, "Hello."), work.call(0)]))
         return {"imports": self._resident_at_start, **_resident()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -34,20 +34,31 @@ BOOK_FLIGHT = Tool(
         "additionalProperties": False,
     },
 )
-# About 60 tokens of arguments, written as compact JSON.
-CALL = GenerateRequest(
-    (
-        Message(
-            "user",
-            "Book a business class flight from Lisbon to Copenhagen on 2026-03-14 for Ingrid "
-            "Johansson, with two checked bags and a vegetarian meal.",
-        ),
-    ),
-    tools=(BOOK_FLIGHT,),
-    tool_choice=ToolChoice("named", BOOK_FLIGHT.name),
-    parallel_tool_calls=False,
-    max_tokens=160,
-)
+_PASSENGERS = "Ingrid Johansson,Tomas Novak,Amara Okafor,Lucia Ferrari,Henrik Olsen".split(",")
+_CITIES = "Lisbon,Copenhagen,Vienna,Toronto,Nairobi,Osaka,Bogota".split(",")
+_TOPICS = "lighthouse keeper,clockmaker,ferry pilot,beekeeper,glass blower,mapmaker".split(",")
+
+
+def call(index: int) -> GenerateRequest:
+    """A call of about 60 tokens of arguments, to be copied from the request for the most part.
+
+    Each index names another passenger and route, as one request after another would: an engine
+    that drafts from what it said before must not find the whole answer there.
+    """
+    passenger = _PASSENGERS[index % len(_PASSENGERS)]
+    origin, destination = (_CITIES[(3 * index + i) % len(_CITIES)] for i in range(2))
+    cabin = ("business", "economy", "first", "premium")[index % 4]
+    text = (
+        f"Book a {cabin} class flight from {origin} to {destination} on 2026-{index % 12 + 1:02d}-"
+        f"{index % 27 + 1:02d} for {passenger}, with two checked bags and a vegetarian meal."
+    )
+    return GenerateRequest(
+        (Message("user", text),),
+        tools=(BOOK_FLIGHT,),
+        tool_choice=ToolChoice("named", BOOK_FLIGHT.name),
+        parallel_tool_calls=False,
+        max_tokens=160,
+    )
 
 
 def text_tokens(checkpoint: Checkpoint, count: int, start: int) -> list[int]:
@@ -118,16 +129,11 @@ def chatter(index: int, max_tokens: int) -> GenerateRequest:
     return GenerateRequest((Message("user", text),), max_tokens=max_tokens)
 
 
-def story(max_tokens: int) -> GenerateRequest:
-    """Free text that does not repeat what was said before."""
-    text = "Tell a story of a lighthouse keeper who finds a letter. Describe every scene at length."
+def story(index: int, max_tokens: int) -> GenerateRequest:
+    """Free text that does not repeat what was said before; each index another."""
+    who = _TOPICS[index % len(_TOPICS)]
+    text = f"Tell a story of a {who} who finds a letter. Describe every scene at length."
     return GenerateRequest((Message("user", text),), max_tokens=max_tokens)
-
-
-def call_like(index: int) -> GenerateRequest:
-    """CALL with another prompt, and so another sequence."""
-    message = CALL.messages[0]
-    return replace(CALL, messages=(Message("user", f"Request {index + 1}: {message.content}"),))
 
 
 # --- costs ----------------------------------------------------------------------------------------
