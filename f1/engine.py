@@ -78,6 +78,8 @@ class _Choice:
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     events: list[TurnEvent]  # what the turn said before anything was sampled
     drafter: Drafter | None = None  # None: nothing is drafted
+    # Other choices of the request: they fork off as soon as the prompt is computed.
+    followers: Sequence[_Choice] = ()
     num_cached_tokens: int = 0
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
@@ -296,7 +298,10 @@ class AsyncEngine:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _submit(self, choices: Iterable[_Choice]) -> None:
+    def _submit(self, choices: Sequence[_Choice]) -> None:
+        first = choices[0]
+        if len(choices) > 1 and first.core_request is not None and not first.turn.ended:
+            first.followers, choices = choices[1:], choices[:1]
         for choice in choices:
             if self._failure is not None:
                 choice.send(self._failure)
@@ -318,8 +323,28 @@ class AsyncEngine:
                 return
             self._running[choice.sequence_id] = choice
 
+    def _fork(self, first: _Choice) -> list[int]:
+        """The prompt is computed: the other choices go on from there. Where they cannot, they are
+        submitted. Returns the ids of those that wait for their token."""
+        followers, first.followers = first.followers, ()
+        waiting: list[int] = []
+        for choice in followers:
+            if first.sequence_id is None or choice.core_request is None:
+                continue
+            for event in choice.events:
+                choice.send(event)
+            forked = self._core.fork(first.sequence_id, choice.index)
+            if forked is None:
+                forked = self._core.submit(choice.core_request)
+            else:
+                waiting.append(forked)
+            choice.sequence_id = forked
+            self._running[forked] = choice
+        return waiting
+
     def _abort(self, choices: Iterable[_Choice]) -> None:
         for choice in choices:
+            choice.followers = ()
             if choice.sequence_id in self._running:
                 del self._running[choice.sequence_id]
                 self._core.abort(choice.sequence_id)
@@ -329,7 +354,9 @@ class AsyncEngine:
     def _step(self) -> None:
         masks = self._draft()
         drafted = {sequence_id: len(rows) - 1 for sequence_id, rows in masks.items()}
-        for sequence_id in self._core.begin_step():
+        waiting = self._core.begin_step()
+        waiting += [i for sequence_id in waiting for i in self._fork(self._running[sequence_id])]
+        for sequence_id in waiting:
             if sequence_id in masks:
                 continue
             choice = self._running[sequence_id]

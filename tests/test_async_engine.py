@@ -171,6 +171,9 @@ async def test_choices_differ_and_repeat(engine: AsyncEngine) -> None:
     request = ask("Say a word.", n=3, max_tokens=12, sampling=SamplingParams(temperature=1, seed=3))
     first = [said(c) for c in await complete(engine, request)]
     assert first == [said(c) for c in await complete(engine, request)]
+    crowd = [complete(engine, replace(request, n=7)) for _ in range(8)]  # no place to fork at once
+    for found in await asyncio.gather(*crowd):
+        assert [said(completion) for completion in found[:3]] == first
     assert len({text for text, _, _ in first}) > 1
 
 

@@ -360,6 +360,69 @@ def test_choices_of_one_seed_differ_and_share_the_prompt(model: _core.Model) -> 
     assert run(engine, [request(token_ids, 12, choice=2, temperature=1, seed=4)])[0] == outputs[2]
 
 
+@pytest.mark.parametrize("prefix_reuse", [True, False])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_a_fork_samples_what_a_submission_would(
+    model: _core.Model, sampling: dict[str, Any], prefix_reuse: bool
+) -> None:
+    """Forked while the prompt's first token waits, between steps, and off a fork."""
+    token_ids = prompt(2, 45)
+    asked = [request(token_ids, 30, choice=i, **sampling) for i in range(4)]
+    engine = _core.Engine(model, num_pages=64, prefix_reuse=prefix_reuse)
+    first = engine.submit(asked[0])
+    assert engine.begin_step() == [first]
+    children = [engine.fork(first, i) for i in (1, 2)]
+    grandchild = engine.fork(children[1], 3)
+    ids = [first, *children, grandchild]
+    engine.check()
+    tokens: dict[int, list[int]] = {i: [] for i in ids}
+    for output in engine.finish_step():
+        tokens[output.sequence_id].append(output.token_id)
+    for outputs in steps(engine):
+        for output in outputs:
+            tokens[output.sequence_id].append(output.token_id)
+    assert [tokens[i] for i in ids] == [alone(model, r) for r in asked]
+    assert engine.stats()["num_computed_tokens"] == 45 + 4 * 29
+
+
+def test_a_fork_in_the_middle_goes_on_from_there(model: _core.Model) -> None:
+    token_ids = prompt(2, 45)
+    engine = _core.Engine(model, num_pages=64)
+    first = engine.submit(request(token_ids, 30, temperature=1, seed=6))
+    so_far = []
+    for _ in range(7):
+        engine.begin_step()
+        so_far += [output.token_id for output in engine.finish_step()]
+    child = engine.fork(first, 1)
+    tokens: dict[int, list[int]] = {first: [], child: []}
+    for outputs in steps(engine):
+        for output in outputs:
+            tokens[output.sequence_id].append(output.token_id)
+    again = request(token_ids + so_far, 23, temperature=1, seed=6, choice=1)
+    assert tokens[child] == alone(model, again) != tokens[first]
+    assert so_far + tokens[first] == alone(model, request(token_ids, 30, temperature=1, seed=6))
+
+
+def test_no_fork_where_it_could_not_run_beside(model: _core.Model) -> None:
+    asked = request(prompt(2, 45), 3)
+    for options, waiting in (
+        ({"num_pages": 32, "max_sequences": 1}, 0),
+        ({"num_pages": 4}, 0),
+        ({"num_pages": 8}, 1),
+    ):
+        engine = _core.Engine(model, **options)
+        first = engine.submit(asked)
+        assert engine.fork(first, 1) is None  # it does not run yet
+        for _ in range(waiting):
+            engine.submit(request(prompt(3, 100), 3))
+        engine.begin_step()
+        assert engine.fork(first, 1) is None
+        engine.check()
+        engine.finish_step()
+    with pytest.raises(_core.InvalidArgument, match="no sequence"):
+        engine.fork(12345, 1)
+
+
 # --- masks ----------------------------------------------------------------------------------------
 
 

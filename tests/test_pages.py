@@ -7,7 +7,7 @@ what a sequence is about to attend to was computed from its own tokens and from 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -61,6 +61,7 @@ class Harness:
         self.cache = [[0] * PAGE_SIZE for _ in range(num_pages)]
         self.num_finished = 0
         self.num_right = 0
+        self.num_forked = 0
 
     def submit(self, token_ids: list[int], max_tokens: int) -> int:
         sequence_id = self.scheduler.submit(token_ids, max_tokens)
@@ -152,6 +153,20 @@ class Harness:
         if len(shadow.token_ids) - shadow.num_prompt == shadow.max_tokens:
             self.finish(sequence_id)
 
+    def fork(self, sequence_id: int) -> None:
+        child, copies = self.scheduler.fork(sequence_id)
+        if child is None:
+            return
+        for source, target in copies:
+            self.cache[target] = self.cache[source].copy()
+        self.live[child] = replace(
+            shadow := self.live[sequence_id],
+            token_ids=shadow.token_ids.copy(),
+            histories=shadow.histories.copy(),
+            drafts=[],
+        )
+        self.num_forked += 1
+
     def drain(self) -> None:
         while self.live:
             self.step()
@@ -169,7 +184,9 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
             harness.finish(harness.random.choice(list(harness.live)))  # aborted
         elif draw < 0.065:
             num_restored += len(harness.restore(harness.random_tokens()))
-        elif draw < 0.07:
+        elif draw < 0.0750 and harness.live:
+            harness.fork(harness.random.choice(list(harness.live)))
+        elif draw < 0.08:
             harness.scheduler.schedule()  # a step that fails before commit changes nothing
         else:
             harness.step()
@@ -181,6 +198,7 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     # The run was worth something only if it went through all of it.
     assert harness.num_finished > num_operations // 100
     assert harness.num_right > num_operations // 50
+    assert harness.num_forked > num_operations // 4000
     assert scheduler.num_preemptions > num_operations // 100
     assert (scheduler.num_reused_tokens > num_operations // 10) == prefix_reuse
     assert (num_restored > num_operations // 1000) == prefix_reuse

@@ -217,6 +217,14 @@ void bind_engine(py::module_& module) {
           "The sequence's id. Raises InvalidArgument, also where it could never fit the context or "
           "the cache.")
       .def(
+          "fork",
+          [](SharedEngine& self, int64_t id, int choice) {
+            return self([&](Engine& engine) { return engine.fork(id, choice); });
+          },
+          py::arg("sequence_id"), py::arg("choice"),
+          "The sequence once more, from where it stands, as that choice: its id. None where it "
+          "could not run beside (others wait, memory or places are short): then submit it.")
+      .def(
           "append",
           [](SharedEngine& self, int64_t id, const std::vector<int32_t>& token_ids) {
             self([&](Engine& engine) { engine.append(id, token_ids); });

@@ -42,6 +42,15 @@ class SchedulerProbe {
     scheduler_.accept_drafts(sequence(id), num_tokens);
   }
 
+  // (id of the child or None, [(from, to)] of pages to copy)
+  py::tuple fork(int64_t id) {
+    py::list copies;
+    const auto copy = [&](int32_t from, int32_t to) { copies.append(py::make_tuple(from, to)); };
+    const Sequence* child = scheduler_.fork(sequence(id), next_id_, 1, copy);
+    if (child == nullptr) return py::make_tuple(py::none(), copies);
+    return py::make_tuple(next_id_++, copies);
+  }
+
   // [(id, first position, number of tokens, page ids, number of drafts)] of the next step.
   py::list schedule() {
     py::list chunks;
@@ -114,6 +123,7 @@ void bind_engine_testing(py::module_& module) {
       .def("finish", &SchedulerProbe::finish)
       .def("append", &SchedulerProbe::append)
       .def("draft", &SchedulerProbe::draft)
+      .def("fork", &SchedulerProbe::fork)
       .def("accept_drafts", &SchedulerProbe::accept_drafts)
       .def("schedule", &SchedulerProbe::schedule)
       .def("restore_prefix", &SchedulerProbe::restore_prefix, py::arg("token_ids"))

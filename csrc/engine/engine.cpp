@@ -50,6 +50,19 @@ int64_t Engine::submit(Request request) {
   return next_id_++;
 }
 
+std::optional<int64_t> Engine::fork(int64_t id, int choice) {
+  const Sequence* parent = scheduler_.find(id);
+  if (parent == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  const auto copy = [&](int32_t from, int32_t to) { cache_->copy_page(from, to); };
+  Sequence* child = scheduler_.fork(*parent, next_id_, choice, copy);
+  if (child == nullptr) return std::nullopt;
+  const auto pending = std::ranges::find(pending_, parent, &Pending::sequence);
+  if (pending != pending_.end()) {
+    pending_.push_back({.sequence = child, .head_index = pending->head_index});
+  }
+  return next_id_++;
+}
+
 void Engine::append(int64_t id, std::span<const int32_t> token_ids) {
   Sequence& sequence = find_idle(id);
   check_tokens(token_ids, "token_ids", model_->config().vocab_size);

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <utility>
@@ -74,6 +75,10 @@ class Engine {
   // Returns the sequence's id. Throws InvalidArgument naming what is wrong with the request, also
   // when it could never fit the model's context or the cache.
   int64_t submit(Request request);
+  // The sequence once more, from where it stands, as the given choice: what it samples from here on
+  // is what a submission of its own would. Between begin_step() and finish_step() it waits for its
+  // token too if the other does. Nothing where it could not run beside: then submit it.
+  std::optional<int64_t> fork(int64_t id, int choice);
   // Tokens that follow without being sampled: the next step computes them with the last one. They
   // count against max_tokens, of which one must remain to be sampled. Not between begin_step() and
   // finish_step() for a sequence that waits for its token.

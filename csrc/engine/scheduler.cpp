@@ -46,6 +46,35 @@ Sequence* Scheduler::find(int64_t id) const {
   return nullptr;
 }
 
+Sequence* Scheduler::fork(const Sequence& parent, int64_t id, int choice,
+                          const std::function<void(int32_t, int32_t)>& copy) {
+  const bool is_running = !parent.page_ids.empty();
+  const bool has_pages = pool_.num_free() + pool_.num_reclaimable() >= num_running() + 2;
+  if (!is_running || !waiting_.empty() || !has_pages || num_running() >= options_.max_sequences) {
+    return nullptr;
+  }
+  Request request = parent.request;
+  request.choice = choice;
+  auto child = std::make_unique<Sequence>(id, std::move(request));
+  child->token_ids = parent.token_ids;
+  child->seen = parent.seen;
+  child->num_computed = parent.num_computed;
+  child->num_published = parent.num_published;
+  child->last_node = parent.last_node;
+  child->num_cached_tokens = parent.num_cached_tokens;
+  const int num_full = parent.num_computed / kPageSize;
+  for (int i = 0; i < num_full; ++i) {
+    pool_.share(parent.page_ids[i]);
+    child->page_ids.push_back(parent.page_ids[i]);
+  }
+  if (parent.num_computed % kPageSize != 0) {
+    allocate_page(*child);
+    copy(parent.page_ids[num_full], child->page_ids.back());
+  }
+  running_.push_back(std::move(child));
+  return running_.back().get();
+}
+
 void Scheduler::finish(Sequence& sequence) {
   release_pages(sequence);
   std::erase_if(chunks_, [&](const Chunk& chunk) { return chunk.sequence == &sequence; });

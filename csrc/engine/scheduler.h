@@ -42,6 +42,11 @@ class Scheduler {
   // Throws InvalidArgument where the pool could never hold the sequence.
   void submit(std::unique_ptr<Sequence> sequence);
   Sequence* find(int64_t id) const;  // nullptr when unknown or finished
+  // A running sequence once more, from where it stands and with random numbers of its own. Pages
+  // that are full are shared; copy(from, to) is called for the one that both go on to write. Null
+  // where it could not run beside: others wait, or memory or places are short.
+  Sequence* fork(const Sequence& parent, int64_t id, int choice,
+                 const std::function<void(int32_t, int32_t)>& copy);
   // Ends the sequence, which is gone after this; what it computed stays in the prefix tree.
   void finish(Sequence& sequence);
 
