@@ -64,6 +64,7 @@ _PRELOADED_SHARE = 8  # snapshots may fill one of so many parts of the cache bef
 
 # Sends one event, or the error that ends the request, to its stream.
 Send = Callable[[Event | F1Error], None]
+Mail = list[tuple[asyncio.Queue[Event | F1Error], Event | F1Error]]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +111,7 @@ class AsyncEngine:
         self._history = History() if settings.speculation else None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._running: dict[int, _Choice] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, Mail] = {}  # the stepping thread's
         self._failure: F1Error | None = None
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
@@ -146,8 +148,7 @@ class AsyncEngine:
         events: asyncio.Queue[Event | F1Error] = asyncio.Queue()
 
         def send(event: Event | F1Error) -> None:
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(events.put_nowait, event)
+            self._outbox.setdefault(loop, []).append((events, event))
 
         choices = await asyncio.to_thread(self._prepare, request, send)
         self._post(lambda: self._submit(choices))
@@ -283,6 +284,7 @@ class AsyncEngine:
                 self._obey(wait=not self._core.has_work)
                 if self._failure is None and self._core.has_work:
                     self._step()
+                self._flush()
                 self._progress = time.monotonic()
         except Exception as error:
             log.exception("the engine failed")
@@ -297,6 +299,13 @@ class AsyncEngine:
             command()
         while not self._inbox.empty():
             self._inbox.get()()
+
+    def _flush(self) -> None:
+        """Delivers a step's events. To wake a loop is a system call: once for all its requests."""
+        outbox, self._outbox = self._outbox, {}
+        for loop, mail in outbox.items():
+            with suppress(RuntimeError):  # the caller's loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(_deliver, mail)
 
     def _submit(self, choices: Sequence[_Choice]) -> None:
         first = choices[0]
@@ -459,6 +468,12 @@ class AsyncEngine:
         self._running.clear()
         while not self._inbox.empty():
             self._inbox.get()()
+        self._flush()
+
+
+def _deliver(mail: Mail) -> None:
+    for events, event in mail:
+        events.put_nowait(event)
 
 
 def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Snapshots]:
