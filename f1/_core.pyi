@@ -106,6 +106,7 @@ class SamplingParams:
         seed: int = 0,
         logit_bias: Mapping[int, float] = ...,
         num_logprobs: int = -1,
+        masked_mass: bool = False,
     ) -> None: ...
 
 class Request:
@@ -128,6 +129,8 @@ class StepOutput:
     def logprob(self) -> float | None: ...
     @property
     def top(self) -> list[tuple[int, float]] | None: ...
+    @property
+    def masked_mass(self) -> float | None: ...
     @property
     def finish(self) -> Literal["stop", "length", "no_legal_token", "fault"] | None: ...
     @property

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -453,7 +453,8 @@ class AsyncEngine:
         if output.top is None or output.logprob is None:
             return None
         top = tuple(self._token_logprob(token_id, value) for token_id, value in output.top)
-        return self._token_logprob(output.token_id, output.logprob, top)
+        logprob = self._token_logprob(output.token_id, output.logprob, top)
+        return replace(logprob, masked_mass=output.masked_mass)
 
     def _token_logprob(
         self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
@@ -532,4 +533,5 @@ def _sampling(params: SamplingParams) -> _core.SamplingParams:
         seed=params.seed,
         logit_bias=dict(params.logit_bias),
         num_logprobs=-1 if params.num_logprobs is None else params.num_logprobs,
+        masked_mass=params.masked_mass,
     )

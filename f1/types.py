@@ -69,6 +69,7 @@ class SamplingParams:
     seed: int = 0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     num_logprobs: int | None = None  # None: none; 0: of the token alone; n: the n likeliest too
+    masked_mass: bool = False  # with log-probabilities; costs the logits of all tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,16 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's natural-log probability among the tokens that were legal there."""
+    """A token's natural-log probability among the tokens that were legal there.
+
+    `masked_mass`: how likely the model found, together, all tokens that were not; asked for only.
+    """
 
     token: str
     logprob: float
     token_bytes: bytes
     top: tuple[TokenLogprob, ...] = ()
+    masked_mass: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

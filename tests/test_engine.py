@@ -522,6 +522,26 @@ def test_logprobs_of_a_forced_token_and_where_not_asked_for(model: _core.Model) 
     assert [(o.logprob, o.top) for o in outputs] == [(None, None), (0.0, []), (0.0, [(9, 0.0)])]
 
 
+@pytest.mark.parametrize("legal", [[3, 50, 51, 200], [9], list(range(7, VOCAB_SIZE))], ids=len)
+def test_masked_mass_is_what_the_illegal_tokens_had(model: _core.Model, legal: list[int]) -> None:
+    token_ids = prompt(4, 25)
+    logits = model.logits(np.array(token_ids, dtype=np.int32))[-1].astype(np.float64)
+    likely = np.exp(logits - logits.max())
+    engine = _core.Engine(model, num_pages=16)
+    ids = [engine.submit(request(token_ids, 1, num_logprobs=0, masked_mass=m)) for m in (1, 0)]
+    masked, plain = [o for step in steps(engine, {i: mask_of(legal) for i in ids}) for o in step]
+    assert masked.masked_mass == pytest.approx(1 - likely[legal].sum() / likely.sum(), abs=1e-5)
+    assert plain.masked_mass is None
+    assert (masked.token_id, masked.logprob) == (plain.token_id, pytest.approx(plain.logprob))
+
+
+def test_nothing_is_masked_without_a_mask(model: _core.Model) -> None:
+    engine = _core.Engine(model, num_pages=8)
+    engine.submit(request([1], 1, num_logprobs=0, masked_mass=True))
+    ((output,),) = steps(engine)
+    assert output.masked_mass == 0
+
+
 # --- how sequences end ----------------------------------------------------------------------------
 
 
@@ -725,6 +745,7 @@ def test_cached_tokens_are_told(model: _core.Model) -> None:
         ({"frequency_penalty": float("inf")}, "frequency_penalty"),
         ({"num_logprobs": -2}, "num_logprobs"),
         ({"num_logprobs": VOCAB_SIZE + 1}, "num_logprobs"),
+        ({"masked_mass": True}, "masked_mass"),
         ({"logit_bias": {VOCAB_SIZE: 1.0}}, "logit_bias"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias"),
         ({"logit_bias": {1: float("nan")}}, "logit_bias"),

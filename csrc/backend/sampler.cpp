@@ -128,14 +128,17 @@ double uniform_of(uint64_t seed, int choice, int position) {
 
 SampledToken Sampler::sample(const SampleRow& row, std::span<float> logits) {
   const SamplingParams& params = *row.params;
+  const bool wants_masked_mass = params.masked_mass && row.mask != nullptr;
+  const float log_of_all = wants_masked_mass ? log_sum(logits) : 0;
   if (row.mask != nullptr) hide_illegal(logits, row.mask);
 
   SampledToken sampled;
   float log_total = 0;
   if (params.num_logprobs >= 0) {
-    const int peak = argmax(logits);
-    if (peak < 0) return {};
-    log_total = logits[peak] + static_cast<float>(std::log(weigh(logits, 1)));
+    if (argmax(logits) < 0) return {};
+    log_total = log_sum(logits);
+    if (wants_masked_mass)
+      sampled.masked_mass = std::max(-std::expm1(log_total - log_of_all), 0.0f);
     sampled.top = largest(logits, params.num_logprobs);
     for (auto& [index, value] : sampled.top) {
       index = token_at(row, index);
@@ -186,6 +189,12 @@ int Sampler::draw(std::span<const float> logits, const SamplingParams& params, d
   if (params.top_p < 1) total = cut_to_mass(total, params.top_p * total);
   if (params.min_p > 0) total = keep({params.min_p, std::numeric_limits<int32_t>::max()});
   return find(uniform * total);
+}
+
+// log of the sum of e^logit.
+float Sampler::log_sum(std::span<const float> logits) {
+  const int peak = argmax(logits);
+  return peak < 0 ? -kInfinity : logits[peak] + static_cast<float>(std::log(weigh(logits, 1)));
 }
 
 // Fills weights_ and blocks_; the likeliest token weighs 1. Returns the sum, 0 where no logit

@@ -33,6 +33,7 @@ class Sampler {
 
   void adjust(const SampleRow& row, std::span<float> logits);
   int draw(std::span<const float> logits, const SamplingParams& params, double uniform);
+  float log_sum(std::span<const float> logits);
   double weigh(std::span<const float> logits, float temperature);
   double cut_to_count(size_t count);
   double cut_to_mass(double total, double mass);

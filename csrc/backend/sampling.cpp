@@ -23,6 +23,8 @@ void check_sampling(const SamplingParams& params, int vocab_size) {
           params.frequency_penalty);
   require(params.num_logprobs >= -1 && params.num_logprobs <= vocab_size, "num_logprobs",
           "-1 or a number of tokens of the vocabulary", params.num_logprobs);
+  require(!params.masked_mass || params.num_logprobs >= 0, "masked_mass",
+          "false where num_logprobs is -1", params.masked_mass);
   for (const auto& [token_id, bias] : params.logit_bias) {
     require(token_id >= 0 && token_id < vocab_size, "logit_bias", "of tokens in the vocabulary",
             token_id);

@@ -26,7 +26,8 @@ struct SamplingParams {
   float frequency_penalty = 0;   // for each time it was sampled
   uint64_t seed = 0;
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token, added to its logit)
-  int num_logprobs = -1;  // -1: none; 0: of the sampled token; n: of the n likeliest too
+  int num_logprobs = -1;     // -1: none; 0: of the sampled token; n: of the n likeliest too
+  bool masked_mass = false;  // with log-probabilities: of what the mask took, too; costs all of V
 
   bool has_penalties() const {
     return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
@@ -57,6 +58,7 @@ struct SampledToken {
   int32_t token_id = -1;  // -1: no logit was a finite number
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top;  // (token, logprob), likeliest first
+  float masked_mass = 0;  // how likely all tokens that were not legal were together, if asked for
 };
 
 // Ten rounds of Philox-4x32 (Salmon et al. 2011): the words of a counter under a key. Counters make

@@ -32,7 +32,8 @@ std::span<const int32_t> span_of(const Int32Array& token_ids) {
 SamplingParams make_sampling(float temperature, int top_k, float top_p, float min_p,
                              float repetition_penalty, float presence_penalty,
                              float frequency_penalty, uint64_t seed,
-                             const std::map<int32_t, float>& logit_bias, int num_logprobs) {
+                             const std::map<int32_t, float>& logit_bias, int num_logprobs,
+                             bool masked_mass) {
   return {.temperature = temperature,
           .top_k = top_k,
           .top_p = top_p,
@@ -42,7 +43,8 @@ SamplingParams make_sampling(float temperature, int top_k, float top_p, float mi
           .frequency_penalty = frequency_penalty,
           .seed = seed,
           .logit_bias = {logit_bias.begin(), logit_bias.end()},
-          .num_logprobs = num_logprobs};
+          .num_logprobs = num_logprobs,
+          .masked_mass = masked_mass};
 }
 
 Request make_request(const Int32Array& token_ids, SamplingParams sampling, int max_tokens,
@@ -159,6 +161,7 @@ void bind_requests(py::module_& module) {
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
            py::arg("frequency_penalty") = 0.0f, py::arg("seed") = 0,
            py::arg("logit_bias") = std::map<int32_t, float>(), py::arg("num_logprobs") = -1,
+           py::arg("masked_mass") = false,
            "How tokens are drawn; see f1.types.SamplingParams. num_logprobs: -1 none, 0 of the "
            "sampled token, n of the n likeliest too.");
   py::class_<Request>(module, "Request")
@@ -185,6 +188,13 @@ void bind_requests(py::module_& module) {
             return o.token.top;
           },
           "The likeliest legal tokens: [(token_id, logprob)]; None where not asked for.")
+      .def_property_readonly(
+          "masked_mass",
+          [](const StepOutput& o) -> std::optional<float> {
+            if (!o.has_masked_mass) return std::nullopt;
+            return o.token.masked_mass;
+          },
+          "How likely all tokens that were not legal were together; None where not asked for.")
       .def_property_readonly(
           "finish", [](const StepOutput& o) { return finish_name(o.finish); },
           "None, or why the sequence has ended: 'stop', 'length', "

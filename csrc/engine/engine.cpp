@@ -209,6 +209,11 @@ Engine::Row Engine::make_row(const Pending& pending, int index, const int32_t* m
     row.is_listed =
         list_legal_tokens(mask, model_->config().vocab_size, kMaxListedTokens, legal_tokens_);
     row.num_legal = legal_tokens_.size() - row.legal_begin;
+    if (sequence.request.sampling.masked_mass && row.num_legal > 0) {  // wants all logits
+      legal_tokens_.resize(row.legal_begin);
+      row.is_listed = false;
+      row.num_legal = 0;
+    }
   }
   if (index > 0 && sequence.request.sampling.has_penalties()) {
     row.seen = index == 1 ? sequence.seen : rows_.back().seen;
@@ -272,6 +277,7 @@ StepOutput Engine::commit_token(Sequence& sequence, const Row& row) {
   StepOutput output{.sequence_id = sequence.id,
                     .token = token_of(row),
                     .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
+                    .has_masked_mass = sequence.request.sampling.masked_mass,
                     .num_cached_tokens = sequence.num_cached_tokens};
   const int32_t token_id = output.token.token_id;
   if (token_id < 0) {

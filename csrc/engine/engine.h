@@ -39,6 +39,7 @@ struct StepOutput {
   int64_t sequence_id = 0;
   SampledToken token;
   bool has_logprobs = false;     // they were asked for
+  bool has_masked_mass = false;  // likewise
   Finish finish = Finish::kNot;  // after anything but kNot the sequence is gone
   int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
 };
