@@ -87,7 +87,7 @@ class Logits {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string name() const = 0;  // "cpu scalar", "cpu avx512"
+  virtual std::string name() const = 0;  // "cpu scalar", "cpu avx2"
 
   // kTable and kHead may keep reading tensor.data, so the caller keeps it alive. What is packed must not outlive
   // the backend. Not for several threads at once.
@@ -134,7 +134,7 @@ class Backend {
 
 struct BackendOptions {
   int num_threads = 0;       // of the CPU; 0: one a core
-  std::string isa = "auto";  // "auto", "scalar", "avx512"; "cuda": the first GPU
+  std::string isa = "auto";  // "auto", "scalar", "avx2", "avx512"; "cuda": the first GPU
   // A file of save_packed(), by this build and for the same tensors: what is in it is not packed
   // again. Empty: none.
   std::string packed_path = {};

@@ -102,7 +102,7 @@ void bind_model(py::module_& module) {
            py::arg("isa") = "auto", py::arg("packed_path") = "",
            py::call_guard<py::gil_scoped_release>(),
            "Pack the weights. `sources` maps the names of csrc/model/model.h to TensorSource; "
-           "num_threads 0 means one a core; isa is 'auto', 'scalar', 'avx512' or 'cuda'. Raises "
+           "num_threads 0 means one a core; isa is 'auto', 'scalar', 'avx2', 'avx512' or 'cuda'. Raises "
            "InvalidArgument naming the tensor.")
       .def(
           "save_packed", [](const Model& m, const std::string& path) {

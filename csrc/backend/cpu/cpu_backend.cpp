@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <thread>
+#include <vector>
 
 #include "backend/cpu/pack.h"
 #include "core/error.h"
@@ -24,22 +25,28 @@ int num_threads_of(int requested) {
   return requested == 0 ? std::min(cores, kMaxThreads) : requested;
 }
 
-bool supports_avx512() {
+// The kernels that this processor can run, best first.
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> kernels;
 #if defined(__x86_64__)
-  return kAvx512Kernels && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-#else
-  return false;
+  if (kAvx512Kernels && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
+    kernels.push_back(kAvx512Kernels);
+  if (kAvx2Kernels && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
+    kernels.push_back(kAvx2Kernels);
 #endif
+  kernels.push_back(&kScalarKernels);
+  return kernels;
 }
 
 const Kernels& kernels_of(const std::string& isa) {
-  if (isa == "scalar" || (isa == "auto" && !supports_avx512())) return kScalarKernels;
-  if (isa != "auto" && isa != "avx512")
-    throw InvalidArgument(concat("isa '", isa, "' is not one of auto, scalar, avx512"));
-  if (!supports_avx512()) throw InvalidArgument("isa 'avx512': this processor does not have it");
-  return *kAvx512Kernels;
+  for (const Kernels* kernels : supported_kernels())
+    if (isa == "auto" || isa == kernels->name) return *kernels;
+  if (isa != "avx2" && isa != "avx512")
+    throw InvalidArgument(concat("isa '", isa, "' is not one of auto, scalar, avx2, avx512"));
+  throw InvalidArgument(concat("isa '", isa, "': this processor does not have it"));
 }
 
 const PanelMatrix& panels_of(const TensorHandle& handle) {

@@ -1,5 +1,6 @@
 // The kernels of one instruction set, as a table of functions. Their one source, *_kernels.h, is
-// written over 16-wide lanes; kernels_scalar.cpp and kernels_avx512.cpp compile it.
+// written over 16-wide lanes; kernels_scalar.cpp, kernels_avx2.cpp and kernels_avx512.cpp
+// compile it.
 #pragma once
 
 #include <cstdint>
@@ -109,6 +110,7 @@ struct Kernels {
 };
 
 extern const Kernels kScalarKernels;
-extern const Kernels* const kAvx512Kernels;  // null when not built for x86
+extern const Kernels* const kAvx2Kernels;  // null when not built for x86
+extern const Kernels* const kAvx512Kernels;
 
 }  // namespace f1::cpu

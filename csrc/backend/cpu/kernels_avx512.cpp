@@ -1,5 +1,5 @@
-// The kernels in AVX-512 with VNNI. On x86 CMake compiles this file, and only this one, for it;
-// nothing here may run before the processor was asked (cpu_backend.cpp), so all is constant data.
+// The kernels in AVX-512 with VNNI. On x86 CMake compiles this file for it; nothing here may run
+// before the processor was asked (cpu_backend.cpp), so all is constant data.
 #include "backend/cpu/kernels.h"
 
 #ifdef __AVX512VNNI__

@@ -141,6 +141,7 @@ struct Avx512Lanes {
     return {_mm512_or_si512(a.v, _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))};
   }
   static I32 dot(I32 acc, U8 a, U8 b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
+  static I32 dot_7_bits(I32 acc, U8 a, U8 b) { return dot(acc, a, b); }
   static U8 set_quad(const int8_t* quad) {
     int32_t four;
     std::memcpy(&four, quad, 4);

@@ -195,6 +195,7 @@ struct ScalarLanes {
     for (int i = 0; i < 32; ++i) pairs[i] = products[2 * i] + products[2 * i + 1];
     return each<I32>([&](int i) { return acc.v[i] + pairs[2 * i] + pairs[2 * i + 1]; });
   }
+  static I32 dot_7_bits(I32 acc, U8 a, U8 b) { return dot(acc, a, b); }  // of a < 128
 };
 
 }  // namespace f1::cpu

@@ -108,6 +108,13 @@ struct PanelKernels {
     out.scales[1] = L::mul(shared.d, L::load_s8(p.scales[2 * g + 1]));
   }
 
+  // acc + codes of a format with that zero point times codes of activations.
+  template <int kZero>
+  static I32 dot_of(I32 acc, U8 w, U8 x) {
+    if constexpr (kZero == 128) return L::dot(acc, w, x);  // the only codes of 8 bits
+    return L::dot_7_bits(acc, w, x);
+  }
+
   // The codes of quads q0 .. q1 - 1 times those of kCount tokens, zero points subtracted.
   // `sums`: which of the three kinds of sums in TileGroup belong to these quads.
   template <int kZero, int kPanels, int kCount, typename CodesOf>
@@ -122,8 +129,9 @@ struct PanelKernels {
     if constexpr (kPanels * kCount == 1) {  // two chains: one would wait for itself
       I32 other = L::set(int32_t{0});
       for (int q = q0; q < q1; q += 2) {
-        dots[0][0] = L::dot(dots[0][0], codes_of(0, q), L::set_quad(x[0]->codes[0] + 4 * q));
-        other = L::dot(other, codes_of(0, q + 1), L::set_quad(x[0]->codes[0] + 4 * q + 4));
+        const int8_t* codes = x[0]->codes[0] + 4 * q;
+        dots[0][0] = dot_of<kZero>(dots[0][0], codes_of(0, q), L::set_quad(codes));
+        other = dot_of<kZero>(other, codes_of(0, q + 1), L::set_quad(codes + 4));
       }
       dots[0][0] = L::add(dots[0][0], other);
       return;
@@ -133,7 +141,7 @@ struct PanelKernels {
       for (int p = 0; p < kPanels; ++p) w[p] = codes_of(p, q);
       for (int i = 0; i < kCount; ++i) {
         const U8 quad = L::set_quad(x[i / kTile]->codes[i % kTile] + 4 * q);
-        for (int p = 0; p < kPanels; ++p) dots[p][i] = L::dot(dots[p][i], w[p], quad);
+        for (int p = 0; p < kPanels; ++p) dots[p][i] = dot_of<kZero>(dots[p][i], w[p], quad);
       }
     }
   }
