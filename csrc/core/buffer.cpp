@@ -1,6 +1,9 @@
 #include "core/buffer.h"
 
 #include <sys/mman.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <cstdint>
 #include <memory>
@@ -38,6 +41,12 @@ void* allocate_pages(size_t bytes) {
 
 void free_pages(void* data, size_t bytes) {
   ::munmap(data, (bytes + kSmallPage - 1) / kSmallPage * kSmallPage);
+}
+
+void trim_heap() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 }  // namespace f1

@@ -8,6 +8,8 @@ namespace f1 {
 
 void* allocate_pages(size_t bytes);  // throws DeviceError
 void free_pages(void* data, size_t bytes);
+// Gives freed memory that the allocator keeps back to the system, where it can.
+void trim_heap();
 
 template <typename T>
 class Buffer {

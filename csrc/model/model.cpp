@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/buffer.h"
 #include "core/error.h"
 
 namespace f1 {
@@ -155,6 +156,7 @@ Model::Model(ModelConfig config, const std::map<std::string, TensorSource>& sour
   for (int layer = 0; layer < config_.num_layers; ++layer)
     weights_.layers.push_back(load_layer(loader, config_, layer));
   packed_bytes_ = loader.packed_bytes();
+  trim_heap();  // of what reading the vocabulary and packing took on the side
 }
 
 size_t Model::kv_page_bytes() const { return backend_->kv_page_bytes(config_); }
