@@ -423,6 +423,23 @@ def test_no_fork_where_it_could_not_run_beside(model: _core.Model) -> None:
         engine.fork(12345, 1)
 
 
+def test_forks_beside_drafts_fit_the_rows_of_a_step(model: _core.Model) -> None:
+    """A step of 8 tokens makes logits of 8 rows: 5 for a sequence with 4 drafts leave 3."""
+    asked = [request(prompt(2, 4), 10, choice=i, temperature=1, seed=6) for i in range(4)]
+    engine = _core.Engine(model, num_pages=64, max_batch_tokens=8, max_sequences=8)
+    first = engine.submit(asked[0])
+    engine.draft(first, [1, 2, 3, 4])
+    assert engine.begin_step() == [first]
+    children = [engine.fork(first, i) for i in (1, 2, 3, 4)]
+    assert [child is None for child in children] == [False, False, False, True]
+    tokens: dict[int, list[int]] = {i: [] for i in (first, *children[:3])}
+    engine.check()
+    for outputs in (engine.finish_step(), *steps(engine)):
+        for output in outputs:
+            tokens[output.sequence_id].append(output.token_id)
+    assert list(tokens.values()) == [alone(model, r) for r in asked]
+
+
 # --- masks ----------------------------------------------------------------------------------------
 
 

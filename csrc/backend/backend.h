@@ -93,7 +93,7 @@ class Backend {
   // the backend. Not for several threads at once.
   virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
   // Saves what was packed for BackendOptions::packed_path. Throws DeviceError where it cannot be
-  // written, or where this backend has nothing that could be mapped.
+  // written, or where this backend keeps no packed weights in files.
   virtual void save_packed(const std::string& path) {
     throw DeviceError(concat(path, ": ", name(), " keeps no packed weights in files"));
   }
@@ -125,6 +125,7 @@ class Backend {
   virtual void final_norm(const DeviceTensor& norm, const Batch& batch,
                           Activations& activations) = 0;
   // rows[i] makes row i of the logits: all V, or those of listed tokens, compactly, in their order.
+  // At most max_tokens rows; several may be of one head token.
   virtual void head(const DeviceTensor& head, std::span<const HeadRow> rows,
                     Activations& activations, Logits& logits) = 0;
   // tokens[i] is drawn from rows[i], each row by itself. Spoils the logits.

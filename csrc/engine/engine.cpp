@@ -53,10 +53,13 @@ int64_t Engine::submit(Request request) {
 std::optional<int64_t> Engine::fork(int64_t id, int choice) {
   const Sequence* parent = scheduler_.find(id);
   if (parent == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  const auto pending = std::ranges::find(pending_, parent, &Pending::sequence);
+  int num_rows = 0;  // of the head, which takes as many at a time as a step has tokens
+  for (const Pending& other : pending_) num_rows += 1 + other.num_drafts;
+  if (pending != pending_.end() && num_rows >= activations_->max_tokens()) return std::nullopt;
   const auto copy = [&](int32_t from, int32_t to) { cache_->copy_page(from, to); };
   Sequence* child = scheduler_.fork(*parent, next_id_, choice, copy);
   if (child == nullptr) return std::nullopt;
-  const auto pending = std::ranges::find(pending_, parent, &Pending::sequence);
   if (pending != pending_.end()) {
     pending_.push_back({.sequence = child, .head_index = pending->head_index});
   }
