@@ -32,6 +32,12 @@ std::vector<Tile> tiles_of(const Batch& batch) {
   return tiles;
 }
 
+int64_t most_tokens_of(const std::vector<Tile>& tiles) {
+  int most = 0;
+  for (const Tile& tile : tiles) most = std::max(most, tile.num_tokens);
+  return most;
+}
+
 // Attention as tasks, one for each tile and KV group.
 class Attention {
  public:
@@ -44,8 +50,8 @@ class Attention {
         layer_(layer),
         a_(activations),
         heads_a_group_(a_.config.num_heads / a_.config.num_kv_heads),
-        partial_size_(kTileTokens * heads_a_group_ * partial_row(a_.config.head_dim)),
         tiles_(tiles_of(batch)),
+        partial_size_(most_tokens_of(tiles_) * heads_a_group_ * partial_row(a_.config.head_dim)),
         num_tasks_(std::ssize(tiles_) * a_.config.num_kv_heads) {}
 
   void run() {
@@ -129,8 +135,8 @@ class Attention {
   const int layer_;
   CpuActivations& a_;
   const int heads_a_group_;
-  const int64_t partial_size_;  // floats
   const std::vector<Tile> tiles_;
+  const int64_t partial_size_;  // floats of one task's sums over a segment
   const int64_t num_tasks_;
 };
 

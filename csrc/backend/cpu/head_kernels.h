@@ -38,7 +38,7 @@ struct HeadKernels {
   static void turn(const Rows16& from, size_t line, U8 (&out)[16]) {
     turn_line(from, line, [&](int k, U8 v) { out[k] = v; });
   }
-  struct Turned {
+  struct alignas(kLine) Turned {
     uint8_t dwords[16][kLine];
   };
   template <typename Rows16>

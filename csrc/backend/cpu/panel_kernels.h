@@ -1,7 +1,7 @@
 // Matrix products over quantised panels.
 //
 // Inputs are taken block by block, so that their activations stay in the first-level cache. Up to
-// kMaxDirect tokens: a panel's block is unpacked in registers, once for each eight tokens (reading
+// kFewTokens: a panel's block is unpacked in registers, once for each kAtOnce tokens (reading
 // memory is the limit). More: blocks of two panels are unpacked into the first-level cache and meet
 // all tokens there (dot products are the limit). Either way a row's groups are added in their
 // order, each by
