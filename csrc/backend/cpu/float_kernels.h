@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/lane_math.h"
 #include "backend/cpu/panels.h"
 
 namespace f1::cpu {
@@ -18,18 +19,31 @@ struct FloatKernels {
     return L::load_bf16(reinterpret_cast<const uint16_t*>(p));
   }
 
-  // Four sums, of inputs 4k, 4k + 1, ..., hide the latency of one.
+  // Four sums, of inputs 4k, 4k + 1, ..., hide the latency of one. A weight is read once for all
+  // kCount tokens.
   template <F32 (*kLoad)(const std::byte*), int kWidth, int kCount>
   static void dot_of(const PanelMatrix& matrix, int64_t panel, const Rows& rows, int64_t first,
                      float* out) {
     const std::byte* weights = matrix.block(panel, 0);
-    for (int i = 0; i < kCount; ++i) {
-      const float* x = rows.row(first + i);
-      F32 sums[4] = {L::set(0.0f), L::set(0.0f), L::set(0.0f), L::set(0.0f)};
-      for (int64_t k = 0; k < matrix.inputs; ++k)
-        sums[k % 4] = L::fma(kLoad(weights + k * kPanelRows * kWidth), L::set(x[k]), sums[k % 4]);
-      L::store(out + i * kPanelRows, L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
-    }
+    const float* x[kCount];
+    F32 sums[kCount][4];
+    repeat<kCount>([&](auto i) {
+      x[i] = rows.row(first + i);
+      repeat<4>([&](auto j) { sums[i][j] = L::set(0.0f); });
+    });
+    const auto add = [&](int64_t k, auto j) {
+      const F32 weight = kLoad(weights + k * kPanelRows * kWidth);
+      repeat<kCount>([&](auto i) { sums[i][j] = L::fma(weight, L::set(x[i][k]), sums[i][j]); });
+    };
+    int64_t k = 0;
+    for (; k + 4 <= matrix.inputs; k += 4) repeat<4>([&](auto j) { add(k + j, j); });
+    repeat<3>([&](auto j) {
+      if (k + j < matrix.inputs) add(k + j, j);
+    });
+    repeat<kCount>([&](auto i) {
+      L::store(out + i * kPanelRows,
+               L::add(L::add(sums[i][0], sums[i][1]), L::add(sums[i][2], sums[i][3])));
+    });
   }
 
   template <int kCount>
