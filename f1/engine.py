@@ -13,77 +13,41 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from f1.calling.family import Family, family_for
-from f1.calling.request import check_request
-from f1.calling.shared import shared_prefix
-from f1.calling.turn import Turn, TurnEvent
-from f1.calling.vocabulary import make_vocabulary
-from f1.drafting import Drafter, History, rows_for_drafts
+from f1.choices import Choice, Preparation
+from f1.delivery import Delivery, Stream
 from f1.errors import (
-    ConstraintError,
-    ContextLengthExceeded,
     EngineStopped,
     F1Error,
-    InvalidRequest,
 )
 from f1.models.checkpoint import Checkpoint
 from f1.models.load import load_checkpoint, load_model, packed_file, snapshot_key
 from f1.settings import Settings
-from f1.store.snapshot import PAGE_TOKENS, Snapshot
+from f1.stepping import Stepper
+from f1.store.snapshot import PAGE_TOKENS
 from f1.store.snapshots import Snapshots
 from f1.types import (
     Event,
     Finished,
-    FinishReason,
     GenerateRequest,
     Message,
-    SamplingParams,
-    TokenLogprob,
     Tool,
-    Usage,
 )
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.grammar import Grammars, TokenMask
+    from f1.calling.grammar import Grammars
 
 T = TypeVar("T")
 log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
 _PRELOADED_SHARE = 8  # snapshots may fill one of so many parts of the cache before any request
-
-# Sends one event, or the error that ends the request, to its stream.
-Send = Callable[[Event | F1Error], None]
-Mail = list[tuple[asyncio.Queue[Event | F1Error], Event | F1Error]]
-
-
-@dataclass(slots=True, eq=False)
-class _Choice:
-    """One choice of a request while it runs; only the stepping thread touches it once submitted."""
-
-    index: int
-    turn: Turn
-    core_request: _core.Request | None  # None: no room for a token behind the turn's prefix
-    num_prompt_tokens: int
-    send: Send
-    num_tokens: int  # of the completion; starts with those of the turn's prefix
-    events: list[TurnEvent]  # what the turn said before anything was sampled
-    drafter: Drafter | None = None  # None: nothing is drafted
-    # Other choices of the request: they fork off as soon as the prompt is computed.
-    followers: Sequence[_Choice] = ()
-    num_cached_tokens: int = 0
-    sequence_id: int | None = None
-    snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
 
 
 class AsyncEngine:
@@ -98,20 +62,16 @@ class AsyncEngine:
         snapshots: Snapshots,
     ):
         self.model_id = checkpoint.name
-        self._checkpoint = checkpoint
-        self._core = core
-        self._grammars = grammars
-        self._snapshots = snapshots
-        self._family: Family = family_for(checkpoint.name, settings.grammars)
-        self._vocabulary = make_vocabulary(
-            checkpoint.tokenizer, self._family, grammars, forced_text=settings.forced_text
-        )
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
-        self._history = History() if settings.speculation else None
+        self._snapshots = snapshots
+        self._preparation = Preparation(
+            checkpoint, grammars, settings, snapshots, context_length=self.context_length
+        )
+        token_bytes = self._preparation.vocabulary.token_bytes
+        self._delivery = Delivery()
+        self._stepper = Stepper(core, snapshots, self._delivery, token_bytes)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._running: dict[int, _Choice] = {}
-        self._outbox: dict[asyncio.AbstractEventLoop, Mail] = {}  # the stepping thread's
         self._failure: F1Error | None = None
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
@@ -145,12 +105,12 @@ class AsyncEngine:
         at any point.
         """
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | F1Error] = asyncio.Queue()
+        events: Stream = asyncio.Queue()
 
         def send(event: Event | F1Error) -> None:
-            self._outbox.setdefault(loop, []).append((events, event))
+            self._delivery.send(loop, events, event)
 
-        choices = await asyncio.to_thread(self._prepare, request, send)
+        choices = await asyncio.to_thread(self._preparation.choices, request, send)
         self._post(lambda: self._submit(choices))
         try:
             open_choices = len(choices)
@@ -161,7 +121,7 @@ class AsyncEngine:
                 open_choices -= isinstance(event, Finished)
                 yield event
         finally:
-            self._inbox.put(lambda: self._abort(choices))
+            self._inbox.put(lambda: self._stepper.abort(choices))
 
     async def register_tools(
         self, tools: Sequence[Tool], *, system: str = "", parallel_tool_calls: bool = True
@@ -181,82 +141,29 @@ class AsyncEngine:
         )
         async for _ in self.generate(request):
             pass
-        template = self._checkpoint.template
         prefix = await asyncio.to_thread(
-            shared_prefix, self._family, template, tools, system, parallel=parallel_tool_calls
+            self._preparation.shared_prefix, tools, system, parallel=parallel_tool_calls
         )
         token_ids = np.array(prefix[: len(prefix) // PAGE_TOKENS * PAGE_TOKENS], np.int32)
+        core = self._stepper.core
         if not await asyncio.to_thread(self._snapshots.holds, token_ids):
-            pages, checksums = await self._between_steps(lambda: self._core.save_prefix(token_ids))
+            pages, checksums = await self._between_steps(lambda: core.save_prefix(token_ids))
             await asyncio.to_thread(self._snapshots.save, token_ids, pages, checksums)
         return len(token_ids)
 
     def healthy(self) -> bool:
         """The stepping thread lives and, when it has work, has made a step lately."""
-        idle = not self._running
+        idle = not self._stepper.running
         recent = time.monotonic() - self._progress < STALLED_SECONDS
         return self._failure is None and self._thread.is_alive() and (idle or recent)
 
     def stats(self) -> dict[str, Any]:
-        return dict(self._core.stats())
+        return dict(self._stepper.core.stats())
 
     def close(self) -> None:
         """Ends what still runs with EngineStopped and stops the thread."""
         self._inbox.put(lambda: self._fail_all(EngineStopped("the engine was closed")))
         self._thread.join()
-
-    # --- preparing, in a worker thread -----------------------------------------------------------
-
-    def _prepare(self, request: GenerateRequest, send: Send) -> list[_Choice]:
-        check_request(request)
-        parallel = request.parallel_tool_calls
-        messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
-        prompt = self._checkpoint.template.render(messages)
-        room = self.context_length - len(prompt)
-        max_tokens = room if request.max_tokens is None else request.max_tokens
-        if room < 1 or max_tokens > room:
-            raise ContextLengthExceeded(
-                f"the context holds {self.context_length} tokens; the messages and tools take "
-                f"{len(prompt)} and the completion may take {max(max_tokens, 1)}",
-                param="messages",
-            )
-        choices = [
-            self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
-        ]
-        choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
-        return choices
-
-    def _choice(
-        self, request: GenerateRequest, prompt: list[int], max_tokens: int, index: int, send: Send
-    ) -> _Choice:
-        from f1 import _core
-
-        turn = Turn(
-            request,
-            self._family,
-            self._grammars,
-            self._vocabulary,
-            choice=index,
-            max_tokens=max_tokens,
-        )
-        prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
-        turn.spend_prefix(len(prefix))
-        forced, events = turn.force()
-        prefix += forced
-        core_request = None
-        if max_tokens > len(prefix):
-            core_request = _core.Request(
-                np.array(prompt + prefix, np.int32),
-                _sampling(request.sampling),
-                max_tokens=max_tokens - len(prefix),
-                stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
-                choice=index,
-            )
-        drafter = None
-        if self._history is not None:
-            never = self._checkpoint.tokenizer.control_token_ids
-            drafter = Drafter(prompt + prefix, self._history, never)
-        return _Choice(index, turn, core_request, len(prompt), send, len(prefix), events, drafter)
 
     # --- stepping thread -------------------------------------------------------------------------
 
@@ -281,200 +188,42 @@ class AsyncEngine:
     def _run(self) -> None:
         try:
             while self._failure is None:
-                self._obey(wait=not self._core.has_work)
-                if self._failure is None and self._core.has_work:
-                    self._step()
-                self._flush()
+                self._obey()
+                if self._stepper.running:
+                    self._stepper.step()
                 self._progress = time.monotonic()
         except Exception as error:
             log.exception("the engine failed")
             stopped = EngineStopped("the engine failed; its log has more")
             stopped.__cause__ = error
             self._fail_all(stopped)
+        finally:
+            self._delivery.close()
 
-    def _obey(self, *, wait: bool) -> None:
-        if wait:
+    def _obey(self) -> None:
+        """Does what callers ask for; waits for that where nothing runs."""
+        running = bool(self._stepper.running)
+        if running and self._inbox.empty():
+            return
+        self._delivery.flush()  # what they ask may take its time
+        if not running:
             command = self._inbox.get()
             self._progress = time.monotonic()  # to have waited for work is not to be stuck
             command()
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _flush(self) -> None:
-        """Delivers a step's events. To wake a loop is a system call: once for all its requests."""
-        outbox, self._outbox = self._outbox, {}
-        for loop, mail in outbox.items():
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(_deliver, mail)
-
-    def _submit(self, choices: Sequence[_Choice]) -> None:
-        first = choices[0]
-        if len(choices) > 1 and first.core_request is not None and not first.turn.ended:
-            first.followers, choices = choices[1:], choices[:1]
-        for choice in choices:
-            if self._failure is not None:
-                choice.send(self._failure)
-                return
-            for event in choice.events:
-                choice.send(event)
-            if choice.turn.ended:
-                self._finish(choice, choice.turn.reason)
-                continue
-            if choice.core_request is None:
-                choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
-                continue
-            if choice.snapshot is not None:
-                _restore(self._core, self._snapshots, choice.snapshot)
-            try:
-                choice.sequence_id = self._core.submit(choice.core_request)
-            except ValueError as error:
-                choice.send(InvalidRequest(str(error)))
-                return
-            self._running[choice.sequence_id] = choice
-
-    def _fork(self, first: _Choice) -> list[int]:
-        """The prompt is computed: the other choices go on from there. Where they cannot, they are
-        submitted. Returns the ids of those that wait for their token."""
-        followers, first.followers = first.followers, ()
-        waiting: list[int] = []
-        for choice in followers:
-            if first.sequence_id is None or choice.core_request is None:
-                continue
-            for event in choice.events:
-                choice.send(event)
-            forked = self._core.fork(first.sequence_id, choice.index)
-            if forked is None:
-                forked = self._core.submit(choice.core_request)
-            else:
-                waiting.append(forked)
-            choice.sequence_id = forked
-            self._running[forked] = choice
-        return waiting
-
-    def _abort(self, choices: Iterable[_Choice]) -> None:
-        for choice in choices:
-            choice.followers = ()
-            if choice.sequence_id in self._running:
-                del self._running[choice.sequence_id]
-                self._core.abort(choice.sequence_id)
-                if choice.drafter is not None:
-                    choice.drafter.close()
-
-    def _step(self) -> None:
-        masks = self._draft()
-        drafted = {sequence_id: len(rows) - 1 for sequence_id, rows in masks.items()}
-        waiting = self._core.begin_step()
-        waiting += [i for sequence_id in waiting for i in self._fork(self._running[sequence_id])]
-        for sequence_id in waiting:
-            if sequence_id in masks:
-                continue
-            choice = self._running[sequence_id]
-            with self._fault_of(choice):
-                masks[sequence_id] = choice.turn.mask()
-        num_tokens: Counter[int] = Counter()
-        for output in self._core.finish_step(masks):
-            num_tokens[output.sequence_id] += 1
-            if (taker := self._running.get(output.sequence_id)) is None:
-                continue  # its turn has ended before the drafts that were right
-            with self._fault_of(taker):
-                self._take(taker, output)
-        for sequence_id, num_drafts in drafted.items():
-            settler = self._running.get(sequence_id)
-            if settler is not None and settler.drafter is not None and num_tokens[sequence_id]:
-                settler.drafter.settle(num_drafts, num_tokens[sequence_id] - 1)
-
-    def _draft(self) -> dict[int, TokenMask]:
-        """Has some sequences try what may come next, as far as it is legal; returns the masks."""
-        masks: dict[int, TokenMask] = {}
-        room = rows_for_drafts(len(self._running))
-        for sequence_id, choice in list(self._running.items()) if room else ():
-            if choice.drafter is None or not (match := choice.turn.draft_match):
-                continue
-            with self._fault_of(choice):
-                if not (draft := choice.drafter.draft(match, room)):
-                    continue
-                rows = choice.turn.masks(draft)
-                if len(rows) > 1:
-                    self._core.draft(sequence_id, draft[: len(rows) - 1])
-                    masks[sequence_id] = rows
-        return masks
-
-    @contextmanager
-    def _fault_of(self, choice: _Choice) -> Iterator[None]:
-        """Whatever goes wrong inside ends this choice's request and no other."""
-        try:
-            yield
-        except Exception as error:
-            self._abort([choice])
-            if not isinstance(error, F1Error):
-                log.exception("a turn failed")
-                # Messages of libraries hold paths and addresses: they are not for the wire.
-                failed = F1Error("internal error; the log has more", code="internal_error")
-                failed.__cause__ = error
-                error = failed
-            choice.send(error)
-
-    def _take(self, choice: _Choice, output: _core.StepOutput) -> None:
-        """Feeds one sampled token to its turn and sends what comes of it."""
-        if output.finish not in (None, "stop", "length"):
-            raise ConstraintError(f"no token could be sampled: {output.finish}")
-        turn = choice.turn
-        choice.num_tokens += 1
-        choice.num_cached_tokens = output.num_cached_tokens
-        reason: FinishReason | None = None
-        if output.finish == "stop":
-            events = turn.finish()
-            reason = turn.reason
+    def _submit(self, choices: Sequence[Choice]) -> None:
+        if self._failure is not None:
+            choices[0].send(self._failure)
         else:
-            events = turn.accept(output.token_id, self._logprob(output))
-            forced, more = turn.force()
-            events += more
-            choice.num_tokens += len(forced)
-            if choice.drafter is not None:
-                choice.drafter.push([output.token_id, *forced])
-            if turn.ended:
-                reason = turn.reason
-            elif output.finish == "length":
-                events += turn.finish()
-                reason = "length"
-            elif forced:
-                self._core.append(output.sequence_id, forced)
-        for event in events:
-            choice.send(event)
-        if reason is not None:
-            self._finish(choice, reason)
-
-    def _finish(self, choice: _Choice, reason: FinishReason) -> None:
-        self._abort([choice])
-        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-        choice.send(Finished(choice.index, reason, usage))
-
-    def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
-        if output.top is None or output.logprob is None:
-            return None
-        top = tuple(self._token_logprob(token_id, value) for token_id, value in output.top)
-        logprob = self._token_logprob(output.token_id, output.logprob, top)
-        return replace(logprob, masked_mass=output.masked_mass)
-
-    def _token_logprob(
-        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
-    ) -> TokenLogprob:
-        data = self._vocabulary.token_bytes[token_id]
-        return TokenLogprob(data.decode("utf-8", "replace"), logprob, data, top)
+            self._stepper.submit(choices)
 
     def _fail_all(self, error: F1Error) -> None:
         self._failure = error  # from here on nothing is submitted
-        for choice in self._running.values():
-            choice.send(error)
-        self._running.clear()
+        self._stepper.fail(error)
         while not self._inbox.empty():
             self._inbox.get()()
-        self._flush()
-
-
-def _deliver(mail: Mail) -> None:
-    for events, event in mail:
-        events.put_nowait(event)
 
 
 def _load(model: str, settings: Settings) -> tuple[Checkpoint, _core.Engine, Snapshots]:
@@ -506,32 +255,4 @@ def _preload(core: _core.Engine, snapshots: Snapshots) -> None:
         room -= len(snapshot.token_ids)
         if room < 0:
             return
-        _restore(core, snapshots, snapshot)
-
-
-def _restore(core: _core.Engine, snapshots: Snapshots, snapshot: Snapshot) -> None:
-    """Brings back what the cache lacks of it; what cannot be had is computed instead."""
-    try:
-        core.restore_prefix(
-            snapshot.token_ids, str(snapshot.path), snapshot.offset, snapshot.checksums
-        )
-    except ValueError as error:
-        snapshots.discard(snapshot, error)
-
-
-def _sampling(params: SamplingParams) -> _core.SamplingParams:
-    from f1 import _core
-
-    return _core.SamplingParams(
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        seed=params.seed,
-        logit_bias=dict(params.logit_bias),
-        num_logprobs=-1 if params.num_logprobs is None else params.num_logprobs,
-        masked_mass=params.masked_mass,
-    )
+        snapshots.restore(core, snapshot)

@@ -257,8 +257,8 @@ async def test_a_pause_without_work_is_not_being_stuck(
     monkeypatch.setattr(engine, "_inbox", SlowInbox(engine._inbox, clock))
     await complete(engine, ask("Hi", max_tokens=1))  # the next get is the slow one's
     healthy: list[bool] = []
-    watched = Watched(engine._core, lambda: healthy.append(engine.healthy()))
-    monkeypatch.setattr(engine, "_core", watched)
+    watched = Watched(engine._stepper.core, lambda: healthy.append(engine.healthy()))
+    monkeypatch.setattr(engine._stepper, "core", watched)
     await complete(engine, ask("Hi", max_tokens=2))
     assert healthy
     assert all(healthy)
@@ -281,7 +281,7 @@ async def test_a_broken_core_ends_every_request(
     def fail() -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(engine, "_core", Watched(engine._core, fail))
+    monkeypatch.setattr(engine._stepper, "core", Watched(engine._stepper.core, fail))
     for _ in range(2):  # in flight when it breaks; come too late
         with pytest.raises(EngineStopped, match="the engine failed") as caught:
             await complete(engine, ask("Hi"))

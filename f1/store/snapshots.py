@@ -16,6 +16,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from f1.store.snapshot import (
     read_snapshot,
     write_snapshot,
 )
+
+if TYPE_CHECKING:
+    from f1 import _core
 
 log = logging.getLogger("f1.store")
 
@@ -106,6 +110,15 @@ class Snapshots:
             self._known[path] = written
         evict(list(self._root.glob("*/*")), self._max_bytes, keep=path)
         return True
+
+    def restore(self, core: _core.Engine, snapshot: Snapshot) -> None:
+        """Brings back what the cache lacks of it; what cannot be had is computed instead."""
+        try:
+            core.restore_prefix(
+                snapshot.token_ids, str(snapshot.path), snapshot.offset, snapshot.checksums
+            )
+        except ValueError as error:
+            self.discard(snapshot, error)
 
     def discard(self, snapshot: Snapshot, reason: object) -> None:
         """Removes a file that turned out to be of no use."""

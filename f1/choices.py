@@ -1,0 +1,149 @@
+"""What a request becomes before it is stepped: its prompt, checked, and a turn for each choice.
+
+request ──▶ check ──▶ prompt ──▶ for each choice: turn + what it begins with ──▶ core request
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from f1.calling.family import Family, family_for
+from f1.calling.request import check_request
+from f1.calling.shared import shared_prefix
+from f1.calling.turn import Turn, TurnEvent
+from f1.calling.vocabulary import make_vocabulary
+from f1.drafting import Drafter, History
+from f1.errors import ContextLengthExceeded, F1Error
+from f1.models.checkpoint import Checkpoint
+from f1.settings import Settings
+from f1.store.snapshot import Snapshot
+from f1.store.snapshots import Snapshots
+from f1.types import Event, GenerateRequest, SamplingParams, Tool
+
+if TYPE_CHECKING:
+    from f1 import _core
+    from f1.calling.grammar import Grammars
+
+# Sends one event, or the error that ends the request, to its stream.
+Send = Callable[[Event | F1Error], None]
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """One choice of a request while it runs; only the stepping thread touches it once submitted."""
+
+    index: int
+    turn: Turn
+    core_request: _core.Request | None  # None: no room for a token behind the turn's prefix
+    num_prompt_tokens: int
+    send: Send
+    num_tokens: int  # of the completion; starts with those of the turn's prefix
+    events: list[TurnEvent]  # what the turn said before anything was sampled
+    drafter: Drafter | None = None  # None: nothing is drafted
+    # Other choices of the request: they fork off as soon as the prompt is computed.
+    followers: Sequence[Choice] = ()
+    num_cached_tokens: int = 0
+    sequence_id: int | None = None
+    snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
+
+
+class Preparation:
+    """Makes choices of requests for one model. Thread-safe."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        grammars: Grammars,
+        settings: Settings,
+        snapshots: Snapshots,
+        *,
+        context_length: int,
+    ):
+        self._checkpoint = checkpoint
+        self._grammars = grammars
+        self._snapshots = snapshots
+        self._context_length = context_length
+        self._family: Family = family_for(checkpoint.name, settings.grammars)
+        self.vocabulary = make_vocabulary(
+            checkpoint.tokenizer, self._family, grammars, forced_text=settings.forced_text
+        )
+        self._history = History() if settings.speculation else None
+
+    def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
+        """One for each of the request's n. Raises InvalidRequest and its kin."""
+        check_request(request)
+        parallel = request.parallel_tool_calls
+        messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
+        prompt = self._checkpoint.template.render(messages)
+        room = self._context_length - len(prompt)
+        max_tokens = room if request.max_tokens is None else request.max_tokens
+        if room < 1 or max_tokens > room:
+            raise ContextLengthExceeded(
+                f"the context holds {self._context_length} tokens; the messages and tools take "
+                f"{len(prompt)} and the completion may take {max(max_tokens, 1)}",
+                param="messages",
+            )
+        choices = [
+            self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
+        ]
+        choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
+        return choices
+
+    def _choice(
+        self, request: GenerateRequest, prompt: list[int], max_tokens: int, index: int, send: Send
+    ) -> Choice:
+        from f1 import _core
+
+        turn = Turn(
+            request,
+            self._family,
+            self._grammars,
+            self.vocabulary,
+            choice=index,
+            max_tokens=max_tokens,
+        )
+        prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
+        turn.spend_prefix(len(prefix))
+        forced, events = turn.force()
+        prefix += forced
+        core_request = None
+        if max_tokens > len(prefix):
+            core_request = _core.Request(
+                np.array(prompt + prefix, np.int32),
+                _sampling(request.sampling),
+                max_tokens=max_tokens - len(prefix),
+                stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
+                choice=index,
+            )
+        drafter = None
+        if self._history is not None:
+            never = self._checkpoint.tokenizer.control_token_ids
+            drafter = Drafter(prompt + prefix, self._history, never)
+        return Choice(index, turn, core_request, len(prompt), send, len(prefix), events, drafter)
+
+    def shared_prefix(self, tools: Sequence[Tool], system: str, *, parallel: bool) -> list[int]:
+        """The tokens that all prompts with these tools and this system message begin with."""
+        template = self._checkpoint.template
+        return shared_prefix(self._family, template, tools, system, parallel=parallel)
+
+
+def _sampling(params: SamplingParams) -> _core.SamplingParams:
+    from f1 import _core
+
+    return _core.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=params.seed,
+        logit_bias=dict(params.logit_bias),
+        num_logprobs=-1 if params.num_logprobs is None else params.num_logprobs,
+        masked_mass=params.masked_mass,
+    )

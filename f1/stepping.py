@@ -1,0 +1,214 @@
+"""One step of the core for all choices that run: drafts, masks, and what the sampled tokens mean.
+
+    draft ──▶ begin_step (layers) ──▶ masks ──▶ finish_step (sampling) ──▶ turns ──▶ events
+
+What Python does here every model waits for, token by token: nothing is done that no one asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from f1.calling.turn import TurnEvent
+from f1.choices import Choice
+from f1.delivery import Delivery
+from f1.drafting import rows_for_drafts
+from f1.errors import ConstraintError, F1Error, InvalidRequest
+from f1.store.snapshots import Snapshots
+from f1.types import Finished, FinishReason, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from f1 import _core
+    from f1.calling.grammar import TokenMask
+
+log = logging.getLogger("f1.stepping")
+
+
+class Stepper:
+    """The choices that run in a core; for one thread."""
+
+    def __init__(
+        self,
+        core: _core.Engine,
+        snapshots: Snapshots,
+        delivery: Delivery,
+        token_bytes: Sequence[bytes],
+    ):
+        self.core = core
+        self.running: dict[int, Choice] = {}  # by the core's id: all that the core has to do
+        self._snapshots = snapshots
+        self._delivery = delivery
+        self._token_bytes = token_bytes
+
+    # --- coming and going ----------------------------------------------------------------------
+
+    def submit(self, choices: Sequence[Choice]) -> None:
+        """Those of one request. All but the first wait until its prompt is computed."""
+        first = choices[0]
+        if len(choices) > 1 and first.core_request is not None and not first.turn.ended:
+            first.followers, choices = choices[1:], choices[:1]
+        for choice in choices:
+            for event in choice.events:
+                choice.send(event)
+            if choice.turn.ended:
+                self._finish(choice, choice.turn.reason)
+                continue
+            if choice.core_request is None:
+                choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
+                continue
+            if choice.snapshot is not None:
+                self._snapshots.restore(self.core, choice.snapshot)
+            try:
+                choice.sequence_id = self.core.submit(choice.core_request)
+            except ValueError as error:
+                choice.send(InvalidRequest(str(error)))
+                return
+            self.running[choice.sequence_id] = choice
+
+    def _fork(self, first: Choice) -> list[int]:
+        """The prompt is computed: the other choices go on from there. Where they cannot, they are
+        submitted. Returns the ids of those that wait for their token."""
+        followers, first.followers = first.followers, ()
+        waiting: list[int] = []
+        for choice in followers:
+            if first.sequence_id is None or choice.core_request is None:
+                continue
+            for event in choice.events:
+                choice.send(event)
+            forked = self.core.fork(first.sequence_id, choice.index)
+            if forked is None:
+                forked = self.core.submit(choice.core_request)
+            else:
+                waiting.append(forked)
+            choice.sequence_id = forked
+            self.running[forked] = choice
+        return waiting
+
+    def abort(self, choices: Iterable[Choice]) -> None:
+        """Ends them early; of no effect where they have ended."""
+        for choice in choices:
+            choice.followers = ()
+            if choice.sequence_id in self.running:
+                del self.running[choice.sequence_id]
+                self.core.abort(choice.sequence_id)
+                if choice.drafter is not None:
+                    choice.drafter.close()
+
+    def fail(self, error: F1Error) -> None:
+        """Ends all with `error`; the core is not asked."""
+        for choice in self.running.values():
+            choice.send(error)
+        self.running.clear()
+
+    def _fail_one(self, choice: Choice, error: Exception) -> None:
+        """Whatever goes wrong with one choice ends its request and no other."""
+        self.abort([choice])
+        if not isinstance(error, F1Error):
+            log.error("a turn failed", exc_info=error)
+            # Messages of libraries hold paths and addresses: they are not for the wire.
+            failed = F1Error("internal error; the log has more", code="internal_error")
+            failed.__cause__ = error
+            error = failed
+        choice.send(error)
+
+    def _finish(self, choice: Choice, reason: FinishReason) -> None:
+        self.abort([choice])
+        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
+        choice.send(Finished(choice.index, reason, usage))
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        masks = self._draft()
+        drafted = {sequence_id: len(rows) - 1 for sequence_id, rows in masks.items()}
+        self._delivery.flush()  # of the step before: its callers read while the core computes
+        running, waiting = self.running, self.core.begin_step()
+        for sequence_id in waiting:  # grows by what forks
+            choice = running[sequence_id]
+            if choice.followers:
+                waiting += self._fork(choice)
+            if sequence_id in masks:
+                continue
+            try:
+                masks[sequence_id] = choice.turn.mask()
+            except Exception as error:
+                self._fail_one(choice, error)
+        outputs = self.core.finish_step(masks)
+        for output in outputs:
+            taker = running.get(output.sequence_id)
+            if taker is None:
+                continue  # its turn has ended before the drafts that were right
+            try:
+                self._take(taker, output)
+            except Exception as error:
+                self._fail_one(taker, error)
+        for sequence_id, num_drafts in drafted.items():
+            num_tokens = sum(output.sequence_id == sequence_id for output in outputs)
+            settler = running.get(sequence_id)
+            if settler is not None and settler.drafter is not None and num_tokens:
+                settler.drafter.settle(num_drafts, num_tokens - 1)
+
+    def _draft(self) -> dict[int, TokenMask]:
+        """Has some sequences try what may come next, as far as it is legal; returns the masks."""
+        masks: dict[int, TokenMask] = {}
+        room = rows_for_drafts(len(self.running))
+        for sequence_id, choice in list(self.running.items()) if room else ():
+            if choice.drafter is None or not (match := choice.turn.draft_match):
+                continue
+            try:
+                if not (draft := choice.drafter.draft(match, room)):
+                    continue
+                rows = choice.turn.masks(draft)
+                if len(rows) > 1:
+                    self.core.draft(sequence_id, draft[: len(rows) - 1])
+                    masks[sequence_id] = rows
+            except Exception as error:
+                self._fail_one(choice, error)
+        return masks
+
+    def _take(self, choice: Choice, output: _core.StepOutput) -> None:
+        """Feeds one sampled token to its turn and sends what comes of it."""
+        finish, token_id, turn = output.finish, output.token_id, choice.turn
+        if finish not in (None, "stop", "length"):
+            raise ConstraintError(f"no token could be sampled: {finish}")
+        choice.num_tokens += 1
+        choice.num_cached_tokens = output.num_cached_tokens
+        reason: FinishReason | None = None
+        events: list[TurnEvent]
+        if finish == "stop":
+            events = turn.finish()
+            reason = turn.reason
+        else:
+            events = turn.accept(token_id, self._logprob(output))
+            forced, more = turn.force()
+            events += more
+            choice.num_tokens += len(forced)
+            if choice.drafter is not None:
+                choice.drafter.push([token_id, *forced])
+            if turn.ended:
+                reason = turn.reason
+            elif finish == "length":
+                events += turn.finish()
+                reason = "length"
+            elif forced:
+                self.core.append(output.sequence_id, forced)
+        for event in events:
+            choice.send(event)
+        if reason is not None:
+            self._finish(choice, reason)
+
+    def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
+        if (logprob := output.logprob) is None:
+            return None
+        top = tuple(self._token_logprob(token_id, value) for token_id, value in output.top or ())
+        found = self._token_logprob(output.token_id, logprob, top)
+        return replace(found, masked_mass=output.masked_mass)
+
+    def _token_logprob(
+        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        data = self._token_bytes[token_id]
+        return TokenLogprob(data.decode("utf-8", "replace"), logprob, data, top)
