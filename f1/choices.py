@@ -1,6 +1,8 @@
 """What a request becomes before it is stepped: its prompt, checked, and a turn for each choice.
 
-request ──▶ check ──▶ prompt ──▶ for each choice: turn + what it begins with ──▶ core request
+    request ──▶ check ──▶ prompt ──▶ for each choice: turn + what it begins with ──▶ core request
+
+Done in the caller's worker threads, so that no step waits for it.
 """
 
 from __future__ import annotations

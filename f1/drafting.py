@@ -71,8 +71,9 @@ class Drafter:
         found = _behind(self._tokens, last, len(self._tokens) - SIZE, most)
         found = found or self._history.find(last, most)
         drafts = array("i", found).tolist()
-        end = next((i for i, token_id in enumerate(drafts) if token_id in self._never), most)
-        return drafts[:end]
+        if self._never.isdisjoint(drafts):
+            return drafts
+        return drafts[: next(i for i, token_id in enumerate(drafts) if token_id in self._never)]
 
     def settle(self, num_drafted: int, num_right: int) -> None:
         """How a draft went."""

@@ -1,7 +1,7 @@
 """AsyncEngine: one model, one thread that steps the core, any number of requests as async streams.
 
-    request ──▶ prompt + turns ──▶ inbox ──▶ [ begin_step · masks · finish_step ] ──▶ events
-                (worker thread)                     (stepping thread)             (caller's loop)
+    request ──▶ choices ──▶ inbox ──▶ [ begin_step · masks · finish_step ] ──▶ events
+            (worker thread)                  (stepping thread)             (caller's loop)
 
 A fault belongs to one request: its stream raises, its batch-mates go on.
 """
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -104,12 +105,8 @@ class AsyncEngine:
         Raises InvalidRequest and its kin before the first event, ConstraintError or EngineStopped
         at any point.
         """
-        loop = asyncio.get_running_loop()
         events: Stream = asyncio.Queue()
-
-        def send(event: Event | F1Error) -> None:
-            self._delivery.send(loop, events, event)
-
+        send = partial(self._delivery.send, asyncio.get_running_loop(), events)
         choices = await asyncio.to_thread(self._preparation.choices, request, send)
         self._post(lambda: self._submit(choices))
         try:

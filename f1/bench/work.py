@@ -65,7 +65,10 @@ def text_tokens(checkpoint: Checkpoint, count: int, start: int) -> list[int]:
     """`count` tokens of F1's own source from the start-th on, round and round: code is what these
     models read, and no two starts share a beginning."""
     folder = Path(f1.__file__).parent
-    text = "\n\n".join((folder / name).read_text("utf-8") for name in ("engine.py", "types.py"))
+    text = "\n\n".join(
+        (folder / name).read_text("utf-8")
+        for name in ("engine.py", "stepping.py", "choices.py", "types.py")
+    )
     tokens = checkpoint.tokenizer.encode(text)
     return [tokens[i % len(tokens)] for i in range(start, start + count)]
 

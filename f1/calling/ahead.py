@@ -7,7 +7,6 @@ what comes there is not drafted.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +28,7 @@ def rows_in_text(
     opening: Opening,
 ) -> TokenMask:
     """[rows, words]: `first`, then `behind` for each draft that opens no call."""
-    opening = copy.copy(opening)
+    opening = opening.copy()
     num_rows, mask = 1, first
     for token_id in draft:
         if not _is_legal(mask, token_id):
@@ -38,7 +37,8 @@ def rows_in_text(
         if opened is not None:
             break
         num_rows, mask = num_rows + 1, behind
-    rows: TokenMask = np.stack([first, *[behind] * (num_rows - 1)])
+    rows = np.empty((num_rows, len(first)), np.int32)
+    rows[0], rows[1:] = first, behind
     return rows
 
 
@@ -79,4 +79,4 @@ def rows_in_segment(
 
 
 def _is_legal(mask: TokenMask, token_id: int) -> bool:
-    return bool(mask[token_id >> 5] >> (token_id & 31) & 1)
+    return bool(int(mask[token_id >> 5]) >> (token_id & 31) & 1)

@@ -19,9 +19,8 @@ from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from f1.calling.grammar import Segment
+from f1.calling.grammar import Segment, TokenSet
 
 CONTEXT_BYTES = 32  # of what was read; a tokenizer's pieces do not look further back
 MAX_OVERLAP = 16  # bytes of a token that begins inside the forced text and goes on behind it
@@ -63,12 +62,12 @@ class Canonical:
         same = b"".join(map(self._token_bytes.__getitem__, pieces)) == data
         return tuple(pieces) if same and self._never.isdisjoint(pieces) else ()
 
-    def _longer(self, data: bytes) -> NDArray[np.int32]:
+    def _longer(self, data: bytes) -> TokenSet:
         """The tokens that begin with `data` and go on."""
         token_bytes, size = self._token_bytes, len(data)
         begin = bisect_right(self._sorted, data, key=token_bytes.__getitem__)
         end = bisect_right(self._sorted, data, lo=begin, key=lambda i: token_bytes[i][:size])
-        return np.array(self._sorted[begin:end], np.int32)
+        return TokenSet(np.array(self._sorted[begin:end], np.int32))
 
     def overlaps(self, pieces: Sequence[int]) -> int:
         """How many bytes at the end of `pieces` are plain text, which may be merged otherwise."""
@@ -87,10 +86,12 @@ def forced_tokens(segment: Segment, before: bytes, canonical: Canonical) -> tupl
         return ()
     before = before[-CONTEXT_BYTES:]
     pieces = canonical.pieces(before, data)
-    for size in range(1, canonical.overlaps(pieces) + 1):
-        longer = canonical.longer(data[-size:])
-        if pieces and longer.size and segment.allows_any(longer, after=data[:-size]):
-            pieces = _common(pieces, canonical.pieces(before, data[:-size]))
+    begins = range(len(data) - canonical.overlaps(pieces), len(data))
+    longer = ((begin, canonical.longer(data[begin:])) for begin in begins)
+    for begin in segment.where_legal(data, (found for found in longer if found[1])):
+        pieces = _common(pieces, canonical.pieces(before, data[:begin]))
+        if not pieces:
+            break
     return pieces
 
 

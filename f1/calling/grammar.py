@@ -177,12 +177,28 @@ class Grammars:
         return narrowed if narrowed.any() else None
 
 
+class TokenSet:
+    """Some tokens, to be looked up in masks."""
+
+    def __init__(self, token_ids: NDArray[np.int32]):
+        self._words = token_ids >> 5
+        self._bits = np.left_shift(np.uint32(1), (token_ids & 31).astype(np.uint32)).view(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def meets(self, mask: TokenMask) -> bool:
+        """Whether one of them is legal."""
+        return bool((mask[self._words] & self._bits).any())
+
+
 class Segment:
     """One sequence's way through one compiled segment."""
 
     def __init__(self, compiled: Any, vocab_size: int):
         self._matcher = xgrammar.GrammarMatcher(compiled)
         self._mask = np.zeros((1, (vocab_size + 31) // 32), np.int32)
+        self._scratch = np.zeros_like(self._mask)
 
     def mask(self) -> TokenMask:
         """What may follow, as bits; valid until the next call."""
@@ -210,17 +226,18 @@ class Segment:
             return b""
         return data if data and self._matcher.fork().accept_string(data) else b""
 
-    def allows_any(self, token_ids: NDArray[np.int32], after: bytes) -> bool:
-        """Whether one of the tokens may stand behind `after`, which may follow. Leaves the segment
-        as it is."""
-        matcher = self._matcher
-        if after:
-            matcher = matcher.fork()
-            matcher.accept_string(after)
-        mask = np.zeros_like(self._mask)
-        if not matcher.fill_next_token_bitmask(mask):
-            return True
-        return bool((mask[0, token_ids >> 5] >> (token_ids & 31) & 1).any())
+    def where_legal(self, data: bytes, candidates: Iterable[tuple[int, TokenSet]]) -> Iterator[int]:
+        """Of ascending offsets into `data`, which may follow, those where one of the tokens given
+        for that offset may stand. Leaves the segment as it is."""
+        matcher, at = self._matcher, 0
+        for offset, tokens in candidates:
+            if offset > at:
+                matcher = matcher.fork() if at == 0 else matcher
+                matcher.accept_string(data[at:offset])
+                at = offset
+            everything = not matcher.fill_next_token_bitmask(self._scratch)
+            if everything or tokens.meets(self._scratch[0]):
+                yield offset
 
     @property
     def complete(self) -> bool:

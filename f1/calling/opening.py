@@ -26,13 +26,14 @@ class Opening:
     def __init__(self, forms: Sequence[Form], names: Sequence[str]):
         self._forms = [(form, [e.encode() for e in elements(form.open)]) for form in forms]
         self._names = [name.encode() for name in names]
+        self._first = frozenset(parts[0][0] for _, parts in self._forms)
         self._pending = b""
         self._at_start = True
 
     def push(self, data: bytes) -> tuple[bytes, Opened | None]:
         """Returns the bytes now known to be text, and the call if one has begun."""
         pending = self._pending + data
-        for start in range(len(pending)):
+        for start in () if self._first.isdisjoint(pending) else range(len(pending)):
             for form, parts in self._forms:
                 if form.only_at_start and not (self._at_start and not pending[:start].strip()):
                     continue
@@ -44,6 +45,12 @@ class Opening:
         self._pending = b""
         self._at_start = self._at_start and not pending.strip()
         return pending, None
+
+    def copy(self) -> Opening:
+        twin = Opening((), ())
+        twin._forms, twin._names, twin._first = self._forms, self._names, self._first
+        twin._pending, twin._at_start = self._pending, self._at_start
+        return twin
 
     def flush(self) -> bytes:
         """The turn is over: what was held back is text after all."""

@@ -62,6 +62,9 @@ class JsonScanner:
 
         Returns how many bytes belong to the value; the rest is what follows it.
         """
+        in_string = bool(self._stack) and self._stack[-1].kind == 0x22 and not self._escaped
+        if in_string and 0x22 not in data and 0x5C not in data:
+            return len(data)  # most tokens: nothing in them changes where we are
         for index, byte in enumerate(data):
             self._read(byte, remaining)
             if self.done:

@@ -32,12 +32,14 @@ class ContentStream:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if cuts:
-            self.stopped = True
-            self._held = ""
-            return text[: min(cuts)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = 0
+        if self._stops:
+            cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+            if cuts:
+                self.stopped = True
+                self._held = ""
+                return text[: min(cuts)]
+            keep = max(_overlap(text, stop) for stop in self._stops)
         if self._hold_whitespace:
             keep = max(keep, len(text) - len(text[: len(text) - keep].rstrip()))
         self._held = text[len(text) - keep :]

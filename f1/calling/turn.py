@@ -175,16 +175,18 @@ class Turn:
         """Takes the tokens that follow now whatever the model says, perhaps none; returns them and
         what they complete. At least one token of the budget is left to be sampled."""
         taken: list[int] = []
+        if self._segment is None:
+            return taken, []
         while self._may_force() and self._segment is not None and self._canonical is not None:
-            tokens = forced_tokens(self._segment, self._tail, self._canonical)
-            for token_id in tokens:
+            segment = self._segment
+            for token_id in forced_tokens(segment, self._tail, self._canonical):
                 if not self._may_force():
                     break
                 self._remaining -= 1
                 self._take(token_id)
                 taken.append(token_id)
-            if not tokens:
-                break
+            if self._segment is segment:
+                break  # that was all of this one
         return taken, self._take_events() if taken else []
 
     def finish(self) -> list[TurnEvent]:
@@ -226,14 +228,13 @@ class Turn:
     def _take(self, token_id: int) -> None:
         data = self._vocabulary.token_bytes[token_id]
         self._tail = (self._tail + data)[-CONTEXT_BYTES:]
-        self._advance(token_id)
+        if self._segment is not None:
+            self._advance(token_id, self._segment)
         self._read(data)
 
-    def _advance(self, token_id: int) -> None:
+    def _advance(self, token_id: int, segment: Segment) -> None:
         """Moves the grammar on. Between content and a call, the one that refuses is out."""
-        if self._segment is None:
-            return
-        accepted = self._segment.accept(token_id)
+        accepted = segment.accept(token_id)
         if self._alternative is not None:
             if not self._alternative.accept(token_id):
                 self._state, self._alternative = "content", None
