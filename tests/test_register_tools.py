@@ -98,7 +98,7 @@ def cache(smollm_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     arguments = [str(Path(__file__).parent), str(smollm_path), str(folder)]
     ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=True
     )
     assert int(ended.stdout) > 200
     return folder
