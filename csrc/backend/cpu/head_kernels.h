@@ -52,13 +52,14 @@ struct HeadKernels {
   struct Rows8Bit {
     using Panel = ScalePanel<8, 128>;
     template <typename Rows16, typename Function>
-    static void for_groups(const HeadMatrix& matrix, const Rows16& from, int64_t first,
-                           int64_t count, const Function& function) {
+    static void for_groups(const HeadMatrix&, const Rows16& from, int64_t first, int64_t count,
+                           const Function& function) {
+      const auto begin = static_cast<size_t>(first / 32 * kLines8Bit);
       Turned scales;
-      turn(from, static_cast<size_t>(first / 32), scales);
+      turn(from, begin, scales);
       for (int64_t i = 0; i < count; i += 2) {
         U8 line[16];
-        turn(from, matrix.codes + static_cast<size_t>((first + i) / 2), line);
+        turn(from, begin + 1 + static_cast<size_t>(i / 2), line);
         const uint8_t* pair = scales.dwords[i / 2];
         const F32 a = L::template load_f16_of_pairs<0>(pair);
         function(i, [&](int, int q) { return line[q]; }, [&](int, int) { return a; }, no_min);
@@ -74,20 +75,21 @@ struct HeadKernels {
   struct Rows6Bit {
     using Panel = HalfGroupPanel;
     template <typename Rows16, typename Function>
-    static void for_groups(const HeadMatrix& matrix, const Rows16& from, int64_t first,
-                           int64_t count, const Function& function) {
+    static void for_groups(const HeadMatrix&, const Rows16& from, int64_t first, int64_t count,
+                           const Function& function) {
+      const auto begin = static_cast<size_t>(first / 32 * kLines6Bit);
       Turned scales, d, high;
-      turn(from, static_cast<size_t>(first / 32), scales);
-      turn(from, matrix.second_scales + static_cast<size_t>(first / 256), d);
+      turn(from, begin, scales);
+      turn(from, begin + 1, d);
       for (int64_t i = 0; i < count; i += 8) {
-        const int64_t super = (first + i) / 8;
-        const size_t planes = matrix.codes + static_cast<size_t>(3 * super);
-        const uint8_t* pair = d.dwords[super / 2 % 16];
+        const int64_t super = i / 8;
+        const size_t planes = begin + 2 + static_cast<size_t>(3 * super);
+        const uint8_t* pair = d.dwords[super / 2];
         const F32 factor = super % 2 == 0 ? L::template load_f16_of_pairs<0>(pair)
                                           : L::template load_f16_of_pairs<1>(pair);
-        turn(from, planes + 2, high);
-        four_groups<0>(from, planes, high, scales.dwords + i / 2, factor, i, function);
-        four_groups<1>(from, planes + 1, high, scales.dwords + i / 2 + 2, factor, i + 4, function);
+        turn(from, planes, high);
+        four_groups<0>(from, planes + 1, high, scales.dwords + i / 2, factor, i, function);
+        four_groups<1>(from, planes + 2, high, scales.dwords + i / 2 + 2, factor, i + 4, function);
       }
     }
     // Blocks 2 * kLow and 2 * kLow + 1 of 64 inputs: the low and the high nibbles of a line.
@@ -125,11 +127,12 @@ struct HeadKernels {
       const F32 minus_zero = L::set(static_cast<float>(-matrix.zero_point));
       U8 line[16];
       for (int64_t i = 0; i < count; ++i) {
+        const auto begin = static_cast<size_t>((first + i) / 16 * kLinesAnyBits);
         if (i % 16 == 0) {
-          turn(from, static_cast<size_t>((first + i) / 16), scales);
-          turn(from, matrix.second_scales + static_cast<size_t>((first + i) / 16), mins);
+          turn(from, begin, scales);
+          turn(from, begin + 1, mins);
         }
-        if (i % 2 == 0) turn(from, matrix.codes + static_cast<size_t>((first + i) / 2), line);
+        if (i % 2 == 0) turn(from, begin + 2 + static_cast<size_t>(i % 16 / 2), line);
         const F32 scale = L::load(reinterpret_cast<const float*>(scales.dwords[i % 16]));
         const F32 min = L::load(reinterpret_cast<const float*>(mins.dwords[i % 16]));
         function(

@@ -8,43 +8,41 @@
 namespace f1::cpu {
 namespace {
 
-size_t lines_of(size_t bytes) { return (bytes + kLine - 1) / kLine; }
-
 // 256 codes of six bits to their planes.
 void put_6_bits(const uint8_t* codes, uint8_t* out) {
   for (int i = 0; i < 64; ++i) {
     const uint8_t c[4] = {codes[i], codes[64 + i], codes[128 + i], codes[192 + i]};
-    out[i] = static_cast<uint8_t>((c[0] & 15) | (c[1] & 15) << 4);
-    out[64 + i] = static_cast<uint8_t>((c[2] & 15) | (c[3] & 15) << 4);
-    out[128 + i] =
-        static_cast<uint8_t>(c[0] >> 4 | c[1] >> 4 << 2 | c[2] >> 4 << 4 | c[3] >> 4 << 6);
+    out[64 + i] = static_cast<uint8_t>((c[0] & 15) | (c[1] & 15) << 4);
+    out[128 + i] = static_cast<uint8_t>((c[2] & 15) | (c[3] & 15) << 4);
+    out[i] = static_cast<uint8_t>(c[0] >> 4 | c[1] >> 4 << 2 | c[2] >> 4 << 4 | c[3] >> 4 << 6);
   }
 }
 
 template <typename Block>
 void pack_row(const HeadMatrix& matrix, int64_t index, uint8_t* row) {
   const auto* blocks = reinterpret_cast<const Block*>(matrix.tensor.row(index));
-  uint8_t* scales = row;
-  uint8_t* second = row + matrix.second_scales * kLine;
-  uint8_t* codes = row + matrix.codes * kLine;
+  const auto at = [row](int64_t line, int64_t byte) { return row + line * kLine + byte; };
   for (int64_t b = 0; b < matrix.tensor.inputs / Block::kBlock; ++b) {
     uint8_t unpacked[256];
     blocks[b].codes(unpacked);
     if constexpr (Block::kBits == 8) {
-      std::memcpy(codes + b * 32, unpacked, 32);
-      std::memcpy(scales + b * 2, &blocks[b].d, 2);
+      const int64_t first = b / 32 * kLines8Bit, g = b % 32;
+      std::memcpy(at(first, g * 2), &blocks[b].d, 2);
+      std::memcpy(at(first + 1, g * 32), unpacked, 32);
     } else if constexpr (Block::kBits == 6) {
-      put_6_bits(unpacked, codes + b * 192);
-      std::memcpy(scales + b * 16, blocks[b].small_scales, 16);
-      std::memcpy(second + b * 2, &blocks[b].d, 2);
+      const int64_t first = b / 4 * kLines6Bit, super = b % 4;
+      std::memcpy(at(first, super * 16), blocks[b].small_scales, 16);
+      std::memcpy(at(first + 1, super * 2), &blocks[b].d, 2);
+      put_6_bits(unpacked, at(first + 2 + 3 * super, 0));
     } else {
-      float group_scales[16], mins[8] = {};
-      blocks[b].scales(group_scales, mins);
-      std::memcpy(codes + b * Block::kBlock, unpacked, Block::kBlock);
-      for (int64_t g = 0; g < Block::kBlock / 32; ++g) {
-        const int64_t group = b * (Block::kBlock / 32) + g;
-        std::memcpy(scales + group * 4, &group_scales[2 * g], 4);
-        std::memcpy(second + group * 4, &mins[g], 4);
+      float scales[16], mins[8] = {};
+      blocks[b].scales(scales, mins);
+      for (int64_t i = 0; i < Block::kBlock / 32; ++i) {
+        const int64_t group = b * (Block::kBlock / 32) + i;
+        const int64_t first = group / 16 * kLinesAnyBits, g = group % 16;
+        std::memcpy(at(first, g * 4), &scales[2 * i], 4);
+        std::memcpy(at(first + 1, g * 4), &mins[i], 4);
+        std::memcpy(at(first + 2, g * 32), unpacked + i * 32, 32);
       }
     }
   }
@@ -53,26 +51,27 @@ void pack_row(const HeadMatrix& matrix, int64_t index, uint8_t* row) {
 }  // namespace
 
 HeadMatrix head_layout(const Tensor& tensor) {
-  HeadMatrix matrix{HeadForm::kFloats, 0, tensor, 0, 0, 0, nullptr};
+  HeadMatrix matrix{HeadForm::kFloats, 0, tensor, 0, nullptr};
+  // Whole stretches of inputs, and of the last what it needs: `fixed` lines and its codes'.
+  const auto lines = [&](int64_t stretch, int64_t all, int64_t fixed, auto code_lines) {
+    const int64_t rest = tensor.inputs % stretch;
+    return static_cast<size_t>(tensor.inputs / stretch * all +
+                               (rest == 0 ? 0 : fixed + code_lines(rest)));
+  };
+  const auto of_bytes = [](int64_t inputs) { return (inputs + kLine - 1) / kLine; };
   with_format(tensor.dtype, [&](auto format) {
     using Block = typename decltype(format)::Block;
-    const auto inputs = static_cast<size_t>(tensor.inputs);
     matrix.zero_point = Block::kZero;
-    size_t code_bytes = inputs;
     if constexpr (Block::kBits == 8) {
       matrix.form = HeadForm::k8Bit;
-      matrix.second_scales = matrix.codes = lines_of(inputs / 32 * 2);
+      matrix.num_lines = lines(1024, kLines8Bit, 1, of_bytes);
     } else if constexpr (Block::kBits == 6) {
       matrix.form = HeadForm::k6Bit;
-      matrix.second_scales = lines_of(inputs / 16);
-      matrix.codes = matrix.second_scales + lines_of(inputs / 256 * 2);
-      code_bytes = inputs / 4 * 3;
+      matrix.num_lines = lines(1024, kLines6Bit, 2, [](int64_t rest) { return rest / 256 * 3; });
     } else {
       matrix.form = HeadForm::kAnyBits;
-      matrix.second_scales = lines_of(inputs / 32 * 4);
-      matrix.codes = 2 * matrix.second_scales;
+      matrix.num_lines = lines(512, kLinesAnyBits, 2, of_bytes);
     }
-    matrix.num_lines = matrix.codes + lines_of(code_bytes);
   });
   return matrix;
 }
