@@ -22,23 +22,14 @@ import numpy as np
 
 from f1.choices import Choice, Preparation
 from f1.delivery import Delivery, Stream
-from f1.errors import (
-    EngineStopped,
-    F1Error,
-)
+from f1.errors import EngineStopped, F1Error
 from f1.models.checkpoint import Checkpoint
 from f1.models.load import load_checkpoint, load_model, packed_file, snapshot_key
 from f1.settings import Settings
 from f1.stepping import Stepper
 from f1.store.snapshot import PAGE_TOKENS
 from f1.store.snapshots import Snapshots
-from f1.types import (
-    Event,
-    Finished,
-    GenerateRequest,
-    Message,
-    Tool,
-)
+from f1.types import Event, Finished, GenerateRequest, Message, Tool
 
 if TYPE_CHECKING:
     from f1 import _core

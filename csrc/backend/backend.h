@@ -89,8 +89,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu scalar", "cpu avx2"
 
-  // kTable and kHead may keep reading tensor.data, so the caller keeps it alive. What is packed must not outlive
-  // the backend. Not for several threads at once.
+  // kTable and kHead may keep reading tensor.data, so the caller keeps it alive. What is packed
+  // must not outlive the backend. Not for several threads at once.
   virtual TensorHandle pack(const Tensor& tensor, TensorRole role) = 0;
   // Saves what was packed for BackendOptions::packed_path. Throws DeviceError where it cannot be
   // written, or where this backend keeps no packed weights in files.

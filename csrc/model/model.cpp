@@ -38,31 +38,18 @@ class Loader {
   bool has(const std::string& name) const { return sources_.contains(name); }
 
   TensorHandle matrix(const std::string& name, int64_t rows, int64_t inputs) {
-    const TensorSource& source = find(name);
-    TensorHandle handle = backend_.pack(checked(name, source, rows, inputs), TensorRole::kMatrix);
-    source.file->release(source.offset, source.num_bytes);
-    packed_bytes_ += handle->num_bytes();
-    return handle;
+    return repacked(name, rows, inputs, TensorRole::kMatrix);
+  }
+  TensorHandle head(const std::string& name, int64_t rows, int64_t inputs) {
+    return repacked(name, rows, inputs, TensorRole::kHead);
   }
 
   TensorHandle table(const std::string& name, int64_t rows, int64_t inputs) {
-    TensorHandle handle = backend_.pack(checked(name, find(name), rows, inputs), TensorRole::kTable);
-    packed_bytes_ += handle->num_bytes();
-    return handle;
-  }
-
-  TensorHandle head(const std::string& name, int64_t rows, int64_t inputs) {
-    const TensorSource& source = find(name);
-    TensorHandle handle = backend_.pack(checked(name, source, rows, inputs), TensorRole::kHead);
-    source.file->release(source.offset, source.num_bytes);
-    packed_bytes_ += handle->num_bytes();
-    return handle;
+    return packed(checked(name, find(name), rows, inputs), TensorRole::kTable);
   }
 
   TensorHandle vector(const std::string& name, int64_t size) {
-    TensorHandle handle = backend_.pack(checked(name, find(name), 1, size), TensorRole::kVector);
-    packed_bytes_ += handle->num_bytes();
-    return handle;
+    return packed(checked(name, find(name), 1, size), TensorRole::kVector);
   }
 
   TensorHandle optional_vector(const std::string& name, int64_t size) {
@@ -72,6 +59,20 @@ class Loader {
   size_t packed_bytes() const { return packed_bytes_; }
 
  private:
+  TensorHandle packed(const Tensor& tensor, TensorRole role) {
+    TensorHandle handle = backend_.pack(tensor, role);
+    packed_bytes_ += handle->num_bytes();
+    return handle;
+  }
+
+  // The file's own bytes are not read soon again: their memory is given back.
+  TensorHandle repacked(const std::string& name, int64_t rows, int64_t inputs, TensorRole role) {
+    const TensorSource& source = find(name);
+    TensorHandle handle = packed(checked(name, source, rows, inputs), role);
+    source.file->release(source.offset, source.num_bytes);
+    return handle;
+  }
+
   const TensorSource& find(const std::string& name) const {
     const auto found = sources_.find(name);
     if (found == sources_.end()) throw InvalidArgument(concat("tensor '", name, "' is missing"));

@@ -57,7 +57,8 @@ class Model {
  private:
   ModelConfig config_;
   std::shared_ptr<Backend> backend_;
-  std::vector<std::shared_ptr<const MappedFile>> table_files_;  // embedding and head may be read in place
+  // Embedding and head may be read in place.
+  std::vector<std::shared_ptr<const MappedFile>> table_files_;
   ModelWeights weights_;
   size_t packed_bytes_ = 0;
 };

@@ -1,6 +1,5 @@
-// Rows of the head times hidden states: 16 rows at a time become a panel's groups
-// (head_rows.h) in registers. All rows or listed ones, few hidden states or many: a row's sums are
-// the same.
+// Rows of the head times hidden states: 16 rows at a time become a panel's groups (head_rows.h) in
+// registers. All rows or listed ones, few hidden states or many: a row's sums are the same.
 #pragma once
 
 #include "backend/cpu/head_rows.h"
@@ -14,7 +13,7 @@ struct HeadKernels {
   using U8 = typename L::U8;
   using Panels = PanelKernels<L>;
 
-  static constexpr int64_t kBlockGroups = 32;  // those of a line of scales
+  static constexpr int64_t kBlockGroups = 32;  // the groups of 1024 inputs
 
   // Sixteen rows: where the first line of each is, and what to ask for while it is read.
   struct Neighbours {
