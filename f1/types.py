@@ -13,16 +13,20 @@ JsonSchema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is a JSON Schema (2020-12) of an object."""
+    """A function the model may call. `parameters` is a JSON Schema (2020-12) of an object.
+
+    Not `strict`: arguments are some JSON object, held to no schema, and F1 never runs the call.
+    """
 
     name: str
     description: str = ""
     parameters: JsonSchema = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call; `arguments` is the JSON text of an object, valid under the tool's schema."""
+    """One call; `arguments` is the JSON text of an object, valid under a strict tool's schema."""
 
     id: str
     name: str
@@ -31,12 +35,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `tool_call_id` is set for role "tool" only."""
+    """One turn of a conversation. `tool_call_id` is set for role "tool" only, `reasoning` (what was
+    thought before `content`) for "assistant" only."""
 
     role: Role
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class GenerateRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    eager_arguments: bool = False  # also tell of calls piece by piece, before they are known valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,26 @@ class Usage:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """A constraint that decoding could not hold to; validation does."""
+
+    where: str  # the tool's name, or "response_format"
+    path: str  # in its schema: "properties.age"
+    keyword: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is to be known of a choice beyond its message."""
+
+    relaxed: tuple[Relaxed, ...] = ()
+    asked_again: int = 0  # times the model was told what was wrong with a call, and asked again
+    bounded: tuple[int, ...] = ()  # calls with a value brought to its end by a limit, by index
+    needed_tokens: int | None = None  # cut inside a call: the least `max_tokens` that may do
+
+
 # --- events of a running request, in order, each belonging to one of the n choices -------------
 
 
@@ -118,6 +145,35 @@ class TextDelta:
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of what the model thinks before it answers. Never part of the content or of a call."""
+
+    choice: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """With `eager_arguments` alone: the `index`-th call of its choice has a name. ArgumentsDeltas
+    follow and, if it is closed and valid, its CallDelta."""
+
+    choice: int
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsDelta:
+    """More of the arguments of the call that has begun; joined they are those of its CallDelta."""
+
+    choice: int
+    index: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +193,10 @@ class Finished:
     choice: int
     reason: FinishReason
     usage: Usage
+    report: Report = Report()
 
 
-Event = TextDelta | CallDelta | Finished
+Event = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +207,4 @@ class Completion:
     reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
+    report: Report = Report()

@@ -26,6 +26,7 @@ from f1.types import (
     FinishReason,
     GenerateRequest,
     Message,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
     ToolCall,
@@ -193,6 +194,7 @@ class Collector:
     """Adds up the events of one choice."""
 
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     end: Finished | None = None
@@ -202,6 +204,9 @@ class Collector:
             case TextDelta():
                 self.text.append(event.text)
                 self.logprobs.extend(event.logprobs)
+            case ReasoningDelta():
+                self.reasoning.append(event.text)
+                self.logprobs.extend(event.logprobs)
             case CallDelta():
                 self.calls.append(event.call)
             case Finished():
@@ -209,8 +214,11 @@ class Collector:
 
     def completion(self) -> Completion:
         assert self.end is not None, "the events stopped before the choice was finished"
-        message = Message("assistant", "".join(self.text), tuple(self.calls))
-        return Completion(message, self.end.reason, self.end.usage, tuple(self.logprobs))
+        message = Message(
+            "assistant", "".join(self.text), tuple(self.calls), reasoning="".join(self.reasoning)
+        )
+        end = self.end
+        return Completion(message, end.reason, end.usage, tuple(self.logprobs), end.report)
 
 
 async def gather(events: AsyncIterator[Event], num_choices: int) -> list[Completion]:
