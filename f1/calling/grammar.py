@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -29,26 +29,16 @@ import xgrammar
 from numpy.typing import NDArray
 
 from f1.calling.family import Form, elements, pieces
+from f1.calling.lowering import RELAXATIONS, Lowered, lower
 from f1.calling.scanner import Closer
 from f1.calling.schema import schema_text
 from f1.errors import InvalidRequest, InvalidSchema
-from f1.types import JsonSchema, ResponseFormat, Tool
+from f1.types import JsonSchema, Relaxed, ResponseFormat, Tool
 
 MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
 MAX_CACHE_BYTES = 256 << 20  # of compiled grammars kept
-# Characters that all bounds of one schema may make its grammar count. Each is a state of its own,
-# and takes milliseconds in which every request waits.
-MAX_COUNTED = 64
-
+MAX_RELAXED = 4096  # schemas of which it is kept what their grammars leave to validation
 TokenMask = NDArray[np.int32]
-
-# Keywords xgrammar 0.2 gets wrong in some uses; dropped, one group after another, from the grammar
-# alone when a schema does not compile. Validation still holds every call to them.
-_RELAXATIONS = (
-    ("pattern", "patternProperties"),
-    ("format", "minLength", "maxLength", "multipleOf"),
-    ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-)
 
 
 class Grammars:
@@ -69,6 +59,7 @@ class Grammars:
         self._compiler = xgrammar.GrammarCompiler(self._info, max_threads=2, cache_enabled=False)
         self._compiled: OrderedDict[object, Any] = OrderedDict()
         self._compiled_bytes = 0
+        self._relaxed: OrderedDict[bytes, tuple[Relaxed, ...]] = OrderedDict()
         self._lock = Lock()
         self._vocab_size = vocab_size
         self._closers = _closer_masks(vocabulary, vocab_size)
@@ -114,6 +105,20 @@ class Grammars:
         )
         return self._get(key, lambda: self._compile_content(format))
 
+    def relaxed(self, given: Tool | ResponseFormat) -> tuple[Relaxed, ...]:
+        """What the grammar made last for this schema leaves to validation."""
+        where: str = "response_format"
+        schema: JsonSchema | str | None
+        if isinstance(given, Tool):
+            where, schema = given.name, given.parameters
+        else:
+            schema = given.value
+        if not isinstance(schema, Mapping):
+            return ()
+        with self._lock:
+            found = self._relaxed.get(schema_text(schema, "schema"), ())
+        return tuple(replace(relaxed, where=where) for relaxed in found)
+
     def _segment(self, ebnf: str) -> Segment:
         return self._get(ebnf, lambda: self._compiler.compile_grammar(ebnf))
 
@@ -138,23 +143,24 @@ class Grammars:
         else:
             after = xgrammar.Grammar.from_ebnf(f"root ::= {' | '.join(map(_quote, ends))}")
             before = xgrammar.Grammar.from_ebnf('root ::= " "')
-        schema = {"type": "object", **tool.parameters}
 
-        def compile(schema: JsonSchema) -> Any:
+        def compile(lowered: Lowered) -> Any:
+            schema = {"type": "object", **lowered.schema}
             body = _json_grammar(schema, freely=self._freely)
             return self._compiler.compile_grammar(xgrammar.Grammar.concat(before, body, after))
 
-        return _compile_relaxing(compile, schema, f"tools.{tool.name}.parameters")
+        return self._compile_relaxing(compile, tool.parameters, f"tools.{tool.name}.parameters")
 
     def _compile_content(self, format: ResponseFormat) -> Any:
         kind, value = format.kind, format.value
         if kind in ("json_object", "json_schema"):
             schema = value if isinstance(value, Mapping) else _ANY_OBJECT
-            return _compile_relaxing(
-                lambda schema: self._compiler.compile_grammar(_json_grammar(schema, freely=True)),
-                schema,
-                "response_format.json_schema.schema",
-            )
+
+            def compile(lowered: Lowered) -> Any:
+                return self._compiler.compile_grammar(_json_grammar(lowered.schema, freely=True))
+
+            param = "response_format.json_schema.schema"
+            return self._compile_relaxing(compile, schema, param)
         try:
             if kind == "regex":
                 return self._compiler.compile_regex(str(value))
@@ -162,6 +168,23 @@ class Grammars:
         except RuntimeError as error:
             message = f"response_format: the {kind} does not compile: {_reason(error)}"
             raise InvalidRequest(message, param="response_format") from None
+
+    def _compile_relaxing(
+        self, compile: Callable[[Lowered], Any], schema: JsonSchema, param: str
+    ) -> Any:
+        for keywords in RELAXATIONS:
+            lowered = lower(schema, param, without=keywords)
+            try:
+                compiled = compile(lowered)
+            except RuntimeError as error:
+                reason = _reason(error)
+                continue
+            if lowered.relaxed:
+                self._relaxed[schema_text(schema, param)] = lowered.relaxed
+                if len(self._relaxed) > MAX_RELAXED:
+                    self._relaxed.popitem(last=False)
+            return compiled
+        raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
 
     # --- masks ---------------------------------------------------------------------------------
 
@@ -256,93 +279,6 @@ def _json_grammar(schema: JsonSchema, *, freely: bool) -> Any:
         any_whitespace=freely,
         max_whitespace_cnt=MAX_WHITESPACE if freely else None,
         strict_mode=True,
-    )
-
-
-def _compile_relaxing(compile: Callable[[JsonSchema], Any], schema: JsonSchema, param: str) -> Any:
-    limit = _largest_counted(schema)
-    for keywords in ((), *_RELAXATIONS):
-        schema = _for_grammar(schema, keywords, limit)
-        try:
-            return compile(schema)
-        except RuntimeError as error:
-            reason = _reason(error)
-    raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
-
-
-def _for_grammar(schema: Any, without: Collection[str], limit: float) -> Any:
-    """`schema` as xgrammar gets it right and in time: without some keywords and what counts beyond
-    `limit`, and with every required property declared (it ignores the others). Validation still
-    goes by the schema as given."""
-    if isinstance(schema, list):
-        return [_for_grammar(item, without, limit) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            kept[key] = {name: _for_grammar(inner, without, limit) for name, inner in value.items()}
-        elif key in ("enum", "const", "default", "examples"):
-            kept[key] = value
-        elif key == "patternProperties" and isinstance(value, Mapping) and key not in without:
-            kept[key] = {
-                pattern: _for_grammar(inner, without, limit)
-                for pattern, inner in value.items()
-                if _counted(pattern) <= limit
-            }
-        elif key == "pattern" and isinstance(value, str) and _is_hostile(value):
-            continue
-        elif key not in without and not (key in _COUNTING and _counted(value) > limit):
-            kept[key] = _for_grammar(value, without, limit)
-    undeclared = set(kept.get("required", ())) - set(kept.get("properties", {}))
-    if undeclared:
-        kept["properties"] = kept.get("properties", {}) | {name: {} for name in sorted(undeclared)}
-    return kept
-
-
-_COUNTING = ("minLength", "maxLength", "pattern")
-
-
-def _largest_counted(schema: Any) -> float:
-    """The largest bound that can stay in the grammar, with all smaller ones, within MAX_COUNTED.
-    Equal bounds share their states."""
-    kept, total = 0.0, 0.0
-    for count, equal in groupby(sorted(count for _, count in set(_bounds(schema)))):
-        total += sum(equal)
-        if total > MAX_COUNTED:
-            break
-        kept = count
-    return kept
-
-
-def _bounds(schema: Any) -> Iterator[tuple[object, float]]:
-    """What makes a grammar count, and how far."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _bounds(item)
-    elif isinstance(schema, Mapping):
-        for key, value in schema.items():
-            if key in _COUNTING and isinstance(value, str | int | float):
-                yield (key, value), _counted(value)
-            elif key == "patternProperties" and isinstance(value, Mapping):
-                yield from ((pattern, _counted(pattern)) for pattern in value)
-            yield from _bounds(value)
-
-
-def _counted(bound: object) -> float:
-    """How many characters a length or a pattern has a grammar count."""
-    if isinstance(bound, str):
-        return sum(map(int, re.findall(r"\{(?:\d*,)?(\d+)\}", bound)))
-    return bound if isinstance(bound, int | float) else 0
-
-
-def _is_hostile(pattern: str) -> bool:
-    """Known to be compiled into something else: xgrammar lets a literal quote or backslash through
-    unescaped, and miscounts repeats beyond 127."""
-    return (
-        '"' in pattern
-        or "\\\\" in pattern
-        or any(int(count) > 127 for count in re.findall(r"\{(?:\d*,)?(\d+)\}", pattern))
     )
 
 
