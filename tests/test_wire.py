@@ -17,8 +17,9 @@ from f1.errors import (
     InvalidSchema,
 )
 from f1.serve.limits import Limits
+from f1.serve.wire.fields import parse_json
 from f1.serve.wire.remote import read_error
-from f1.serve.wire.request import ChatRequest, parse_chat_request, parse_json, write_chat_request
+from f1.serve.wire.request import ChatRequest, parse_chat_request, write_chat_request
 from f1.serve.wire.response import write_error
 from f1.types import Message, ResponseFormat, Tool, ToolCall, ToolChoice
 

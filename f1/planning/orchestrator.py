@@ -81,7 +81,7 @@ class StepBegun:
     waiting: tuple[ToolCall, ...] = ()
 
 
-Progress = TextDelta | StepBegun | ToolResult | Reply | CallTools | GiveUp
+Progress = TextDelta | ReasoningDelta | StepBegun | ToolResult | Reply | CallTools | GiveUp
 
 
 class Orchestrator:
@@ -121,7 +121,7 @@ class Orchestrator:
             async with aclosing(self.engine.generate(request)) as events:
                 async for event in events:
                     collector.add(event)
-                    if isinstance(event, TextDelta):
+                    if isinstance(event, TextDelta | ReasoningDelta):
                         yield event
             completion = collector.completion()
             usage = _add(usage, completion.usage)
@@ -248,7 +248,7 @@ def _with_results(
 
 def _events(item: Progress) -> list[Event]:
     match item:
-        case TextDelta():
+        case TextDelta() | ReasoningDelta():
             return [item]
         case Reply() | GiveUp():
             return [_finished(item.completion, item.completion.reason)]
@@ -262,7 +262,7 @@ def _events(item: Progress) -> list[Event]:
 
 
 def _finished(completion: Completion, reason: FinishReason) -> Finished:
-    return Finished(0, reason, completion.usage)
+    return Finished(0, reason, completion.usage, completion.report)
 
 
 def _add(a: Usage, b: Usage) -> Usage:

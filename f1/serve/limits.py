@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-from f1.errors import Overloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +18,3 @@ class Limits:
     max_stop_chars: int = 256
     max_logit_bias: int = 1024
     max_choices_in_flight: int = 256
-
-
-class Admission:
-    """Counts the choices being decoded and refuses more than there is room for."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.in_flight = 0
-
-    @contextmanager
-    def reserve(self, num_choices: int) -> Iterator[None]:
-        """Holds room for `num_choices`. Taken before the work starts, so a burst is refused at
-        once rather than after each request was prepared. Raises Overloaded."""
-        if self.in_flight + num_choices > self.limit:
-            raise Overloaded(
-                f"{self.in_flight} choices are being decoded, the limit is {self.limit}"
-            )
-        self.in_flight += num_choices
-        try:
-            yield
-        finally:
-            self.in_flight -= num_choices

@@ -6,7 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from f1.errors import InvalidRequest
+
+
+def parse_json(body: bytes) -> object:
+    """JSON, or InvalidRequest. NaN, numbers past float64, lone surrogates and nesting beyond
+    1,024 are refused by the parser."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def refuse(path: str, expected: str, *, code: str | None = None) -> InvalidRequest:

@@ -13,9 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from f1.errors import InvalidRequest
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import parse_messages, write_message
@@ -52,15 +49,6 @@ class ChatRequest:
     generate: GenerateRequest
     stream: bool = False
     include_usage: bool = False
-
-
-def parse_json(body: bytes) -> object:
-    """JSON, or InvalidRequest. NaN, numbers past float64, lone surrogates and nesting beyond
-    1,024 are refused by the parser."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def parse_chat_request(body: object, limits: Limits) -> ChatRequest:

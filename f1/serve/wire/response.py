@@ -5,14 +5,28 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from f1.errors import F1Error
+from f1.serve.wire.frames import Frame
 from f1.serve.wire.messages import write_call
-from f1.types import CallDelta, Completion, Event, Finished, TextDelta, TokenLogprob, Usage
+from f1.types import (
+    ArgumentsDelta,
+    CallBegun,
+    CallDelta,
+    Completion,
+    Event,
+    Finished,
+    ReasoningDelta,
+    Report,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
 
 Json = dict[str, Any]
+_NOTHING = Report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +47,21 @@ class Envelope:
         }
 
 
-def write_completion(envelope: Envelope, completions: Sequence[Completion]) -> Json:
-    choices = [_write_choice(index, choice) for index, choice in enumerate(completions)]
-    body = envelope.wrap("chat.completion", choices)
-    body["usage"] = write_usage(choice.usage for choice in completions)
-    return body
-
-
 def _write_choice(index: int, completion: Completion) -> Json:
     calls = completion.message.tool_calls
     message: Json = {"role": "assistant", "content": completion.message.content, "refusal": None}
     if calls:
         message["content"] = message["content"] or None
         message["tool_calls"] = [write_call(call) for call in calls]
-    return {
+    if completion.message.reasoning:
+        message["reasoning_content"] = completion.message.reasoning
+    choice = {
         "index": index,
         "message": message,
         "logprobs": _write_logprobs(completion.logprobs),
         "finish_reason": completion.reason,
     }
+    return choice | write_report(completion.report)
 
 
 def write_usage(choices: Iterable[Usage]) -> Json:
@@ -84,53 +94,97 @@ def _write_logprob(token: TokenLogprob) -> Json:
     return {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}
 
 
-class ChunkWriter:
-    """Events of one streamed answer → chunks. Call `write` for each event, `close` at the end."""
+class ChatWriter:
+    """One answer as OpenAI's chat completions have it: whole, or as frames."""
 
-    def __init__(self, envelope: Envelope, *, include_usage: bool):
-        self.envelope = envelope
-        self.include_usage = include_usage
-        self.begun: set[int] = set()
-        self.usages: list[Usage] = []
+    def __init__(self, model: str, *, include_usage: bool = False, eager: bool = False):
+        self._envelope = Envelope(model)
+        self._include_usage = include_usage
+        self._eager = eager
+        self._begun: set[int] = set()
+        self._usages: list[Usage] = []
 
-    def write(self, event: Event) -> list[Json]:
-        chunks = []
-        if event.choice not in self.begun:
-            self.begun.add(event.choice)
-            chunks.append(self._chunk(event.choice, {"role": "assistant", "content": ""}))
+    def whole(self, completions: Sequence[Completion]) -> Json:
+        choices = [_write_choice(index, choice) for index, choice in enumerate(completions)]
+        body = self._envelope.wrap("chat.completion", choices)
+        return body | {"usage": write_usage(choice.usage for choice in completions)}
+
+    def begin(self) -> list[Frame]:
+        return []
+
+    def write(self, event: Event) -> list[Frame]:
+        deltas = [] if event.choice in self._begun else [{"role": "assistant", "content": ""}]
+        self._begun.add(event.choice)
+        frames = [self._chunk(event.choice, delta) for delta in deltas]
         match event:
-            case TextDelta():
+            case TextDelta() | ReasoningDelta():
+                kind = "content" if isinstance(event, TextDelta) else "reasoning_content"
                 logprobs = _write_logprobs(event.logprobs)
-                chunks.append(self._chunk(event.choice, {"content": event.text}, logprobs))
-            case CallDelta():
-                chunks += [self._chunk(event.choice, delta) for delta in _call_deltas(event)]
+                frames.append(self._chunk(event.choice, {kind: event.text}, logprobs))
+            case CallBegun():
+                frames.append(self._chunk(event.choice, _begun(event.index, event.id, event.name)))
+            case ArgumentsDelta():
+                frames.append(self._chunk(event.choice, _arguments(event.index, event.text)))
+            case CallDelta(call=call) if not self._eager:
+                frames.append(self._chunk(event.choice, _begun(event.index, call.id, call.name)))
+                frames.append(self._chunk(event.choice, _arguments(event.index, call.arguments)))
             case Finished():
-                self.usages.append(event.usage)
-                chunks.append(self._chunk(event.choice, {}, reason=event.reason))
-        return chunks
+                self._usages.append(event.usage)
+                frames.append(self._end(event))
+        return frames
 
-    def close(self) -> list[Json]:
-        if not self.include_usage:
-            return []
-        last = self.envelope.wrap("chat.completion.chunk", [])
-        return [last | {"usage": write_usage(self.usages)}]
+    def close(self) -> list[Frame]:
+        done = Frame("[DONE]")
+        if not self._include_usage:
+            return [done]
+        last = self._envelope.wrap("chat.completion.chunk", [])
+        return [Frame(last | {"usage": write_usage(self._usages)}), done]
+
+    def fail(self, error: F1Error) -> list[Frame]:
+        return [Frame(write_error(error))]
+
+    def _end(self, event: Finished) -> Frame:
+        return self._chunk(event.choice, {}, reason=event.reason, report=event.report)
 
     def _chunk(
-        self, choice: int, delta: Json, logprobs: Json | None = None, reason: str | None = None
-    ) -> Json:
+        self,
+        choice: int,
+        delta: Json,
+        logprobs: Json | None = None,
+        *,
+        reason: str | None = None,
+        report: Report = _NOTHING,
+    ) -> Frame:
         body = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = self.envelope.wrap("chat.completion.chunk", [body])
-        return chunk | {"usage": None} if self.include_usage else chunk
+        chunk = self._envelope.wrap("chat.completion.chunk", [body | write_report(report)])
+        return Frame(chunk | {"usage": None} if self._include_usage else chunk)
 
 
-def _call_deltas(event: CallDelta) -> list[Json]:
+def _begun(index: int, call_id: str, name: str) -> Json:
     # Clients join every string but `index` and `type` over the deltas of a call, so the id and
     # the name must be sent exactly once, and the arguments only as pieces.
-    opened = write_call(event.call)
-    opened["function"] = {"name": event.call.name, "arguments": ""}
-    first = {"tool_calls": [{"index": event.index} | opened]}
-    rest = {"tool_calls": [{"index": event.index, "function": {"arguments": event.call.arguments}}]}
-    return [first, rest]
+    function = {"name": name, "arguments": ""}
+    return {
+        "tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]
+    }
+
+
+def _arguments(index: int, text: str) -> Json:
+    return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def write_report(report: Report) -> Json:
+    """What F1 says of a choice beyond OpenAI's fields, under `f1`; {} where that is nothing."""
+    told: Json = {}
+    if report.relaxed:
+        told["relaxed"] = [asdict(relaxed) for relaxed in report.relaxed]
+    if report.asked_again:
+        told["asked_again"] = report.asked_again
+    if report.bounded:
+        told["bounded"] = list(report.bounded)
+    if report.needed_tokens is not None:
+        told["needed_tokens"] = report.needed_tokens
+    return {"f1": told} if told else {}
 
 
 def write_error(error: F1Error) -> Json:

@@ -1,0 +1,171 @@
+"""One HTTP request that decodes: its body is read, its events are awaited, its answer written.
+
+    body ──parse──▶ Work(model, request, writer) ──Server.events──▶ events ──writer──▶ JSON | frames
+
+Each API (chat, responses, messages, …) brings a parser and a writer; the rest is the same for all.
+A client that goes away stops its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from f1.errors import F1Error, InvalidRequest
+from f1.planning.orchestrator import gather
+from f1.serve.server import Caller, Server
+from f1.serve.wire.fields import parse_json
+from f1.serve.wire.frames import Frame
+from f1.types import Completion, Event, GenerateRequest
+
+T = TypeVar("T")
+Json = dict[str, Any]
+log = logging.getLogger("f1.serve")
+
+
+class Writer(Protocol):
+    """One answer in the words of one API: whole, or as frames."""
+
+    def whole(self, completions: Sequence[Completion]) -> Json: ...
+    def begin(self) -> Iterable[Frame]:
+        """Before the first event."""
+
+    def write(self, event: Event) -> Iterable[Frame]: ...
+    def close(self) -> Iterable[Frame]:
+        """After the last event of the last choice."""
+
+    def fail(self, error: F1Error) -> Iterable[Frame]:
+        """In place of close(): the answer breaks off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a body asks for, and how its answer is written."""
+
+    model: str
+    request: GenerateRequest
+    stream: bool
+    writer: Writer
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody reads the answer."""
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "body_too_large"
+
+
+def internal_error() -> F1Error:
+    # Nothing of the exception goes out: messages of libraries hold paths and addresses.
+    return F1Error("internal error; the server's log has more", code="internal_error")
+
+
+async def read_json(request: Request, max_bytes: int) -> object:
+    """The body. Raises InvalidRequest."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+    return parse_json(bytes(body))
+
+
+def json_response(body: Json, status: int = 200, **headers: str) -> Response:
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+
+
+def caller_of(request: Request) -> Caller:
+    scope = request.scope
+    return Caller(scope.get("f1.tenant", ""), scope.get("f1.request_id", ""))
+
+
+async def answer(server: Server, request: Request, work: Work) -> Response:
+    """Decodes. Until the first event a wrong request is an ordinary 4xx, also for a stream."""
+    events = server.events(work.model, work.request, caller_of(request))
+    if not work.stream:
+        async with aclosing(events):
+            completions = await unless_gone(request.receive, gather(events, work.request.n))
+        return json_response(work.writer.whole(completions))
+    try:
+        first = await unless_gone(request.receive, anext(events))
+    except BaseException:
+        await events.aclose()
+        raise
+    return EventStream(_frames(work.writer, first, events), events)
+
+
+async def _frames(
+    writer: Writer, first: Event, events: AsyncIterator[Event]
+) -> AsyncGenerator[bytes]:
+    """The whole answer. An error after the first event ends the stream, as the API has it."""
+    try:
+        for frame in (*writer.begin(), *writer.write(first)):
+            yield frame.encode()
+        async for event in events:
+            for frame in writer.write(event):
+                yield frame.encode()
+        for frame in writer.close():
+            yield frame.encode()
+    except F1Error as error:
+        for frame in writer.fail(error):
+            yield frame.encode()
+    except Exception:
+        log.exception("a stream failed")
+        for frame in writer.fail(internal_error()):
+            yield frame.encode()
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The work's result; cancels it and raises ClientGone when the client goes away first.
+    (Frameworks watch only streams for this; a long completion would run on for nobody.)"""
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    watching = asyncio.create_task(disconnected())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        # The work has stopped when this returns, so its events can be closed.
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+class EventStream(Response):
+    """A text/event-stream that stops its source as soon as the client is gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes], source: AsyncGenerator[Event]):
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.frames = frames
+        self.source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self.source), aclosing(self.frames):
+            with suppress(ClientGone, OSError):  # OSError: how servers report a lost connection
+                await unless_gone(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        headers = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **headers})
+        async for frame in self.frames:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
