@@ -342,7 +342,8 @@ def _parsed(completion: Completion, options: Options) -> Any:
 
 def _run_result(items: Sequence[Progress], options: Options) -> RunResult:
     outcome = items[-1]
-    assert isinstance(outcome, Reply | CallTools | GiveUp)
+    if not isinstance(outcome, Reply | CallTools | GiveUp):
+        raise TypeError(f"a run ended with {type(outcome).__name__}")
     results = tuple(item for item in items if isinstance(item, ToolResult))
     parsed = _parsed(outcome.completion, options) if isinstance(outcome, Reply) else None
     return RunResult(outcome, results, parsed)

@@ -213,7 +213,8 @@ class Collector:
                 self.end = event
 
     def completion(self) -> Completion:
-        assert self.end is not None, "the events stopped before the choice was finished"
+        if self.end is None:
+            raise RuntimeError("the events stopped before the choice was finished")
         message = Message(
             "assistant", "".join(self.text), tuple(self.calls), reasoning="".join(self.reasoning)
         )

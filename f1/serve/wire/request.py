@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields
@@ -301,8 +301,7 @@ def _write_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
 def _write_response_format(format: ResponseFormat) -> dict[str, Any]:
     match format.kind:
         case "json_schema":
-            assert isinstance(format.value, Mapping)
-            schema = {"name": "response", "schema": dict(format.value)}
+            schema = {"name": "response", "schema": dict(cast("Mapping[str, Any]", format.value))}
             return {"type": "json_schema", "json_schema": schema}
         case "regex":
             return {"type": "regex", "pattern": format.value}
