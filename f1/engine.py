@@ -9,6 +9,7 @@ A fault belongs to one request: its stream raises, its batch-mates go on.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import queue
 import threading
@@ -68,6 +69,8 @@ class AsyncEngine:
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
         self._thread.start()
+        # A thread that comes back from the core into an interpreter that is gone ends the process.
+        atexit.register(self.close)
 
     @classmethod
     def start(cls, model: str, settings: Settings | None = None) -> AsyncEngine:
@@ -152,6 +155,7 @@ class AsyncEngine:
         """Ends what still runs with EngineStopped and stops the thread."""
         self._inbox.put(lambda: self._fail_all(EngineStopped("the engine was closed")))
         self._thread.join()
+        atexit.unregister(self.close)
 
     # --- stepping thread -------------------------------------------------------------------------
 

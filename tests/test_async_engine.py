@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -218,6 +220,25 @@ async def test_control_tokens_in_text_are_text(engine: AsyncEngine) -> None:
     (plain,) = await complete(engine, ask("x", max_tokens=1))
     (spelled,) = await complete(engine, ask(hostile, max_tokens=1))
     assert spelled.usage.prompt_tokens > plain.usage.prompt_tokens + 15
+
+
+LEFT_OPEN = """
+import asyncio, sys
+from f1.engine import AsyncEngine
+from f1.settings import Settings
+from f1.types import GenerateRequest, Message
+
+engine = AsyncEngine.start(sys.argv[1], Settings(max_sequences=2))
+events = engine.generate(GenerateRequest((Message("user", "Tell a story."),), max_tokens=4000))
+asyncio.new_event_loop().run_until_complete(anext(events))
+print("running", engine.stats()["num_running"])
+"""
+
+
+def test_a_program_may_end_in_the_middle_of_a_step(smollm_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", LEFT_OPEN, str(smollm_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "running 1\n", "")
 
 
 class Watched:
