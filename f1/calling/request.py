@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from f1.calling.schema import check_schema, check_tool
+from f1.calling.schema import check_schema, check_tool, schema_text
 from f1.errors import InvalidRequest
 from f1.types import GenerateRequest
 
@@ -16,7 +16,10 @@ def check_request(request: GenerateRequest) -> None:
         if names.count(name) > 1:
             raise InvalidRequest(f"tools: {name!r} is given twice", param="tools")
     for tool in request.tools:
-        check_tool(tool)
+        if tool.strict:
+            check_tool(tool)
+        else:  # its schema is only shown to the model
+            schema_text(tool.parameters, f"tools.{tool.name}.parameters")
     choice = request.tool_choice
     if choice.mode in ("required", "named") and not request.tools:
         raise InvalidRequest("tool_choice: there are no tools to call", param="tool_choice")

@@ -9,9 +9,11 @@ The same description (`Form`) drives both directions, so whatever is sampled is 
 
 from __future__ import annotations
 
+import codecs
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -28,6 +30,8 @@ from f1.calling.text import ContentStream
 from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
 from f1.types import (
+    ArgumentsDelta,
+    CallBegun,
     CallDelta,
     GenerateRequest,
     TextDelta,
@@ -38,7 +42,7 @@ from f1.types import (
 
 MAX_CALLS = 32
 
-TurnEvent = TextDelta | CallDelta
+TurnEvent = TextDelta | CallBegun | ArgumentsDelta | CallDelta
 State = Literal["text", "content", "either", "head", "middle", "arguments", "ended"]
 
 
@@ -57,7 +61,8 @@ class Turn:
         max_tokens: int,
     ):
         mode = request.tool_choice.mode
-        self._tools: Mapping[str, Tool] = {tool.name: tool for tool in request.tools}
+        self._tools: Mapping[str, Tool] = {tool.name: _held_to(tool) for tool in request.tools}
+        self._eager = request.eager_arguments
         self._shown_tools = bool(request.tools)
         self._may_call = self._shown_tools and mode != "none"
         self._single = not request.parallel_tool_calls or mode == "named"
@@ -81,6 +86,8 @@ class Turn:
         self._tail = b""  # what was read last
         self._buffer = b""  # what the current segment has read, arguments apart
         self._arguments = b""
+        self._pieces = codecs.getincrementaldecoder("utf-8")("replace")  # of eager arguments
+        self._call_id = ""
         self._tool: Tool | None = None
         self._last = False  # no call may follow the current one
         self._bounded = False
@@ -187,7 +194,7 @@ class Turn:
                 taken.append(token_id)
             if self._segment is segment:
                 break  # that was all of this one
-        return taken, self._take_events() if taken else []
+        return taken, self._take_events() if self._events else []
 
     def finish(self) -> list[TurnEvent]:
         """No more tokens come (the model ended its turn, or it was cut). Releases the text held
@@ -307,11 +314,15 @@ class Turn:
         self._scanner = JsonScanner()
         self._arguments = b""
         self._bounded = False
+        self._call_id = f"call_{secrets.token_hex(12)}"
+        if self._eager:
+            self._pieces.reset()
+            self._events.append(CallBegun(self._choice, len(self._calls), self._call_id, name))
 
     def _read_arguments(self, data: bytes) -> None:
         if not self._scanner.done:
             used = self._scanner.feed(data, self._remaining)
-            self._arguments += data[:used]
+            self._take_arguments(data[:used])
             data = data[used:]
             if not self._scanner.done:
                 return
@@ -325,22 +336,30 @@ class Turn:
         elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
             self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
 
+    def _take_arguments(self, data: bytes) -> None:
+        if not self._arguments:
+            data = data.lstrip()
+        self._arguments += data
+        if self._eager and (piece := self._pieces.decode(data)):
+            self._events.append(ArgumentsDelta(self._choice, len(self._calls), piece))
+
     def _close_call(self) -> bool:
-        """Releases the call just closed. False: it repeats an earlier one, which ends the turn."""
+        """Releases the call just closed. False: it repeats an earlier one, which ends the turn. (An
+        eager one has been told of already, so that it is released all the same.)"""
         if self._tool is None:
             raise ConstraintError("arguments ended outside a call")
-        arguments = self._arguments.decode("utf-8", "replace").strip()
+        arguments = self._arguments.decode("utf-8", "replace")
         if (wrong := validate_arguments(self._tool, arguments)) is not None:
             message = (
                 f"the model's call of {self._tool.name!r} does not satisfy its schema: {wrong}"
             )
             raise ConstraintError(message, code="invalid_tool_call")
-        if any(_identical(call, self._tool.name, arguments) for call in self._calls):
-            return False
-        call = ToolCall(f"call_{secrets.token_hex(12)}", self._tool.name, arguments)
-        self._events.append(CallDelta(self._choice, len(self._calls), call, self._bounded))
-        self._calls.append(call)
-        return True
+        repeated = any(_identical(call, self._tool.name, arguments) for call in self._calls)
+        if not repeated or self._eager:
+            call = ToolCall(self._call_id, self._tool.name, arguments)
+            self._events.append(CallDelta(self._choice, len(self._calls), call, self._bounded))
+            self._calls.append(call)
+        return not repeated
 
     # --- what comes out ------------------------------------------------------------------------
 
@@ -352,6 +371,11 @@ class Turn:
     def _take_events(self) -> list[TurnEvent]:
         events, self._events = self._events, []
         return events
+
+
+def _held_to(tool: Tool) -> Tool:
+    """The tool with the schema that its calls must satisfy."""
+    return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
 
 
 def _identical(call: ToolCall, name: str, arguments: str) -> bool:
