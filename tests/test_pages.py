@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from f1 import _core
 
 PAGE_SIZE = 16
+MAX_TOKENS = 48  # of a step
+MAX_SEQUENCES = 6
 
 
 @dataclass
@@ -52,7 +55,10 @@ class Harness:
     ):
         """`surprising`: now and then there are drafts, and tokens that follow unasked."""
         self.scheduler = _core.testing.Scheduler(
-            num_pages=num_pages, max_batch_tokens=48, max_sequences=6, prefix_reuse=prefix_reuse
+            num_pages=num_pages,
+            max_batch_tokens=MAX_TOKENS,
+            max_sequences=MAX_SEQUENCES,
+            prefix_reuse=prefix_reuse,
         )
         self.random = random.Random(seed)
         self.num_pages = num_pages
@@ -62,6 +68,7 @@ class Harness:
         self.num_finished = 0
         self.num_right = 0
         self.num_forked = 0
+        self.num_kept_out = 0
 
     def submit(self, token_ids: list[int], max_tokens: int) -> int:
         sequence_id = self.scheduler.submit(token_ids, max_tokens)
@@ -101,8 +108,8 @@ class Harness:
                 self.scheduler.draft(sequence_id, drafts)
                 self.live[sequence_id].drafts = drafts
         chunks = self.scheduler.schedule()
-        assert bool(chunks) == bool(self.live), "idle with work to do, or busy without"
-        assert sum(num_tokens + num_drafts for _, _, num_tokens, _, num_drafts in chunks) <= 48
+        self.check_progress(chunks)
+        assert sum(num_tokens + num_drafts for _, _, num_tokens, _, num_drafts in chunks) <= MAX_TOKENS
         assert sum(num_drafts for *_, num_drafts in chunks) <= 8
         assert len({sequence_id for sequence_id, *_ in chunks}) == len(chunks)
         written: set[tuple[int, int]] = set()
@@ -128,6 +135,30 @@ class Harness:
             if begin + num_tokens == len(shadow.token_ids):
                 self.sample(sequence_id, shadow, num_drafts)
         return [sequence_id for sequence_id, *_ in chunks]
+
+    def check_progress(self, chunks: list[Any]) -> None:
+        """Never idle with work to do: the oldest moves, and nobody waits who could come in."""
+        scheduler = self.scheduler
+        num_waiting = len(self.live) - scheduler.num_running
+        assert scheduler.num_waiting == num_waiting, "sequences lost, or there twice"
+        num_unused = scheduler.num_free + scheduler.num_reclaimable
+        if not self.live:
+            assert not chunks
+            assert num_unused == self.num_pages, "pages leaked"
+            return
+        assert chunks[0][0] == min(self.live), "idle with work to do"
+        num_planned = sum(num_tokens for _, _, num_tokens, *_ in chunks)
+        if not num_waiting or scheduler.num_running == MAX_SEQUENCES or num_planned == MAX_TOKENS:
+            return
+        self.num_kept_out += 1
+        waiting = self.live[sorted(self.live)[scheduler.num_running]].token_ids
+        needed = -(-len(waiting) // PAGE_SIZE) + scheduler.num_running + 1
+        assert num_unused < needed or any(
+            self.live[sequence_id].token_ids[:page_end] == waiting[:page_end]
+            for sequence_id, begin, num_tokens, *_ in chunks
+            for page_end in range(PAGE_SIZE, begin + num_tokens + 1, PAGE_SIZE)
+            if page_end > begin
+        ), "kept waiting with room for it, and for no page that another one computes just now"
 
     def sample(self, sequence_id: int, shadow: Shadow, num_drafts: int) -> None:
         """One token, more where drafts turn out right, and now and then some unasked."""
@@ -172,22 +203,34 @@ class Harness:
             self.step()
 
 
-@pytest.mark.parametrize(("prefix_reuse", "num_operations"), [(True, 100_000), (False, 10_000)])
+@pytest.mark.parametrize(
+    ("prefix_reuse", "num_operations"),
+    [
+        (True, 40_000),
+        (False, 10_000),
+        pytest.param(True, 1_000_000, marks=pytest.mark.full),
+        pytest.param(False, 200_000, marks=pytest.mark.full),
+    ],
+)
 def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     harness = Harness(num_pages=24, prefix_reuse=prefix_reuse, seed=7, surprising=True)
-    num_restored = 0
+    num_restored = num_aborted = num_idle = 0
     for _ in range(num_operations):
         draw = harness.random.random()
         if draw < 0.05 and len(harness.live) < 40:
             harness.submit_random()
         elif draw < 0.055 and harness.live:
             harness.finish(harness.random.choice(list(harness.live)))  # aborted
+            num_aborted += 1
         elif draw < 0.065:
             num_restored += len(harness.restore(harness.random_tokens()))
         elif draw < 0.0750 and harness.live:
             harness.fork(harness.random.choice(list(harness.live)))
         elif draw < 0.08:
             harness.scheduler.schedule()  # a step that fails before commit changes nothing
+        elif draw < 0.081:
+            harness.drain()
+            num_idle += 1
         else:
             harness.step()
         harness.scheduler.check()
@@ -197,6 +240,9 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     assert scheduler.num_free + scheduler.num_reclaimable == harness.num_pages, "pages leaked"
     # The run was worth something only if it went through all of it.
     assert harness.num_finished > num_operations // 100
+    assert num_aborted > num_operations // 1000
+    assert num_idle > num_operations // 4000
+    assert harness.num_kept_out > num_operations // 100
     assert harness.num_right > num_operations // 50
     assert harness.num_forked > num_operations // 4000
     assert scheduler.num_preemptions > num_operations // 100
