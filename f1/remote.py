@@ -37,7 +37,7 @@ class RemoteEngine:
         server cannot be reached or goes away."""
         chat = ChatRequest(self.model_id, request, stream=True, include_usage=True)
         body = orjson.dumps(write_chat_request(chat))
-        reader = ChunkReader()
+        reader = ChunkReader(eager=request.eager_arguments)
         try:
             async with self._http.stream("POST", self._url, content=body) as response:
                 if response.status_code != 200:
@@ -46,7 +46,7 @@ class RemoteEngine:
                     async for data in items:
                         for event in reader.read(data):
                             yield event
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise EngineStopped(f"{self._url}: {error or type(error).__name__}") from error
         for event in reader.close():
             yield event

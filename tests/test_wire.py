@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import orjson
 import pytest
 
 from f1.errors import (
@@ -16,12 +17,30 @@ from f1.errors import (
     InvalidRequest,
     InvalidSchema,
 )
+from f1.planning.orchestrator import Collector
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import parse_json
-from f1.serve.wire.remote import read_error
+from f1.serve.wire.remote import ChunkReader, read_error
 from f1.serve.wire.request import ChatRequest, parse_chat_request, write_chat_request
-from f1.serve.wire.response import write_error
-from f1.types import Message, ResponseFormat, Tool, ToolCall, ToolChoice
+from f1.serve.wire.response import ChatWriter, write_error
+from f1.types import (
+    ArgumentsDelta,
+    CallBegun,
+    CallDelta,
+    Event,
+    Finished,
+    Message,
+    ReasoningDelta,
+    Relaxed,
+    Report,
+    ResponseFormat,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
 
 HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
 WEATHER = {
@@ -178,6 +197,13 @@ WRONG = [
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 3}}},
      "response_format.json_schema.schema"),
     ({"functions": [{}]}, "functions"),
+    ({"f1": 1}, "f1"),
+    ({"f1": {"eager": True}}, "f1.eager"),
+    ({"f1": {"eager_arguments": "yes"}}, "f1.eager_arguments"),
+    ({"chat_template": "{{ x }}"}, "chat_template"),
+    ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "strict": 1}}]},
+     "tools[0].function.strict"),
     ({"temprature": 1}, "temprature"),
 ]  # fmt: skip
 
@@ -232,6 +258,9 @@ def test_a_body_that_is_no_object_is_refused(body: object) -> None:
         {"logit_bias": {"5": -100}, "logprobs": True, "top_logprobs": 2, "stop": ["a", "b"]},
         {"max_tokens": 7, "presence_penalty": 1, "frequency_penalty": -1},
         messages(USER, calls("1"), {"role": "tool", "tool_call_id": "1", "content": "x"}),
+        messages(USER, {"role": "assistant", "content": "x", "reasoning_content": "thought"}),
+        {"f1": {"eager_arguments": True, "masked_mass": True}, "logprobs": True},
+        {"tools": [{"type": "function", "function": {"name": "clock", "strict": False}}]},
     ],
 )
 def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
@@ -258,3 +287,48 @@ def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:
     again = read_error(error.status, json.dumps(write_error(error)).encode())
     assert type(again) is type(error)
     assert (again.message, again.param, again.code) == (error.message, error.param, error.code)
+
+
+FIRST = ToolCall("call_1", "clock", '{"zone": "Oslo"}')
+REPORT = Report((Relaxed("clock", "properties.zone", "not", "no grammar can"),), 1, (0,), 57)
+LOGPROB = TokenLogprob("Hi", -0.5, b"Hi", (TokenLogprob("Ho", -1.0, b"Ho"),), 0.25)
+ANSWER: list[Event] = [
+    ReasoningDelta(0, "Let me think."),
+    TextDelta(0, "Hi", (LOGPROB,)),
+    CallBegun(0, 0, FIRST.id, FIRST.name),
+    ArgumentsDelta(0, 0, FIRST.arguments[:5]),
+    ArgumentsDelta(0, 0, FIRST.arguments[5:]),
+    CallDelta(0, 0, FIRST),
+    CallBegun(0, 1, "call_2", "clock"),
+    ArgumentsDelta(0, 1, '{"zone": "Ro'),
+    Finished(0, "length", Usage(5, 9, 2), REPORT),
+]
+CALM = [event for event in ANSWER if not isinstance(event, CallBegun | ArgumentsDelta)]
+
+
+@pytest.mark.parametrize(("eager", "events"), [(False, CALM), (True, ANSWER)])
+def test_what_is_streamed_reads_back_the_same(eager: bool, events: list[Event]) -> None:
+    writer = ChatWriter(parse(stream=True, stream_options={"include_usage": True},
+                              f1={"eager_arguments": eager}))  # fmt: skip
+    frames = [frame for event in events for frame in writer.write(event)]
+    *frames, done = [*frames, *writer.close()]
+    assert done.encode() == b"data: [DONE]\n\n"
+    reader = ChunkReader(eager=eager)
+    read = [event for frame in frames for event in reader.read(orjson.dumps(frame.data))]
+    assert [*read, *reader.close()] == events
+
+
+def test_the_whole_answer_says_what_the_stream_said() -> None:
+    collector = Collector()
+    for event in ANSWER:
+        collector.add(event)
+    (choice,) = ChatWriter(parse()).whole([collector.completion()])["choices"]
+    message = choice["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Hi", "Let me think.")
+    assert [call["function"]["arguments"] for call in message["tool_calls"]] == [FIRST.arguments]
+    assert choice["finish_reason"] == "length"
+    assert choice["logprobs"]["content"][0]["masked_mass"] == 0.25
+    relaxed = {"where": "clock", "path": "properties.zone", "keyword": "not",
+               "why": "no grammar can"}  # fmt: skip
+    told = {"relaxed": [relaxed], "asked_again": 1, "bounded": [0], "needed_tokens": 57}
+    assert choice["f1"] == told

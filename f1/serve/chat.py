@@ -15,7 +15,6 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         chat = parse_chat_request(body, server.limits)
-        writer = ChatWriter(
-            chat.model, include_usage=chat.include_usage, eager=chat.generate.eager_arguments
+        return await answer(
+            server, request, Work(chat.model, chat.generate, chat.stream, ChatWriter(chat))
         )
-        return await answer(server, request, Work(chat.model, chat.generate, chat.stream, writer))

@@ -8,21 +8,24 @@ import orjson
 
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields, describe
+from f1.serve.wire.repair import repair
 from f1.types import Message, Role, ToolCall
 
+Messages = tuple[Message, ...]
 _ROLES = ("developer", "system", "user", "assistant", "tool")
 
 
-def parse_messages(body: Fields, limits: Limits) -> tuple[Message, ...]:
-    """The conversation, its calls all answered. Raises InvalidRequest."""
-    pairs = [
-        (item, _parse_message(item, limits))
-        for item in body.objects("messages", limits.max_messages)
-    ]
-    if not pairs:
+def parse_messages(body: Fields, limits: Limits, *, repaired: list[str] | None = None) -> Messages:
+    """The conversation, its calls all answered. Raises InvalidRequest; where `repaired` is given,
+    calls and results that do not match are put right instead, and it is told how."""
+    items = list(body.objects("messages", limits.max_messages))
+    if not items:
         raise body.refuse("messages", "must hold at least one message")
-    _check_answers(body, pairs)
-    return tuple(message for _, message in pairs)
+    messages = [_parse_message(item, limits) for item in items]
+    if repaired is not None:
+        return repair(messages, repaired)
+    _check_answers(body, list(zip(items, messages, strict=True)))
+    return tuple(messages)
 
 
 def _parse_message(item: Fields, limits: Limits) -> Message:
@@ -38,7 +41,8 @@ def _parse_message(item: Fields, limits: Limits) -> Message:
     call_id = item.required_string("tool_call_id") if role == "tool" else None
     # "developer" is OpenAI's newer word for "system"; no open model's template knows it.
     plain = cast(Role, "system" if role == "developer" else role)
-    return Message(plain, content or item.string("refusal") or "", calls, call_id)
+    text = content or item.string("refusal") or ""
+    return Message(plain, text, calls, call_id, item.string("reasoning_content") or "")
 
 
 def _parse_content(item: Fields, limits: Limits) -> str | None:
@@ -114,6 +118,8 @@ def _check_none_open(body: Fields, open_ids: list[str]) -> None:
 
 def write_message(message: Message) -> dict[str, Any]:
     result: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        result["reasoning_content"] = message.reasoning
     if message.tool_calls:
         result["tool_calls"] = [write_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:

@@ -11,10 +11,15 @@ import orjson
 from f1 import errors
 from f1.errors import F1Error
 from f1.types import (
+    ArgumentsDelta,
+    CallBegun,
     CallDelta,
     Event,
     Finished,
     FinishReason,
+    ReasoningDelta,
+    Relaxed,
+    Report,
     TextDelta,
     TokenLogprob,
     ToolCall,
@@ -60,10 +65,11 @@ class _OpenCall:
 @dataclass(slots=True)
 class ChunkReader:
     """Chunks of one streamed answer → events. A call is passed on when its choice goes on to the
-    next call or ends, for other servers send arguments in pieces."""
+    next call or ends, for servers may send arguments in pieces; with `eager` each piece is, too."""
 
+    eager: bool = False
     calls: dict[tuple[int, int], _OpenCall] = field(default_factory=dict)
-    reasons: dict[int, FinishReason] = field(default_factory=dict)
+    ends: dict[int, tuple[FinishReason, Report]] = field(default_factory=dict)
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
     def read(self, data: bytes) -> Iterator[Event]:
@@ -78,7 +84,9 @@ class ChunkReader:
     def _read_choice(self, choice: dict[str, Any]) -> Iterator[Event]:
         index, delta = choice["index"], choice.get("delta") or {}
         logprobs = _read_logprobs(choice.get("logprobs"))
-        if delta.get("content") or logprobs:
+        if thought := delta.get("reasoning_content"):
+            yield ReasoningDelta(index, thought, logprobs)
+        elif delta.get("content") or logprobs:
             yield TextDelta(index, delta.get("content") or "", logprobs)
         for piece in delta.get("tool_calls") or []:
             key = (index, piece["index"])
@@ -89,23 +97,47 @@ class ChunkReader:
             call.id += piece.get("id") or ""
             call.name += function.get("name") or ""
             call.arguments += function.get("arguments") or ""
+            if self.eager and piece.get("id"):
+                yield CallBegun(index, piece["index"], call.id, call.name)
+            if self.eager and function.get("arguments"):
+                yield ArgumentsDelta(index, piece["index"], function["arguments"])
         if choice.get("finish_reason"):
-            yield from self._close_calls(index)
-            self.reasons[index] = cast(FinishReason, choice["finish_reason"])
+            reason = cast(FinishReason, choice["finish_reason"])
+            yield from self._close_calls(index, cut=reason == "length")
+            self.ends[index] = reason, _read_report(choice.get("f1") or {})
 
-    def _close_calls(self, choice: int) -> Iterator[Event]:
+    def _close_calls(self, choice: int, *, cut: bool = False) -> Iterator[Event]:
         for key in [key for key in self.calls if key[0] == choice]:
             call = self.calls.pop(key)
+            if cut and not _is_json(call.arguments):
+                continue  # half a call is no call
             arguments = call.arguments or "{}"
             yield CallDelta(choice, key[1], ToolCall(call.id, call.name, arguments))
 
     def close(self) -> Iterator[Event]:
         """The ends of the choices. The wire counts tokens of all choices together: the first
         choice carries the sum."""
-        if not self.reasons:
+        if not self.ends:
             raise errors.EngineStopped("the server's stream ended before the answer did")
-        for number, (choice, reason) in enumerate(sorted(self.reasons.items())):
-            yield Finished(choice, reason, Usage(0, 0) if number else self.usage)
+        for number, (choice, (reason, report)) in enumerate(sorted(self.ends.items())):
+            yield Finished(choice, reason, Usage(0, 0) if number else self.usage, report)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _read_report(told: dict[str, Any]) -> Report:
+    return Report(
+        relaxed=tuple(Relaxed(**relaxed) for relaxed in told.get("relaxed", ())),
+        asked_again=told.get("asked_again", 0),
+        bounded=tuple(told.get("bounded", ())),
+        needed_tokens=told.get("needed_tokens"),
+    )
 
 
 def _read_usage(usage: dict[str, Any]) -> Usage:
@@ -122,4 +154,5 @@ def _read_logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
 
 def _read_logprob(token: dict[str, Any]) -> TokenLogprob:
     top = tuple(_read_logprob(other) for other in token.get("top_logprobs") or [])
-    return TokenLogprob(token["token"], token["logprob"], bytes(token.get("bytes") or []), top)
+    data, mass = bytes(token.get("bytes") or []), token.get("masked_mass")
+    return TokenLogprob(token["token"], token["logprob"], data, top, mass)

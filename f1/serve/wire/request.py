@@ -1,6 +1,6 @@
 """The body of POST /v1/chat/completions to and from a GenerateRequest.
 
-Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `top_k`, `min_p`,
+Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `f1`, `top_k`, `min_p`,
 `repetition_penalty`, and the response formats `{"type": "regex", "pattern": …}` and
 `{"type": "ebnf", "grammar": …}`. Without `temperature` decoding is greedy.
 """
@@ -26,7 +26,7 @@ _IGNORED = {
 _KNOWN = frozenset(
     _IGNORED
     | {
-        "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
+        "f1", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
         "messages", "min_p", "model", "n", "parallel_tool_calls", "presence_penalty",
         "repetition_penalty", "response_format", "seed", "stop", "stream", "stream_options",
         "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
@@ -36,6 +36,11 @@ _KNOWN = frozenset(
 _REFUSED = frozenset(
     {"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"}
 )
+# F1's own, under the field `f1`:
+#   eager_arguments  arguments are streamed as they are written, before they are known valid
+#   masked_mass      logprobs tell how likely the model found all tokens that were not legal
+#   repair_history   calls without results and results without calls are put right, not refused
+_OWN = frozenset({"eager_arguments", "masked_mass", "repair_history"})
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _INT64 = 2**63
 _MAX_TOKEN_ID = 2**31 - 1
@@ -49,6 +54,7 @@ class ChatRequest:
     generate: GenerateRequest
     stream: bool = False
     include_usage: bool = False
+    repaired: tuple[str, ...] = ()  # what was put right in the history, where that was asked for
 
 
 def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
@@ -58,22 +64,27 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
         if fields.has(name):
             raise fields.refuse(name, "is not supported by this server", code="unsupported_field")
     fields.only(_KNOWN | _REFUSED)
+    own = fields.object("f1") or Fields({}, "f1")
+    own.only(_OWN)
+    repaired: list[str] | None = [] if own.boolean("repair_history") else None
     tools = _parse_tools(fields, limits)
     choice, allowed = _parse_tool_choice(fields, tools)
     parallel = fields.boolean("parallel_tool_calls")
     generate = GenerateRequest(
-        messages=parse_messages(fields, limits),
+        messages=parse_messages(fields, limits, repaired=repaired),
         tools=allowed,
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,
         response_format=_parse_response_format(fields),
-        sampling=_parse_sampling(fields, limits),
+        sampling=_parse_sampling(fields, limits, masked_mass=own.boolean("masked_mass") or False),
         max_tokens=_parse_max_tokens(fields),
         stop=_parse_stop(fields, limits),
         n=fields.integer("n", 1, limits.max_choices) or 1,
+        eager_arguments=own.boolean("eager_arguments") or False,
     )
     stream, include_usage = _parse_stream(fields)
-    return ChatRequest(fields.required_string("model"), generate, stream, include_usage)
+    model = fields.required_string("model")
+    return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()))
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
@@ -105,7 +116,7 @@ def _parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _parse_sampling(fields: Fields, limits: Limits) -> SamplingParams:
+def _parse_sampling(fields: Fields, limits: Limits, *, masked_mass: bool) -> SamplingParams:
     seed = fields.integer("seed", -_INT64, _INT64 - 1)
     number = fields.number
 
@@ -124,6 +135,7 @@ def _parse_sampling(fields: Fields, limits: Limits) -> SamplingParams:
         seed=secrets.randbits(63) if seed is None else seed & (_INT64 - 1),
         logit_bias=_parse_logit_bias(fields, limits),
         num_logprobs=_parse_logprobs(fields),
+        masked_mass=masked_mass,
     )
 
 
@@ -164,14 +176,14 @@ def parse_tool(item: Fields) -> Tool:
     name = function.required_string("name")
     if not _TOOL_NAME.match(name):
         raise function.refuse("name", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
-    function.boolean("strict")  # every call is held to its schema, strict or not
+    strict = function.boolean("strict") is not False  # held to its schema unless told otherwise
     description = function.string("description") or ""
     if not function.has("parameters"):
-        return Tool(name, description)
+        return Tool(name, description, strict=strict)
     parameters = function.get("parameters")
     if not isinstance(parameters, Mapping):
         raise function.refuse("parameters", f"of tool '{name}' must be a JSON Schema object")
-    return Tool(name, description, parameters)
+    return Tool(name, description, parameters, strict)
 
 
 def _parse_tool_choice(
@@ -267,6 +279,9 @@ def write_chat_request(request: ChatRequest) -> dict[str, Any]:
         body["parallel_tool_calls"] = generate.parallel_tool_calls
     if generate.max_tokens is not None:
         body["max_completion_tokens"] = generate.max_tokens
+    own = {"eager_arguments": generate.eager_arguments, "masked_mass": sampling.masked_mass}
+    if any(own.values()):
+        body["f1"] = {name: value for name, value in own.items() if value}
     if generate.stop:
         body["stop"] = list(generate.stop)
     if generate.response_format.kind != "text":
@@ -284,11 +299,13 @@ def write_chat_request(request: ChatRequest) -> dict[str, Any]:
 
 
 def write_tool(tool: Tool) -> dict[str, Any]:
-    function = {
+    function: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description,
         "parameters": dict(tool.parameters),
     }
+    if not tool.strict:
+        function["strict"] = False
     return {"type": "function", "function": function}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from f1.errors import F1Error
 from f1.serve.wire.frames import Frame
 from f1.serve.wire.messages import write_call
+from f1.serve.wire.request import ChatRequest
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -26,7 +27,6 @@ from f1.types import (
 )
 
 Json = dict[str, Any]
-_NOTHING = Report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Envelope:
         }
 
 
-def _write_choice(index: int, completion: Completion) -> Json:
+def _write_choice(index: int, completion: Completion, repaired: Sequence[str]) -> Json:
     calls = completion.message.tool_calls
     message: Json = {"role": "assistant", "content": completion.message.content, "refusal": None}
     if calls:
@@ -61,7 +61,7 @@ def _write_choice(index: int, completion: Completion) -> Json:
         "logprobs": _write_logprobs(completion.logprobs),
         "finish_reason": completion.reason,
     }
-    return choice | write_report(completion.report)
+    return choice | write_report(completion.report, repaired)
 
 
 def write_usage(choices: Iterable[Usage]) -> Json:
@@ -91,21 +91,25 @@ def _write_logprobs(tokens: Sequence[TokenLogprob]) -> Json | None:
 def _write_logprob(token: TokenLogprob) -> Json:
     # -inf is not JSON; OpenAI writes -9999.0 for "very unlikely".
     logprob = max(token.logprob, -9999.0)
-    return {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}
+    written: Json = {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}
+    return written if token.masked_mass is None else written | {"masked_mass": token.masked_mass}
 
 
 class ChatWriter:
     """One answer as OpenAI's chat completions have it: whole, or as frames."""
 
-    def __init__(self, model: str, *, include_usage: bool = False, eager: bool = False):
-        self._envelope = Envelope(model)
-        self._include_usage = include_usage
-        self._eager = eager
+    def __init__(self, chat: ChatRequest):
+        self._envelope = Envelope(chat.model)
+        self._include_usage = chat.include_usage
+        self._eager = chat.generate.eager_arguments
+        self._repaired = chat.repaired
         self._begun: set[int] = set()
         self._usages: list[Usage] = []
 
     def whole(self, completions: Sequence[Completion]) -> Json:
-        choices = [_write_choice(index, choice) for index, choice in enumerate(completions)]
+        choices = [
+            _write_choice(index, choice, self._repaired) for index, choice in enumerate(completions)
+        ]
         body = self._envelope.wrap("chat.completion", choices)
         return body | {"usage": write_usage(choice.usage for choice in completions)}
 
@@ -144,19 +148,14 @@ class ChatWriter:
         return [Frame(write_error(error))]
 
     def _end(self, event: Finished) -> Frame:
-        return self._chunk(event.choice, {}, reason=event.reason, report=event.report)
+        told = write_report(event.report, self._repaired)
+        return self._chunk(event.choice, {}, None, {"finish_reason": event.reason} | told)
 
     def _chunk(
-        self,
-        choice: int,
-        delta: Json,
-        logprobs: Json | None = None,
-        *,
-        reason: str | None = None,
-        report: Report = _NOTHING,
+        self, choice: int, delta: Json, logprobs: Json | None = None, end: Json | None = None
     ) -> Frame:
-        body = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = self._envelope.wrap("chat.completion.chunk", [body | write_report(report)])
+        body = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        chunk = self._envelope.wrap("chat.completion.chunk", [body | (end or {})])
         return Frame(chunk | {"usage": None} if self._include_usage else chunk)
 
 
@@ -173,9 +172,9 @@ def _arguments(index: int, text: str) -> Json:
     return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def write_report(report: Report) -> Json:
+def write_report(report: Report, repaired: Sequence[str] = ()) -> Json:
     """What F1 says of a choice beyond OpenAI's fields, under `f1`; {} where that is nothing."""
-    told: Json = {}
+    told: Json = {"repaired": list(repaired)} if repaired else {}
     if report.relaxed:
         told["relaxed"] = [asdict(relaxed) for relaxed in report.relaxed]
     if report.asked_again:
