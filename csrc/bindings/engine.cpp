@@ -251,6 +251,16 @@ void bind_engine(py::module_& module) {
           "Guesses of what is sampled next, tried in one go in the next step that samples. What "
           "is sampled does not depend on them.")
       .def(
+          "pause",
+          [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.pause(id); }); },
+          py::arg("sequence_id"),
+          "Do not sample it until resume(): all of it is computed but its last token. Changes no "
+          "token.")
+      .def(
+          "resume",
+          [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.resume(id); }); },
+          py::arg("sequence_id"))
+      .def(
           "abort",
           [](SharedEngine& self, int64_t id) { self([&](Engine& engine) { engine.abort(id); }); },
           py::arg("sequence_id"), "End it early; of no effect where it has ended.")

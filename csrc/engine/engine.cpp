@@ -336,6 +336,7 @@ void Engine::check() const {
   for (const Pending& pending : pending_) {
     F1_CHECK(scheduler_.find(pending.sequence->id) == pending.sequence);
     F1_CHECK(pending.sequence->num_to_compute() == 0, "sequence ", pending.sequence->id);
+    F1_CHECK(!pending.sequence->is_paused, "sequence ", pending.sequence->id);
   }
 }
 

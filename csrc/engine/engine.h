@@ -88,6 +88,11 @@ class Engine {
   // does not depend on them. As many are tried as there is room for. Like append(), not for a
   // sequence that waits for its token.
   void draft(int64_t id, std::span<const int32_t> token_ids);
+  // Until resume() the sequence is not sampled: all of it is computed but its last token. It keeps
+  // its place and its pages; no token that is sampled depends on it. Like append(), not for a
+  // sequence that waits for its token.
+  void pause(int64_t id) { find_idle(id).is_paused = true; }
+  void resume(int64_t id) { find_idle(id).is_paused = false; }
   // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
   void abort(int64_t id);
 

@@ -153,7 +153,7 @@ int Scheduler::restore_prefix(std::span<const int32_t> token_ids,
 void Scheduler::plan(Sequence& sequence) {
   reuse_prefix(sequence);
   if (is_next_page_underway(sequence)) return;  // the next step finds it in the tree
-  const int wanted = std::min(budget_, sequence.num_to_compute());
+  const int wanted = std::min(budget_, sequence.num_computable());
   const int num_tokens = reserve(sequence, wanted);
   if (num_tokens == 0) return;
   chunks_.push_back({&sequence, num_tokens});

@@ -51,7 +51,7 @@ class Scheduler {
   void finish(Sequence& sequence);
 
   // The next step: decodes first, then prompts in chunks, then drafts, as the budget of tokens
-  // allows. Empty only when there is no work. The pages are reserved.
+  // allows. Empty only when there is no work but for what is paused. The pages are reserved.
   const std::vector<Chunk>& schedule();
   // The step was computed: its full pages enter the prefix tree.
   void commit();

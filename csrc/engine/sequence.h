@@ -46,11 +46,14 @@ struct Sequence {
   int num_cached_tokens = -1;  // of the prompt, found in the tree on admission; -1: never admitted
   std::vector<TokenCount> seen;  // kept only where penalties ask for it
   std::vector<int32_t> drafts;   // for the next step that samples
+  bool is_paused = false;        // nobody can say yet what may be sampled: see Engine::pause()
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_sampled() const { return num_tokens() - static_cast<int>(request.token_ids.size()); }
   int num_left() const { return request.max_tokens - num_sampled(); }
   int num_to_compute() const { return num_tokens() - num_computed; }
+  // The last token is what one is sampled from: it is left while the sequence is paused.
+  int num_computable() const { return num_to_compute() - (is_paused ? 1 : 0); }
   int num_slots() const { return static_cast<int>(page_ids.size()) * kPageSize; }
 
   // The 16 tokens of a page that the sequence's tokens fill.
