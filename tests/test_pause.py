@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 from cores import SAMPLINGS, alone, prompt, request, tiny_model
@@ -15,10 +14,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> _core.Model:
     return tiny_model(tmp_path_factory.mktemp("tiny"), num_threads=1)
 
 
-@pytest.mark.parametrize("num_pages", [256, 10])  # 10: they preempt each other
+@pytest.mark.parametrize("num_pages", [256, 12])  # 12: they preempt each other
 def test_pauses_change_no_token(model: _core.Model, num_pages: int) -> None:
     requests = [
-        request(prompt(i, 20 + 16 * (i % 3)), 24, **SAMPLINGS[i % len(SAMPLINGS)]) for i in range(8)
+        request(prompt(i, 20 + 16 * (i % 3)), 100, **SAMPLINGS[i % len(SAMPLINGS)])
+        for i in range(8)
     ]
     engine = _core.Engine(model, num_pages=num_pages, max_batch_tokens=24, max_sequences=6)
     random = np.random.default_rng(4)
@@ -42,7 +42,7 @@ def test_pauses_change_no_token(model: _core.Model, num_pages: int) -> None:
                 going.remove(output.sequence_id)
         engine.check()
     assert list(tokens.values()) == [alone(model, r) for r in requests]
-    assert (engine.stats()["num_preemptions"] > 0) == (num_pages == 10)
+    assert (engine.stats()["num_preemptions"] > 0) == (num_pages == 12)
 
 
 def test_a_prompt_is_computed_meanwhile(model: _core.Model) -> None:
