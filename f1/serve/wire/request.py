@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, cast
 
 from f1.serve.limits import Limits
@@ -36,14 +37,18 @@ _KNOWN = frozenset(
 _REFUSED = frozenset(
     {"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"}
 )
-# F1's own, under the field `f1`:
-#   eager_arguments  arguments are streamed as they are written, before they are known valid
-#   masked_mass      logprobs tell how likely the model found all tokens that were not legal
-#   repair_history   calls without results and results without calls are put right, not refused
-_OWN = frozenset({"eager_arguments", "masked_mass", "repair_history"})
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _INT64 = 2**63
 _MAX_TOKEN_ID = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What F1 offers beyond an API, under its field `f1`."""
+
+    eager_arguments: bool = False  # arguments are streamed as written, before they are known valid
+    masked_mass: bool = False  # logprobs tell how likely the model found all that was not legal
+    repair_history: bool = False  # calls and results that do not match are put right, not refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +69,37 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
         if fields.has(name):
             raise fields.refuse(name, "is not supported by this server", code="unsupported_field")
     fields.only(_KNOWN | _REFUSED)
-    own = fields.object("f1") or Fields({}, "f1")
-    own.only(_OWN)
-    repaired: list[str] | None = [] if own.boolean("repair_history") else None
+    own = parse_own(fields)
+    repaired: list[str] | None = [] if own.repair_history else None
     tools = _parse_tools(fields, limits)
-    choice, allowed = _parse_tool_choice(fields, tools)
+    choice, allowed = parse_tool_choice(fields, tools)
     parallel = fields.boolean("parallel_tool_calls")
     generate = GenerateRequest(
         messages=parse_messages(fields, limits, repaired=repaired),
         tools=allowed,
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,
-        response_format=_parse_response_format(fields),
-        sampling=_parse_sampling(fields, limits, masked_mass=own.boolean("masked_mass") or False),
+        response_format=parse_format(fields.object("response_format")),
+        sampling=parse_sampling(
+            fields, limits, _parse_logprobs(fields), masked_mass=own.masked_mass
+        ),
         max_tokens=_parse_max_tokens(fields),
-        stop=_parse_stop(fields, limits),
+        stop=parse_stop(fields, limits),
         n=fields.integer("n", 1, limits.max_choices) or 1,
-        eager_arguments=own.boolean("eager_arguments") or False,
+        eager_arguments=own.eager_arguments,
     )
-    stream, include_usage = _parse_stream(fields)
+    stream, include_usage = parse_stream(fields)
     model = fields.required_string("model")
     return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()))
+
+
+def parse_own(fields: Fields) -> Own:
+    """F1's own options."""
+    own = fields.object("f1")
+    if own is None:
+        return Own()
+    own.only(frozenset(option.name for option in dataclass_fields(Own)))
+    return Own(**{name: own.boolean(name) or False for name in own.value})
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
@@ -93,7 +108,7 @@ def _parse_max_tokens(fields: Fields) -> int | None:
     return old if new is None else new
 
 
-def _parse_stream(fields: Fields) -> tuple[bool, bool]:
+def parse_stream(fields: Fields) -> tuple[bool, bool]:
     stream = fields.boolean("stream") or False
     options = fields.object("stream_options")
     if options is None:
@@ -105,7 +120,7 @@ def _parse_stream(fields: Fields) -> tuple[bool, bool]:
     return stream, options.boolean("include_usage") or False
 
 
-def _parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
+def parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
     value = fields.get("stop")
     items = [value] if isinstance(value, str) else fields.array("stop", 4)
     for item in items:
@@ -116,7 +131,9 @@ def _parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _parse_sampling(fields: Fields, limits: Limits, *, masked_mass: bool) -> SamplingParams:
+def parse_sampling(
+    fields: Fields, limits: Limits, num_logprobs: int | None, *, masked_mass: bool = False
+) -> SamplingParams:
     seed = fields.integer("seed", -_INT64, _INT64 - 1)
     number = fields.number
 
@@ -134,7 +151,7 @@ def _parse_sampling(fields: Fields, limits: Limits, *, masked_mass: bool) -> Sam
         # Random streams are keyed by 63 bits; without a seed every request draws its own.
         seed=secrets.randbits(63) if seed is None else seed & (_INT64 - 1),
         logit_bias=_parse_logit_bias(fields, limits),
-        num_logprobs=_parse_logprobs(fields),
+        num_logprobs=num_logprobs,
         masked_mass=masked_mass,
     )
 
@@ -172,7 +189,11 @@ def parse_tool(item: Fields) -> Tool:
     """One entry of `tools`. Whether its schema is a good one is f1.calling's to say."""
     if item.get("type") != "function":
         raise item.refuse("type", "must be 'function'")
-    function = item.required_object("function")
+    return parse_function(item.required_object("function"))
+
+
+def parse_function(function: Fields) -> Tool:
+    """What it is called, what it takes, and whether calls are held to that."""
     name = function.required_string("name")
     if not _TOOL_NAME.match(name):
         raise function.refuse("name", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
@@ -186,10 +207,11 @@ def parse_tool(item: Fields) -> Tool:
     return Tool(name, description, parameters, strict)
 
 
-def _parse_tool_choice(
-    fields: Fields, tools: tuple[Tool, ...]
+def parse_tool_choice(
+    fields: Fields, tools: tuple[Tool, ...], *, flat: bool = False
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """The choice, and the tools it leaves to choose from."""
+    """The choice, and the tools it leaves to choose from. A function is named in an object of its
+    own, or `flat`, beside its type."""
     value = fields.get("tool_choice")
     if value is None or value in ("auto", "none"):
         return ToolChoice("none" if value == "none" or not tools else "auto"), tools
@@ -202,35 +224,36 @@ def _parse_tool_choice(
     choice = fields.required_object("tool_choice")
     if choice.get("type") == "allowed_tools":
         # The specification nests the fields under "allowed_tools"; older SDKs put them flat.
-        return _parse_allowed_tools(choice.object("allowed_tools") or choice, tools)
+        return _parse_allowed_tools(choice.object("allowed_tools") or choice, tools, flat)
     if choice.get("type") != "function":
         raise choice.refuse("type", "must be 'function' or 'allowed_tools'")
-    name = _chosen_name(choice, {tool.name for tool in tools})
+    name = _chosen_name(choice, {tool.name for tool in tools}, flat)
     return ToolChoice("named", name), tools
 
 
 def _parse_allowed_tools(
-    choice: Fields, tools: tuple[Tool, ...]
+    choice: Fields, tools: tuple[Tool, ...], flat: bool
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     mode = choice.one_of("mode", ("auto", "required"))
     names = {tool.name for tool in tools}
-    allowed = {_chosen_name(item, names) for item in choice.objects("tools", len(tools))}
+    allowed = {_chosen_name(item, names, flat) for item in choice.objects("tools", len(tools))}
     if not allowed:
         raise choice.refuse("tools", "must name at least one tool")
     kept = tuple(tool for tool in tools if tool.name in allowed)
     return ToolChoice("required" if mode == "required" else "auto"), kept
 
 
-def _chosen_name(choice: Fields, names: set[str]) -> str:
-    function = choice.required_object("function")
+def _chosen_name(choice: Fields, names: set[str], flat: bool) -> str:
+    function = choice if flat else choice.required_object("function")
     name = function.required_string("name")
     if name not in names:
         raise function.refuse("name", f"names '{name[:64]}', which is not among the tools")
     return name
 
 
-def _parse_response_format(fields: Fields) -> ResponseFormat:
-    value = fields.object("response_format")
+def parse_format(value: Fields | None, *, flat: bool = False) -> ResponseFormat:
+    """What the content must be. A schema stands in an object of its own, or `flat`, beside its
+    type."""
     if value is None:
         return ResponseFormat()
     kinds = ("text", "json_object", "json_schema", "regex", "ebnf")
@@ -240,7 +263,7 @@ def _parse_response_format(fields: Fields) -> ResponseFormat:
         case "json_object":
             return ResponseFormat("json_object")
         case "json_schema":
-            return _parse_json_schema(value.required_object("json_schema"))
+            return _parse_json_schema(value if flat else value.required_object("json_schema"))
         case "regex":
             return ResponseFormat("regex", value.required_string("pattern"))
         case "ebnf":
