@@ -109,7 +109,9 @@ class Harness:
                 self.live[sequence_id].drafts = drafts
         chunks = self.scheduler.schedule()
         self.check_progress(chunks)
-        assert sum(num_tokens + num_drafts for _, _, num_tokens, _, num_drafts in chunks) <= MAX_TOKENS
+        assert (
+            sum(num_tokens + num_drafts for _, _, num_tokens, _, num_drafts in chunks) <= MAX_TOKENS
+        )
         assert sum(num_drafts for *_, num_drafts in chunks) <= 8
         assert len({sequence_id for sequence_id, *_ in chunks}) == len(chunks)
         written: set[tuple[int, int]] = set()
