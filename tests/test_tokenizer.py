@@ -57,7 +57,14 @@ def texts() -> list[str]:
         "e\u0301 \u1112\u1161\u11ab",
     ]
     emoji = ["\U0001f468\u200d\U0001f469\u200d\U0001f467 ok \U0001f1e9\U0001f1ea!", "🙂" * 9]
-    return code + data + prose + emoji + [_random_text(rng) for _ in range(3000)]
+    lines = [
+        "\n".join(
+            "".join(_random_text(rng) for _ in range(rng.randrange(12)))
+            for _ in range(rng.randrange(2, 6))
+        )
+        for _ in range(300)
+    ]
+    return code + data + prose + emoji + lines + [_random_text(rng) for _ in range(3000)]
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,6 @@ class Tokenizer:
         self._encode_after = encode_after_token
         self._added = {token.text: token.id for token in vocabulary.added}
         longest_first = sorted(vocabulary.added, key=lambda token: -len(token.text))
-        self._added_ids = [token.id for token in longest_first]  # group g is token g - 1
         self._added_pattern = re.compile("|".join(map(_matched, longest_first)) or "(?!)")
         self._any_start = _starts_of(longest_first)
         self._control_start = _starts_of([t for t in longest_first if t.control])
@@ -93,7 +92,8 @@ class Tokenizer:
         begin = 0
         for match in self._added_pattern.finditer(text):
             token_ids += self._encode_piece(text[begin : match.start()], marker, begin)
-            token_ids.append(self._added_ids[(match.lastindex or 0) - 1])
+            spelling = match[0] if match[0] in self._added else match[0].strip()
+            token_ids.append(self._added[spelling])
             begin = match.end()
         return token_ids + self._encode_piece(text[begin:], marker, begin)
 
@@ -147,13 +147,17 @@ def _without_surrogates(text: str) -> str:
 
 
 def _matched(token: AddedToken) -> str:
-    left = r"\s*" if token.strips_left else ""
-    right = r"\s*" if token.strips_right else ""
-    return f"{left}({re.escape(token.text)}){right}"
+    left = r"\s*" if token.strips_left and not token.text.isspace() else ""
+    right = r"\s*" if token.strips_right and not token.text.isspace() else ""
+    return f"{left}{re.escape(token.text)}{right}"
 
 
 def _starts_of(tokens: Iterable[AddedToken]) -> re.Pattern[str]:
     """Matches the first character of each spelling, overlapping ones too. A spelling of a single
     character cannot be broken and is left alone."""
-    spellings = [re.escape(token.text) for token in tokens if len(token.text) > 1]
-    return re.compile(rf"(?=(?:{'|'.join(spellings)}))." if spellings else "(?!)", re.DOTALL)
+    behind: dict[str, list[str]] = {}  # by first character: `re` is quick to look for those
+    for token in tokens:
+        if len(token.text) > 1:
+            behind.setdefault(token.text[0], []).append(re.escape(token.text[1:]))
+    starts = [f"{re.escape(first)}(?={'|'.join(rests)})" for first, rests in behind.items()]
+    return re.compile("|".join(starts) or "(?!)")
