@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import F1Error, InvalidRequest, ModelNotFound
-from f1.serve import chat
+from f1.serve import chat, responses
 from f1.serve.admission import Admission
 from f1.serve.exchange import ClientGone, internal_error, json_response
 from f1.serve.limits import Limits
@@ -65,6 +65,7 @@ def create_app(
 
 def _add_routes(app: FastAPI, server: Server) -> None:
     chat.add_routes(app, server)
+    responses.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

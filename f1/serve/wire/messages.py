@@ -71,14 +71,15 @@ def _parse_calls(item: Fields, limits: Limits) -> tuple[ToolCall, ...]:
         if call.one_of("type", ("function",)) is None:
             raise call.refuse("type", "must be 'function'")
         function = call.required_object("function")
-        arguments = _parse_arguments(function)
+        arguments = parse_arguments(function)
         calls.append(
             ToolCall(call.required_string("id"), function.required_string("name"), arguments)
         )
     return tuple(calls)
 
 
-def _parse_arguments(function: Fields) -> str:
+def parse_arguments(function: Fields) -> str:
+    """The JSON text of an object."""
     text = function.string("arguments")
     if not text:  # some clients write a call without arguments as ""
         return "{}"

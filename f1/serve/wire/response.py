@@ -79,13 +79,15 @@ def write_usage(choices: Iterable[Usage]) -> Json:
 
 
 def _write_logprobs(tokens: Sequence[TokenLogprob]) -> Json | None:
-    if not tokens:
-        return None
-    content = []
-    for token in tokens:
-        top = [_write_logprob(other) for other in token.top]
-        content.append(_write_logprob(token) | {"top_logprobs": top})
-    return {"content": content, "refusal": None}
+    return {"content": write_logprobs(tokens), "refusal": None} if tokens else None
+
+
+def write_logprobs(tokens: Sequence[TokenLogprob]) -> list[Json]:
+    """Each token, and the likeliest in its place."""
+    return [
+        _write_logprob(token) | {"top_logprobs": [_write_logprob(other) for other in token.top]}
+        for token in tokens
+    ]
 
 
 def _write_logprob(token: TokenLogprob) -> Json:
