@@ -94,6 +94,23 @@ def test_matrix_products(tmp_path: Path, isa: str, dtype: str) -> None:
             np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize("dtype", ["F32", "Q8_0", "Q4_K"])
+def test_what_is_no_number_is_not_lost(tmp_path: Path, isa: str, dtype: str) -> None:
+    """A single one, wherever it stands in a group of codes, makes its row show it, and no other."""
+    dims = tiny.with_width(DIMS, dtype)
+    file = tiny.write(tmp_path, dims, {"down.weight": dtype})
+    at = stages(file.model(isa), 64)
+    x = random(64, dims.intermediate_size)
+    for token in range(0, 64, 2):
+        x[token, token // 2 + 32] = np.copysign(np.nan, x[token, 0])
+    at.write("hidden", random(64, dims.hidden_size))
+    at.write("mlp", x)
+    at.run("mlp_down")
+    got = at.read("hidden", 64, dims.hidden_size)
+    assert np.isnan(got[::2]).all()
+    assert np.isfinite(got[1::2]).all()
+
+
 @pytest.mark.parametrize("dtype", BLOCK)
 def test_wide_products(tmp_path: Path, isa: str, dtype: str) -> None:
     """Several blocks of inputs, a strip that is not full, each way of going through the tokens:

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -123,10 +124,6 @@ struct Avx2Lanes {
   static F32 min(F32 a, F32 b) {
     return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
   }
-  static F32 abs(F32 a) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
-  }
   static F32 fma(F32 a, F32 b, F32 c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
@@ -155,6 +152,18 @@ struct Avx2Lanes {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float largest_magnitude(F32 a, F32 b) {
+    const auto bits = [](__m256 x) {
+      return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+    };
+    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(bits(a.low), bits(a.high)),
+                                           _mm256_max_epi32(bits(b.low), bits(b.high)));
+    const __m128i four =
+        _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+    const __m128i one = _mm_max_epi32(two, _mm_shuffle_epi32(two, 1));
+    return std::bit_cast<float>(_mm_cvtsi128_si32(one));
   }
 
   static I32 set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }

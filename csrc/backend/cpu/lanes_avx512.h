@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -71,7 +72,6 @@ struct Avx512Lanes {
   static F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
   static F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
   static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
-  static F32 abs(F32 a) { return _mm512_abs_ps(a); }
   static F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
   static F32 first(int n, F32 a, F32 b) { return _mm512_mask_blend_ps(mask(n), b, a); }
   static F32 round(F32 a) { return _mm512_roundscale_ps(a, 0); }  // nearest, ties to even
@@ -80,6 +80,11 @@ struct Avx512Lanes {
   static F32 times_power_of_2(F32 a, F32 n) { return _mm512_scalef_ps(a, n); }
   static float sum(F32 a) { return _mm512_reduce_add_ps(a); }
   static float largest(F32 a) { return _mm512_reduce_max_ps(a); }
+  static float largest_magnitude(F32 a, F32 b) {
+    const __m512i bits = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(a)),
+                                          _mm512_castps_si512(_mm512_abs_ps(b)));
+    return std::bit_cast<float>(_mm512_reduce_max_epi32(bits));
+  }
 
   static I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
   static I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }

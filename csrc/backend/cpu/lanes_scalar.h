@@ -104,9 +104,6 @@ struct ScalarLanes {
   static F32 min(F32 a, F32 b) {
     return each<F32>([&](int i) { return std::min(a.v[i], b.v[i]); });
   }
-  static F32 abs(F32 a) {
-    return each<F32>([&](int i) { return std::fabs(a.v[i]); });
-  }
   // a * b + c; whether it rounds once or twice is each instruction set's own.
   static F32 fma(F32 a, F32 b, F32 c) {
     return each<F32>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
@@ -135,6 +132,16 @@ struct ScalarLanes {
     return a.v[0];
   }
   static float largest(F32 a) { return *std::max_element(a.v, a.v + 16); }
+  // The largest |value| of both; not a number where one of them is none, which max() may lose: the
+  // bits of magnitudes order as they do, those of a NaN come last.
+  static float largest_magnitude(F32 a, F32 b) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 16; ++i) {
+      bits = std::max({bits, std::bit_cast<uint32_t>(std::fabs(a.v[i])),
+                       std::bit_cast<uint32_t>(std::fabs(b.v[i]))});
+    }
+    return std::bit_cast<float>(bits);
+  }
 
   static I32 set(int32_t x) {
     return each<I32>([=](int) { return x; });

@@ -35,7 +35,7 @@ struct RowKernels {
   // 32 values as s8 codes.
   static GroupScale quantize_group(const float* values, int8_t* codes) {
     const F32 a = L::load(values), b = L::load(values + 16);
-    const float largest = L::largest(L::max(L::abs(a), L::abs(b)));
+    const float largest = L::largest_magnitude(a, b);
     // Below that 127 / largest could be infinite; such a group counts as zeros.
     const F32 inverse = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
     const I32 code_a = L::to_i32(L::round(L::mul(a, inverse)));
