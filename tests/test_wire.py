@@ -19,7 +19,7 @@ from f1.errors import (
 )
 from f1.planning.orchestrator import Collector
 from f1.serve.limits import Limits
-from f1.serve.wire.fields import parse_json
+from f1.serve.wire.fields import MAX_DEPTH, parse_json
 from f1.serve.wire.remote import ChunkReader, read_error
 from f1.serve.wire.request import ChatRequest, parse_chat_request, write_chat_request
 from f1.serve.wire.response import ChatWriter, write_error
@@ -155,6 +155,10 @@ WRONG = [
     (messages(USER, calls("1", "1")), "messages[1].tool_calls"),
     (messages(USER, calls("1", arguments="{not json")),
      "messages[1].tool_calls[0].function.arguments"),
+    (messages(USER, calls("1", arguments='{"a": 1, "a": 2}')),
+     "messages[1].tool_calls[0].function.arguments"),
+    (messages(USER, calls("1", arguments='{"a":' * 500 + "1" + "}" * 500)),
+     "messages[1].tool_calls[0].function.arguments"),
     (messages(USER, calls("1", arguments="[1]")), "messages[1].tool_calls[0].function.arguments"),
     (messages(USER, calls("1", arguments={})), "messages[1].tool_calls[0].function.arguments"),
     *[({name: value}, name)
@@ -175,7 +179,7 @@ WRONG = [
     ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
     ({"stop": ""}, "stop"),
     ({"stop": ["a"] * 5}, "stop"),
-    ({"stop": [1]}, "stop"),
+    ({"stop": [1]}, "stop[0]"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"tools": {}}, "tools"),
@@ -230,6 +234,29 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_json(body)
     assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"tool": "safe", "x": {}, "tool": "danger"}', "tool"),
+        (b'{"x": [{"a": 1, "b": 2, "\\u0061": 3}]}', "a"),  # the same key, spelt otherwise
+        (b'{"model": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "model"),
+        (b'{"unknown": ' + b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH + b"}", "unknown"),
+    ],
+    ids=lambda value: str(value)[:16],
+)
+def test_what_parsers_differ_on_and_what_is_nested_too_deep_is_named(
+    body: bytes, param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(body)
+    assert (caught.value.param, caught.value.code) == (param, "invalid_json")
+
+
+def test_json_as_deep_as_may_be_is_read() -> None:
+    body = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    assert parse_json(body) == json.loads(body)
 
 
 @pytest.mark.parametrize("body", [None, [], 1, "x"])

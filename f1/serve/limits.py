@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on a request and on the server. Sizes in bytes, counts in items."""
+    """Bounds on a request and on the server: bytes, items, characters. Which field has which bound
+    is in f1.serve.wire.bodies."""
 
     max_body_bytes: int = 4 << 20
     max_messages: int = 2048
@@ -18,3 +19,7 @@ class Limits:
     max_stop_chars: int = 256
     max_logit_bias: int = 1024
     max_choices_in_flight: int = 256
+    max_name_chars: int = 256  # ids of calls, names of models, people, tools in the history
+    max_description_chars: int = 1 << 16
+    max_pattern_chars: int = 4096
+    max_grammar_chars: int = 1 << 16

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import orjson
-
+from f1.errors import InvalidRequest
 from f1.serve.limits import Limits
-from f1.serve.wire.fields import Fields, describe
+from f1.serve.wire.fields import Fields, describe, parse_json
 from f1.serve.wire.repair import repair
 from f1.types import Message, Role, ToolCall
 
@@ -84,8 +83,8 @@ def parse_arguments(function: Fields) -> str:
     if not text:  # some clients write a call without arguments as ""
         return "{}"
     try:
-        is_object = isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
+        is_object = isinstance(parse_json(text.encode(errors="surrogatepass")), dict)
+    except InvalidRequest:
         is_object = False
     if not is_object:
         raise function.refuse("arguments", "must be the JSON text of an object")

@@ -15,28 +15,11 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, cast
 
 from f1.serve.limits import Limits
+from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import parse_messages, write_message
 from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
 
-# Accepted because clients send them; they do not change what is decoded.
-_IGNORED = {
-    "metadata", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
-    "safety_identifier", "service_tier", "store", "user", "verbosity",
-}  # fmt: skip
-_KNOWN = frozenset(
-    _IGNORED
-    | {
-        "f1", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
-        "messages", "min_p", "model", "n", "parallel_tool_calls", "presence_penalty",
-        "repetition_penalty", "response_format", "seed", "stop", "stream", "stream_options",
-        "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
-    }
-)  # fmt: skip
-# OpenAI's own, not offered here: null passes, anything else is refused by name.
-_REFUSED = frozenset(
-    {"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"}
-)
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _INT64 = 2**63
 _MAX_TOKEN_ID = 2**31 - 1
@@ -64,11 +47,8 @@ class ChatRequest:
 
 def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     """Raises InvalidRequest naming the first field that is wrong."""
+    bodies.chat(limits).check(body, "")
     fields = Fields(body)
-    for name in _REFUSED & fields.value.keys():
-        if fields.has(name):
-            raise fields.refuse(name, "is not supported by this server", code="unsupported_field")
-    fields.only(_KNOWN | _REFUSED)
     own = parse_own(fields)
     repaired: list[str] | None = [] if own.repair_history else None
     tools = _parse_tools(fields, limits)
