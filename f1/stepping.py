@@ -117,7 +117,7 @@ class Stepper:
     def _finish(self, choice: Choice, reason: FinishReason) -> None:
         self.abort([choice])
         usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-        choice.send(Finished(choice.index, reason, usage))
+        choice.send(Finished(choice.index, reason, usage, stop=choice.turn.stop))
 
     # --- a step ----------------------------------------------------------------------------------
 

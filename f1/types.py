@@ -194,6 +194,7 @@ class Finished:
     reason: FinishReason
     usage: Usage
     report: Report = Report()
+    stop: str | None = None  # the stop string that ended the content, where one did
 
 
 Event = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta | Finished
@@ -208,3 +209,4 @@ class Completion:
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
     report: Report = Report()
+    stop: str | None = None

@@ -14,7 +14,11 @@ class ContentStream:
         self._stops = stops
         self._hold_whitespace = hold_whitespace
         self._held = ""
-        self.stopped = False
+        self.stop: str | None = None  # the stop string that was found
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None
 
     def push(self, data: bytes) -> str:
         """More bytes of content; returns the text that can be shown now."""
@@ -34,11 +38,13 @@ class ContentStream:
         text = self._held + text
         keep = 0
         if self._stops:
-            cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-            if cuts:
-                self.stopped = True
+            found = [
+                (at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0
+            ]
+            if found:  # the one that is whole first, so that it does not matter how text was cut
+                _, cut, self.stop = min(found)
                 self._held = ""
-                return text[: min(cuts)]
+                return text[:cut]
             keep = max(_overlap(text, stop) for stop in self._stops)
         if self._hold_whitespace:
             keep = max(keep, len(text) - len(text[: len(text) - keep].rstrip()))

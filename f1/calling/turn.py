@@ -120,6 +120,11 @@ class Turn:
         """Why the turn ended, if it was not cut."""
         return "tool_calls" if self._calls else "stop"
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the content."""
+        return self._content.stop
+
     def mask(self) -> TokenMask:
         """The legal next tokens; valid until the next call."""
         if self._segment is None:

@@ -219,7 +219,9 @@ class Collector:
             "assistant", "".join(self.text), tuple(self.calls), reasoning="".join(self.reasoning)
         )
         end = self.end
-        return Completion(message, end.reason, end.usage, tuple(self.logprobs), end.report)
+        return Completion(
+            message, end.reason, end.usage, tuple(self.logprobs), end.report, end.stop
+        )
 
 
 async def gather(events: AsyncIterator[Event], num_choices: int) -> list[Completion]:
@@ -263,7 +265,7 @@ def _events(item: Progress) -> list[Event]:
 
 
 def _finished(completion: Completion, reason: FinishReason) -> Finished:
-    return Finished(0, reason, completion.usage, completion.report)
+    return Finished(0, reason, completion.usage, completion.report, completion.stop)
 
 
 def _add(a: Usage, b: Usage) -> Usage:
