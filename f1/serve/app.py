@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import F1Error, InvalidRequest, ModelNotFound
-from f1.serve import chat, responses
+from f1.serve import anthropic, chat, responses
 from f1.serve.admission import Admission
-from f1.serve.exchange import ClientGone, internal_error, json_response
+from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
 from f1.serve.limits import Limits
 from f1.serve.server import LocalEngine, Server
+from f1.serve.wire.anthropic_response import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
 
 log = logging.getLogger("f1.serve")
@@ -66,6 +67,7 @@ def create_app(
 def _add_routes(app: FastAPI, server: Server) -> None:
     chat.add_routes(app, server)
     responses.add_routes(app, server)
+    anthropic.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -93,8 +95,11 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         )
 
 
-def _error_body(request: Request, error: F1Error) -> dict[str, Any]:
+def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]:
     """In the words of the API that was asked."""
+    path: str = request.scope["path"]
+    if path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/"):
+        return write_anthropic_error(error, status, caller_of(request).request_id)
     return write_error(error)
 
 
@@ -103,17 +108,18 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def known(request: Request, error: F1Error) -> Response:
         headers = {"retry-after": "1"} if error.status in (429, 503) else {}
-        return json_response(_error_body(request, error), error.status, **headers)
+        return json_response(_error_body(request, error, error.status), error.status, **headers)
 
     async def http(request: Request, error: HTTPException) -> Response:
         shaped = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
-        return json_response(_error_body(request, shaped), error.status_code)
+        status = error.status_code
+        return json_response(_error_body(request, shaped, status), status)
 
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)  # nobody reads it; the access log does
 
     async def unknown(request: Request, error: Exception) -> Response:
-        return json_response(_error_body(request, internal_error()), 500)
+        return json_response(_error_body(request, internal_error(), 500), 500)
 
     handlers: dict[type[Exception], Handler] = {
         F1Error: known,
@@ -126,7 +132,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 class RequestIds:
-    """Gives every answer an `x-request-id`, which OpenAI's clients show as `_request_id`."""
+    """Gives every answer an id, which clients show as `_request_id`: OpenAI's read `x-request-id`,
+    Anthropic's `request-id`."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -137,8 +144,8 @@ class RequestIds:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers: MutableMapping[str, Any] = message
-                added = (b"x-request-id", request_id.encode())
-                headers["headers"] = [*message.get("headers", ()), added]
+                added = [(name, request_id.encode()) for name in (b"x-request-id", b"request-id")]
+                headers["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         await self.app(scope, receive, send_with_id)
