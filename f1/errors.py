@@ -10,11 +10,19 @@ class F1Error(Exception):
     type = "server_error"
     code: str | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ):
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.code
+        self.retry_after = retry_after  # seconds
 
 
 class InvalidRequest(F1Error):
@@ -70,8 +78,23 @@ class Overloaded(F1Error):
     code = "overloaded"
 
 
+class DeadlineExceeded(F1Error):
+    """The time that the request was given is over; its work has been stopped."""
+
+    status = 408
+    type = "timeout_error"
+    code = "timeout"
+
+
 class EngineStopped(F1Error):
     """The engine has shut down or failed; requests in flight end with this."""
 
     status = 503
     code = "engine_stopped"
+
+
+class ShuttingDown(F1Error):
+    """The server takes no more requests; or its time to finish those it has is over."""
+
+    status = 503
+    code = "shutting_down"

@@ -21,6 +21,7 @@ class ScriptedEngine:
     closed before their end."""
 
     model_id = "scripted"
+    context_length = 8192
 
     def __init__(self, *turns: Turn | Callable[[GenerateRequest], Turn]):
         self.turns = list(turns)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
 
 from f1.serve.app import LocalEngine, Server, create_app
 from f1.serve.limits import Limits
+
+HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,18 @@ def serving(
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def wait_until_loaded(http: httpx.Client, server: Running) -> None:
+    while http.get(f"{server.url}/ready").status_code != 200:
+        pass
+
+
+def leave_after_sending(server: Running, body: bytes, until: Callable[[], bool]) -> None:
+    """Asks for a completion, and hangs up as soon as `until` is true."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        while not until():
+            pass

@@ -228,7 +228,7 @@ def test_headers_of_the_api_are_of_no_effect(client: anthropic.Anthropic) -> Non
 
 def test_a_server_that_cannot_answer_says_so() -> None:
     asked: Any = {"model": "f1", "messages": HELLO, "max_tokens": 1}
-    with serving(lambda: ScriptedEngine("Hi …"), Limits(max_choices_in_flight=1)) as running:
+    with serving(lambda: ScriptedEngine("Hi …"), Limits(max_running=1, max_queued=0)) as running:
         wait_until_ready(running)
         with client_of(running) as client:
             with client.messages.create(**asked, stream=True) as stream:

@@ -4,7 +4,6 @@ else about the endpoint is tested with a real model in test_server.py."""
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
 
@@ -12,13 +11,11 @@ import httpx
 import openai
 import pytest
 from scripted import ScriptedEngine
-from serving import Running, serving
+from serving import HELLO, Running, leave_after_sending, serving, wait_until_loaded
 
 from f1.errors import ConstraintError
 from f1.serve.limits import Limits
 from f1.types import Event, GenerateRequest, TextDelta
-
-HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 class Faulty(ScriptedEngine):
@@ -61,11 +58,6 @@ def ask(http: httpx.Client, server: Running, **fields: object) -> httpx.Response
     return http.post(f"{server.url}/v1/chat/completions", json=HELLO | fields)
 
 
-def wait_until_loaded(http: httpx.Client, server: Running) -> None:
-    while http.get(f"{server.url}/ready").status_code != 200:
-        pass
-
-
 def test_until_the_model_is_loaded_it_is_alive_and_not_ready(http: httpx.Client) -> None:
     may_load = threading.Event()
 
@@ -104,18 +96,10 @@ def test_a_client_that_leaves_stops_its_work(http: httpx.Client, model: str, str
         with serving(lambda engine=engine: engine) as server:
             wait_until_loaded(http, server)
             body = json.dumps(HELLO | {"model": model, "stream": stream}).encode()
-            leave_after_sending(server, body, engine.begun)
+            leave_after_sending(server, body, lambda engine=engine: engine.begun.wait(60))
             assert engine.over.wait(60)
             assert engine.stopped_early == 1
         assert server.state.admission.in_flight == 0
-
-
-def leave_after_sending(server: Running, body: bytes, begun: threading.Event) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(head.encode() + body)
-        assert begun.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +136,15 @@ def test_a_failure_in_the_middle_ends_the_stream_with_an_error(http: httpx.Clien
 
 
 def test_more_than_there_is_room_for_is_refused_at_once(http: httpx.Client) -> None:
-    with serving(lambda: ScriptedEngine("Hi …"), Limits(max_choices_in_flight=2)) as server:
+    with serving(lambda: ScriptedEngine("Hi …"), Limits(max_running=1, max_queued=0)) as server:
         wait_until_loaded(http, server)
         body = HELLO | {"stream": True}
         url = f"{server.url}/v1/chat/completions"
         with http.stream("POST", url, json=body) as first:
             assert first.status_code == 200
-            refused = ask(http, server, n=2)
+            refused = ask(http, server)
             assert refused.status_code == 429
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
             assert refused.json()["error"]["type"] == "rate_limit_error"
 
 

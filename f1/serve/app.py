@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from f1.errors import F1Error, InvalidRequest, ModelNotFound
+from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
 from f1.serve import anthropic, chat, responses
 from f1.serve.admission import Admission
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
@@ -34,7 +35,7 @@ def create_app(
     """The app. `load` runs in a thread once the server is up, and until it returns `/ready` and
     all work answer 503. Where it fails, `on_load_error` is told (to end the process)."""
     limits = limits or Limits()
-    server = Server(limits, Admission(limits.max_choices_in_flight))
+    server = Server(limits, Admission(limits))
 
     async def load_engine() -> None:
         try:
@@ -88,6 +89,8 @@ def _add_routes(app: FastAPI, server: Server) -> None:
         engine = server.engine
         if engine is None:
             return json_response({"status": "loading"}, 503)
+        if server.admission.closed:
+            return json_response({"status": "draining"}, 503)
         return (
             json_response({"status": "ready"})
             if engine.healthy()
@@ -103,12 +106,21 @@ def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]
     return write_error(error)
 
 
+def _advice(error: F1Error) -> dict[str, str]:
+    """Headers that say whether, and when, to try again."""
+    if error.status in (429, 503):
+        return {"retry-after": str(math.ceil(error.retry_after or 1.0))}
+    # OpenAI's clients would try again, and it would take as long again.
+    return {"x-should-retry": "false"} if isinstance(error, DeadlineExceeded) else {}
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
     async def known(request: Request, error: F1Error) -> Response:
-        headers = {"retry-after": "1"} if error.status in (429, 503) else {}
-        return json_response(_error_body(request, error, error.status), error.status, **headers)
+        return json_response(
+            _error_body(request, error, error.status), error.status, **_advice(error)
+        )
 
     async def http(request: Request, error: HTTPException) -> Response:
         shaped = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")

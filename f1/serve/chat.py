@@ -15,6 +15,5 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         chat = parse_chat_request(body, server.limits)
-        return await answer(
-            server, request, Work(chat.model, chat.generate, chat.stream, ChatWriter(chat))
-        )
+        work = Work(chat.model, chat.generate, chat.stream, ChatWriter(chat), chat.timeout)
+        return await answer(server, request, work)

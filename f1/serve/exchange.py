@@ -21,14 +21,18 @@ from starlette.types import Receive, Scope, Send
 
 from f1.errors import F1Error, InvalidRequest
 from f1.planning.orchestrator import gather
+from f1.serve.deadline import Deadline
+from f1.serve.limits import Limits
 from f1.serve.server import Caller, Server
-from f1.serve.wire.fields import parse_json
+from f1.serve.wire.fields import parse_json, refuse
 from f1.serve.wire.frames import Frame
 from f1.types import Completion, Event, GenerateRequest
 
 T = TypeVar("T")
 Json = dict[str, Any]
 log = logging.getLogger("f1.serve")
+
+TIMEOUT_HEADER = "x-request-timeout"  # seconds
 
 
 class Writer(Protocol):
@@ -54,6 +58,7 @@ class Work:
     request: GenerateRequest
     stream: bool
     writer: Writer
+    timeout: float | None = None  # seconds, where the body says
 
 
 class ClientGone(Exception):
@@ -77,6 +82,7 @@ async def read_json(request: Request, max_bytes: int) -> object:
         body += piece
         if len(body) > max_bytes:
             raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+    request.scope["f1.num_bytes"] = len(body)
     return parse_json(bytes(body))
 
 
@@ -86,12 +92,35 @@ def json_response(body: Json, status: int = 200, **headers: str) -> Response:
 
 def caller_of(request: Request) -> Caller:
     scope = request.scope
-    return Caller(scope.get("f1.tenant", ""), scope.get("f1.request_id", ""))
+    return Caller(
+        scope.get("f1.tenant", ""), scope.get("f1.request_id", ""), scope.get("f1.num_bytes", 0)
+    )
+
+
+def deadline_of(request: Request, work: Work, limits: Limits) -> Deadline:
+    """When the answer has to be there: the body and the header may say, the sooner counts.
+
+    (What OpenAI's clients send, `x-stainless-read-timeout`, is how long they wait for the next
+    byte; when they have waited long enough they hang up, and that is seen.)
+    """
+    said = [] if work.timeout is None else [work.timeout]
+    if (text := request.headers.get(TIMEOUT_HEADER)) is not None:
+        said.append(_parse_seconds(text, limits))
+    return Deadline.after(min(said, default=limits.default_timeout))
+
+
+def _parse_seconds(text: str, limits: Limits) -> float:
+    low, high = limits.min_timeout, limits.max_timeout
+    with suppress(ValueError):
+        if low <= (seconds := float(text)) <= high:
+            return seconds
+    raise refuse(TIMEOUT_HEADER, f"must be a number of seconds from {low:g} to {high:g}")
 
 
 async def answer(server: Server, request: Request, work: Work) -> Response:
     """Decodes. Until the first event a wrong request is an ordinary 4xx, also for a stream."""
-    events = server.events(work.model, work.request, caller_of(request))
+    deadline = deadline_of(request, work, server.limits)
+    events = server.events(work.model, work.request, caller_of(request), deadline)
     if not work.stream:
         async with aclosing(events):
             completions = await unless_gone(request.receive, gather(events, work.request.n))

@@ -18,8 +18,15 @@ class Limits:
     max_choices: int = 32
     max_stop_chars: int = 256
     max_logit_bias: int = 1024
-    max_choices_in_flight: int = 256
     max_name_chars: int = 256  # ids of calls, names of models, people, tools in the history
     max_description_chars: int = 1 << 16
     max_pattern_chars: int = 4096
     max_grammar_chars: int = 1 << 16
+    # Choices decoded side by side: what fills the engine's batch, and a few that are made ready
+    # meanwhile. What is beyond waits.
+    max_running: int = 36
+    max_queued: int = 256  # requests that wait; one tenant may have as many as it leaves free
+    max_queued_tokens: int = 2**20  # of those, as estimated
+    default_timeout: float = 600.0  # seconds for a request that does not say
+    min_timeout: float = 0.001  # seconds that it may say
+    max_timeout: float = 3600.0

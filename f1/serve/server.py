@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from f1.errors import EngineStopped, ModelNotFound
+from f1.errors import EngineStopped, ModelNotFound, ShuttingDown
 from f1.planning.orchestrator import Engine, Orchestrator
-from f1.serve.admission import Admission
+from f1.serve.admission import Admission, estimate
+from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.types import Event, GenerateRequest
 
@@ -22,6 +23,8 @@ class LocalEngine(Engine, Protocol):
 
     @property
     def model_id(self) -> str: ...
+    @property
+    def context_length(self) -> int: ...
     def healthy(self) -> bool: ...
     def close(self) -> None: ...
 
@@ -32,6 +35,7 @@ class Caller:
 
     tenant: str = ""
     request_id: str = ""
+    num_bytes: int = 0  # of the body
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class Server:
     admission: Admission
     created: int = field(default_factory=lambda: int(time.time()))
     engine: LocalEngine | None = None
+    deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
 
     def loaded(self) -> LocalEngine:
         if self.engine is None:
@@ -61,12 +66,30 @@ class Server:
         known = ", ".join(self.model_ids())
         raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
 
+    def cut(self) -> None:
+        """Ends all that is being answered, or waits, with ShuttingDown."""
+        for deadline in self.deadlines:
+            deadline.cut(ShuttingDown("the server is shutting down", retry_after=1.0))
+
     async def events(
-        self, model: str, request: GenerateRequest, caller: Caller
+        self,
+        model: str,
+        request: GenerateRequest,
+        caller: Caller,
+        deadline: Deadline | None = None,
     ) -> AsyncGenerator[Event]:
-        """Every request that decodes passes here: it is admitted, then decoded."""
+        """Every request that decodes passes here: it is admitted, waits its turn, is decoded.
+        Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
         decoder = self.decoder(model)
-        with self.admission.reserve(request.n):
+        tokens = estimate(request, caller.num_bytes, self.loaded().context_length)
+        deadline = deadline or Deadline.after(self.limits.default_timeout)
+        ticket = self.admission.enter(caller.tenant, request.n, tokens)
+        self.deadlines.add(deadline)
+        try:
+            await deadline.wait(ticket.started.wait())
             async with aclosing(decoder.generate(request)) as events:
-                async for event in events:
+                while (event := await deadline.wait(anext(events, None))) is not None:
                     yield event
+        finally:
+            self.deadlines.discard(deadline)
+            self.admission.leave(ticket)

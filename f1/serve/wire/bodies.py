@@ -53,6 +53,7 @@ def chat(limits: Limits) -> Record:
             "logprobs": Flag(),
             "top_logprobs": Integer(0, 20),
             "f1": own(),
+            "timeout": timeout(limits),
         }
         | sampling(limits)
         | ignored()
@@ -93,6 +94,11 @@ def ignored() -> dict[str, Shape]:
 def own() -> Record:
     """F1's own options, in every API; f1.serve.wire.request.Own says what they do."""
     return Record(dict.fromkeys(("eager_arguments", "masked_mass", "repair_history"), Flag()))
+
+
+def timeout(limits: Limits) -> Number:
+    """Seconds in which the answer has to be there: F1's own, in every API that decodes."""
+    return Number(limits.min_timeout, limits.max_timeout)
 
 
 def stop(limits: Limits, at_most: int) -> Either:

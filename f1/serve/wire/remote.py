@@ -30,12 +30,14 @@ _BY_CODE = {
     kind.code: kind
     for kind in (
         errors.InvalidSchema, errors.ContextLengthExceeded, errors.ModelNotFound,
-        errors.ConstraintError, errors.Overloaded, errors.EngineStopped,
+        errors.ConstraintError, errors.Overloaded, errors.EngineStopped, errors.DeadlineExceeded,
+        errors.ShuttingDown,
     )
 } | {"invalid_tool_call": errors.ConstraintError}  # fmt: skip
 _BY_STATUS = {
     400: errors.InvalidRequest,
     404: errors.ModelNotFound,
+    408: errors.DeadlineExceeded,
     413: errors.InvalidRequest,
     429: errors.Overloaded,
     503: errors.EngineStopped,

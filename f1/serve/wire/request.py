@@ -1,7 +1,7 @@
 """The body of POST /v1/chat/completions to and from a GenerateRequest.
 
-Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `f1`, `top_k`, `min_p`,
-`repetition_penalty`, and the response formats `{"type": "regex", "pattern": …}` and
+Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `f1`, `timeout`, `top_k`,
+`min_p`, `repetition_penalty`, and the response formats `{"type": "regex", "pattern": …}` and
 `{"type": "ebnf", "grammar": …}`. Without `temperature` decoding is greedy.
 """
 
@@ -43,6 +43,7 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     repaired: tuple[str, ...] = ()  # what was put right in the history, where that was asked for
+    timeout: float | None = None  # seconds in which the answer has to be there
 
 
 def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
@@ -70,7 +71,13 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     )
     stream, include_usage = parse_stream(fields)
     model = fields.required_string("model")
-    return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()))
+    timeout = parse_timeout(fields, limits)
+    return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()), timeout)
+
+
+def parse_timeout(fields: Fields, limits: Limits) -> float | None:
+    """Seconds in which the answer has to be there. F1's own, in any API."""
+    return fields.number("timeout", limits.min_timeout, limits.max_timeout)
 
 
 def parse_own(fields: Fields) -> Own:
