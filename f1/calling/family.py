@@ -10,17 +10,21 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from f1.errors import InvalidRequest
 from f1.types import Message, Tool, ToolCall
 
+_MAX_TOOLSETS = 64  # whose prompts are kept
+_CONTENT = "{the content of the message}"  # holds its place
 _ELEMENT = re.compile(r'\s+|"[^"]*"|[{}\[\],:;]|[^\s{}\[\],:;"]+')
 
 
@@ -66,7 +70,7 @@ class Family:
     models: tuple[str, ...]  # patterns over the model's name
     forms: tuple[Form, ...]
     system: str  # Jinja: the system message when there are tools; sees system, tools, parallel
-    request: str  # Jinja: the first user message; sees content, tools
+    request: str  # Jinja: the first user message; sees tools, and content once, as it is
     results: str  # Jinja: the results of one step; sees results (name, arguments, content)
     results_role: Literal["user", "tool"]
     examples: tuple[Example, ...]
@@ -91,7 +95,8 @@ class Family:
         system, rest = (messages[0].content, messages[1:]) if leads else ("", messages)
         if not tools:
             return [*messages[: int(leads)], *self._plain(rest, ())]
-        text = _render(self.system, system=system, tools=tools, parallel=parallel)
+        key = tools_key(tools)
+        text = _system_text(self.system, key, system, parallel)
         shown = [
             m for example in self.examples for m in self._plain(example.messages, example.tools)
         ]
@@ -108,8 +113,8 @@ class Family:
             for message in group:
                 if message.role == "user" and untold:
                     untold = False
-                    text = _render(self.request, content=message.content, tools=tools)
-                    yield Message("user", text)
+                    before, after = _around_request(self.request, tools_key(tools))
+                    yield Message("user", f"{before}{message.content}{after}")
                 elif message.tool_calls:
                     parts = [message.content, self.write_calls(message.tool_calls)]
                     yield Message("assistant", "\n".join(part for part in parts if part))
@@ -153,6 +158,30 @@ def _render(source: str, **values: object) -> str:
     return str(_template(source).render(**values))
 
 
+# The same tools come with every request of a conversation, and with many conversations.
+
+
+def tools_key(tools: Sequence[Tool]) -> bytes:
+    """The tools as JSON: what caches are keyed by. Raises orjson.JSONEncodeError."""
+    return orjson.dumps([(t.name, t.description, t.parameters, t.strict) for t in tools])
+
+
+def tools_of(key: bytes) -> list[Tool]:
+    return [Tool(*fields) for fields in orjson.loads(key)]
+
+
+@lru_cache(_MAX_TOOLSETS)
+def _system_text(source: str, key: bytes, system: str, parallel: bool) -> str:
+    return _render(source, system=system, tools=tools_of(key), parallel=parallel)
+
+
+@lru_cache(_MAX_TOOLSETS)
+def _around_request(source: str, key: bytes) -> tuple[str, str]:
+    """What stands before and behind the content of the first user message."""
+    before, _, after = _render(source, content=_CONTENT, tools=tools_of(key)).partition(_CONTENT)
+    return before, after
+
+
 def grammars_folder() -> Path:
     """Where the family files are: in the installed package, or beside it in a checkout."""
     installed = Path(str(resources.files("f1"))) / "grammars"
@@ -161,6 +190,9 @@ def grammars_folder() -> Path:
 
 def load_family(path: Path) -> Family:
     data = json.loads(path.read_text("utf-8"))
+    if "\n".join(data["request"]).count("{{ content }}") != 1:
+        message = f"{path}: 'request' must hold {{{{ content }}}} once"
+        raise InvalidRequest(message, param="grammars")
     return Family(
         name=path.stem,
         models=tuple(data["models"]),

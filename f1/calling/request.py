@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import orjson
+
+from f1.calling.family import tools_key, tools_of
 from f1.calling.schema import check_schema, check_tool, schema_text
 from f1.errors import InvalidRequest
 from f1.types import GenerateRequest
@@ -12,14 +17,15 @@ def check_request(request: GenerateRequest) -> None:
     if not request.messages:
         raise InvalidRequest("messages: expected at least one message", param="messages")
     names = [tool.name for tool in request.tools]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRequest(f"tools: {name!r} is given twice", param="tools")
-    for tool in request.tools:
-        if tool.strict:
-            check_tool(tool)
-        else:  # its schema is only shown to the model
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"tools: {twice!r} is given twice", param="tools")
+    try:
+        _check_tools(tools_key(request.tools))
+    except orjson.JSONEncodeError:  # no JSON, or nested too deep to be any
+        for tool in request.tools:
             schema_text(tool.parameters, f"tools.{tool.name}.parameters")
+        raise
     choice = request.tool_choice
     if choice.mode in ("required", "named") and not request.tools:
         raise InvalidRequest("tool_choice: there are no tools to call", param="tool_choice")
@@ -28,3 +34,12 @@ def check_request(request: GenerateRequest) -> None:
     format = request.response_format
     if format.kind == "json_schema" and not isinstance(format.value, str):
         check_schema(format.value or {}, param="response_format.json_schema.schema")
+
+
+@lru_cache(64)
+def _check_tools(key: bytes) -> None:
+    for tool in tools_of(key):
+        if tool.strict:
+            check_tool(tool)
+        else:  # its schema is only shown to the model
+            schema_text(tool.parameters, f"tools.{tool.name}.parameters")
