@@ -148,6 +148,10 @@ class AsyncEngine:
         recent = time.monotonic() - self._progress < STALLED_SECONDS
         return self._failure is None and self._thread.is_alive() and (idle or recent)
 
+    def failed(self) -> bool:
+        """It will answer no more."""
+        return self._failure is not None or not self._thread.is_alive()
+
     def stats(self) -> dict[str, Any]:
         return dict(self._stepper.core.stats())
 

@@ -49,6 +49,12 @@ class ScriptedEngine:
     def healthy(self) -> bool:
         return True
 
+    def failed(self) -> bool:
+        return False
+
+    def stats(self) -> dict[str, int]:
+        return {"num_running": 0, "num_steps": 7, "num_free_pages": 3}
+
     def close(self) -> None:
         self.closed = True
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import uvicorn
@@ -33,9 +34,10 @@ def serving(
     load: Callable[[], LocalEngine],
     limits: Limits | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     """Yields once connections are taken; the model may still be loading."""
-    app = create_app(load, limits=limits, on_load_error=on_load_error)
+    app = create_app(load, limits=limits, on_load_error=on_load_error, **options)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -35,6 +35,7 @@ DOORS = {
     "tokenizers": {"models"},
     "huggingface_hub": {"models"},
     "fastapi": {"serve"},
+    "prometheus_client": {"serve"},
     "typer": {"cli"},
     "llama_cpp": {"bench"},
     "openvino_genai": {"bench"},

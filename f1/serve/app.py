@@ -8,17 +8,20 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
-from f1.serve import anthropic, chat, responses
+from f1.serve import anthropic, chat, health, responses
 from f1.serve.admission import Admission
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
 from f1.serve.limits import Limits
+from f1.serve.logs import RequestLog
+from f1.serve.metrics import Metrics
+from f1.serve.record import Recorder
 from f1.serve.server import LocalEngine, Server
 from f1.serve.wire.anthropic_response import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
@@ -31,11 +34,15 @@ def create_app(
     *,
     limits: Limits | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
+    log_to: TextIO | None = None,
+    log_prompts: bool = False,
 ) -> FastAPI:
     """The app. `load` runs in a thread once the server is up, and until it returns `/ready` and
-    all work answer 503. Where it fails, `on_load_error` is told (to end the process)."""
+    all work answer 503. Where it fails, `on_load_error` is told (to end the process). A line for
+    each request goes to `log_to`."""
     limits = limits or Limits()
-    server = Server(limits, Admission(limits))
+    server = Server(limits, Admission(limits), keep_prompts=log_prompts)
+    metrics = Metrics(server)
 
     async def load_engine() -> None:
         try:
@@ -59,8 +66,11 @@ def create_app(
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)
     app.add_middleware(RequestIds)
+    tell = (metrics, RequestLog(log_to)) if log_to else (metrics,)
+    app.add_middleware(Recorder, tell=tell)
     app.state.server = server
     _add_routes(app, server)
+    health.add_routes(app, server, metrics)
     _add_error_handlers(app)
     return app
 
@@ -80,26 +90,10 @@ def _add_routes(app: FastAPI, server: Server) -> None:
             raise ModelNotFound(f"no model '{model_id[:100]}'", param="model")
         return json_response(write_model(model_id, server.created))
 
-    @app.get("/health")
-    async def health() -> Response:
-        return json_response({"status": "ok"})
-
-    @app.get("/ready")
-    async def ready() -> Response:
-        engine = server.engine
-        if engine is None:
-            return json_response({"status": "loading"}, 503)
-        if server.admission.closed:
-            return json_response({"status": "draining"}, 503)
-        return (
-            json_response({"status": "ready"})
-            if engine.healthy()
-            else json_response({"status": "stuck"}, 503)
-        )
-
 
 def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]:
     """In the words of the API that was asked."""
+    caller_of(request).record.error = error.code or error.type
     path: str = request.scope["path"]
     if path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/"):
         return write_anthropic_error(error, status, caller_of(request).request_id)

@@ -93,11 +93,14 @@ def json_response(body: Json, status: int = 200, **headers: str) -> Response:
 def caller_of(request: Request) -> Caller:
     scope = request.scope
     return Caller(
-        scope.get("f1.tenant", ""), scope.get("f1.request_id", ""), scope.get("f1.num_bytes", 0)
+        scope.get("f1.tenant", ""),
+        scope.get("f1.request_id", ""),
+        scope.get("f1.num_bytes", 0),
+        scope["f1.record"],
     )
 
 
-def deadline_of(request: Request, work: Work, limits: Limits) -> Deadline:
+def deadline_of(request: Request, caller: Caller, work: Work, limits: Limits) -> Deadline:
     """When the answer has to be there: the body and the header may say, the sooner counts.
 
     (What OpenAI's clients send, `x-stainless-read-timeout`, is how long they wait for the next
@@ -106,7 +109,7 @@ def deadline_of(request: Request, work: Work, limits: Limits) -> Deadline:
     said = [] if work.timeout is None else [work.timeout]
     if (text := request.headers.get(TIMEOUT_HEADER)) is not None:
         said.append(_parse_seconds(text, limits))
-    return Deadline.after(min(said, default=limits.default_timeout))
+    return Deadline(caller.record.began, min(said, default=limits.default_timeout))
 
 
 def _parse_seconds(text: str, limits: Limits) -> float:
@@ -119,8 +122,9 @@ def _parse_seconds(text: str, limits: Limits) -> float:
 
 async def answer(server: Server, request: Request, work: Work) -> Response:
     """Decodes. Until the first event a wrong request is an ordinary 4xx, also for a stream."""
-    deadline = deadline_of(request, work, server.limits)
-    events = server.events(work.model, work.request, caller_of(request), deadline)
+    caller = caller_of(request)
+    deadline = deadline_of(request, caller, work, server.limits)
+    events = server.events(work.model, work.request, caller, deadline)
     if not work.stream:
         async with aclosing(events):
             completions = await unless_gone(request.receive, gather(events, work.request.n))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
-from f1.errors import EngineStopped, ModelNotFound, ShuttingDown
+from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
 from f1.planning.orchestrator import Engine, Orchestrator
-from f1.serve.admission import Admission, estimate
+from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
+from f1.serve.record import Record
 from f1.types import Event, GenerateRequest
 
 ORCHESTRATED = "f1"  # the model id that stands for the whole system
+State = Literal["loading", "ready", "stuck", "draining"]
 
 
 class LocalEngine(Engine, Protocol):
@@ -26,6 +29,8 @@ class LocalEngine(Engine, Protocol):
     @property
     def context_length(self) -> int: ...
     def healthy(self) -> bool: ...
+    def failed(self) -> bool: ...
+    def stats(self) -> Mapping[str, float]: ...
     def close(self) -> None: ...
 
 
@@ -36,6 +41,7 @@ class Caller:
     tenant: str = ""
     request_id: str = ""
     num_bytes: int = 0  # of the body
+    record: Record = field(default_factory=Record)
 
 
 @dataclass(slots=True)
@@ -47,6 +53,15 @@ class Server:
     created: int = field(default_factory=lambda: int(time.time()))
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
+    keep_prompts: bool = False  # in the records of requests
+
+    def state(self) -> State:
+        """`ready`, or why not. `stuck`: there is work, and no step was made for 10 seconds."""
+        if self.admission.closed:
+            return "draining"
+        if self.engine is None:
+            return "loading"
+        return "ready" if self.engine.healthy() else "stuck"
 
     def loaded(self) -> LocalEngine:
         if self.engine is None:
@@ -82,14 +97,43 @@ class Server:
         Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
         decoder = self.decoder(model)
         tokens = estimate(request, caller.num_bytes, self.loaded().context_length)
-        deadline = deadline or Deadline.after(self.limits.default_timeout)
-        ticket = self.admission.enter(caller.tenant, request.n, tokens)
-        self.deadlines.add(deadline)
-        try:
+        deadline = deadline or Deadline(caller.record.began, self.limits.default_timeout)
+        record = caller.record
+        record.model = model
+        if self.keep_prompts:
+            record.prompt = [message.content for message in request.messages]
+        with self._place(caller.tenant, request.n, tokens, deadline) as ticket, told(record):
             await deadline.wait(ticket.started.wait())
+            record.started = time.monotonic()
             async with aclosing(decoder.generate(request)) as events:
                 while (event := await deadline.wait(anext(events, None))) is not None:
+                    record.see(event)
                     yield event
+
+    @contextmanager
+    def _place(
+        self, tenant: str, choices: int, tokens: int, deadline: Deadline
+    ) -> Iterator[Ticket]:
+        ticket = self.admission.enter(tenant, choices, tokens)
+        self.deadlines.add(deadline)
+        try:
+            yield ticket
         finally:
             self.deadlines.discard(deadline)
             self.admission.leave(ticket)
+
+
+@contextmanager
+def told(record: Record) -> Iterator[None]:
+    """Writes down what breaks the work off."""
+    try:
+        yield
+    except F1Error as error:
+        record.error = error.code or error.type
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        record.error = "client_gone"
+        raise
+    except Exception:
+        record.error = "internal_error"
+        raise
