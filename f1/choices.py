@@ -8,23 +8,24 @@ Done in the caller's worker threads, so that no step waits for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from f1.calling.again import Broken
 from f1.calling.family import Family, family_for
 from f1.calling.request import check_request
 from f1.calling.shared import shared_prefix
 from f1.calling.turn import Turn, TurnEvent
 from f1.calling.vocabulary import make_vocabulary
 from f1.drafting import Drafter, History
-from f1.errors import ContextLengthExceeded, F1Error
+from f1.errors import ContextLengthExceeded, F1Error, InvalidRequest
 from f1.models.checkpoint import Checkpoint
 from f1.settings import Settings
 from f1.store.snapshot import Snapshot
 from f1.store.snapshots import Snapshots
-from f1.types import Event, GenerateRequest, SamplingParams, Tool
+from f1.types import Event, GenerateRequest, Report, SamplingParams, Tool
 
 if TYPE_CHECKING:
     from f1 import _core
@@ -39,18 +40,26 @@ class Choice:
     """One choice of a request while it runs; only the stepping thread touches it once submitted."""
 
     index: int
+    request: GenerateRequest
     turn: Turn
     core_request: _core.Request | None  # None: no room for a token behind the turn's prefix
     num_prompt_tokens: int
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     events: list[TurnEvent]  # what the turn said before anything was sampled
+    report: Report | None = None  # None: not made yet
     drafter: Drafter | None = None  # None: nothing is drafted
     # Other choices of the request: they fork off as soon as the prompt is computed.
     followers: Sequence[Choice] = ()
     num_cached_tokens: int = 0
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
+
+    def go_on_as(self, again: Choice) -> None:
+        """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""
+        self.turn, self.core_request, self.events = again.turn, again.core_request, again.events
+        self.drafter, self.snapshot, self.sequence_id = again.drafter, None, None
+        self.num_tokens += again.num_tokens
 
 
 class Preparation:
@@ -95,8 +104,38 @@ class Preparation:
         choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
         return choices
 
+    def settle(self, choice: Choice) -> Choice | None:
+        """What is left to do for an `unsettled` turn: None when that is its report, which is now
+        made. Otherwise the turn is to be asked again, as this choice. Raises ConstraintError where
+        that does not fit the context."""
+        if (broken := choice.turn.broken) is None:
+            choice.report = choice.turn.report()
+            return None
+        sampling = choice.request.sampling  # other draws, or it may well write the same
+        request = replace(choice.request, sampling=replace(sampling, seed=sampling.seed ^ 1))
+        try:
+            messages = self._family.plain_messages(
+                [*request.messages, *broken.messages()],
+                request.tools,
+                parallel=request.parallel_tool_calls,
+            )
+            prompt = self._checkpoint.template.render(messages)
+        except InvalidRequest as error:  # the template does not take messages in this order
+            raise broken.error() from error
+        max_tokens = min(broken.remaining, self._context_length - len(prompt))
+        if max_tokens < 1:
+            raise broken.error()
+        return self._choice(request, prompt, max_tokens, choice.index, choice.send, after=broken)
+
     def _choice(
-        self, request: GenerateRequest, prompt: list[int], max_tokens: int, index: int, send: Send
+        self,
+        request: GenerateRequest,
+        prompt: list[int],
+        max_tokens: int,
+        index: int,
+        send: Send,
+        *,
+        after: Broken | None = None,
     ) -> Choice:
         from f1 import _core
 
@@ -107,6 +146,7 @@ class Preparation:
             self.vocabulary,
             choice=index,
             max_tokens=max_tokens,
+            after=after,
         )
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
         turn.spend_prefix(len(prefix))
@@ -125,7 +165,10 @@ class Preparation:
         if self._history is not None:
             never = self._checkpoint.tokenizer.control_token_ids
             drafter = Drafter(prompt + prefix, self._history, never)
-        return Choice(index, turn, core_request, len(prompt), send, len(prefix), events, drafter)
+        num_tokens = len(prefix) if core_request is not None else 0
+        return Choice(
+            index, request, turn, core_request, len(prompt), send, num_tokens, events, None, drafter
+        )
 
     def shared_prefix(self, tools: Sequence[Tool], system: str, *, parallel: bool) -> list[int]:
         """The tokens that all prompts with these tools and this system message begin with."""

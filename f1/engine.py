@@ -63,7 +63,8 @@ class AsyncEngine:
         )
         token_bytes = self._preparation.vocabulary.token_bytes
         self._delivery = Delivery()
-        self._stepper = Stepper(core, snapshots, self._delivery, token_bytes)
+        self._stepper = Stepper(core, snapshots, self._delivery, token_bytes, self._settle)
+        self._settling = ThreadPoolExecutor(1, thread_name_prefix="f1-settling")
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._failure: F1Error | None = None
         self._progress = time.monotonic()
@@ -159,6 +160,7 @@ class AsyncEngine:
         """Ends what still runs with EngineStopped and stops the thread."""
         self._inbox.put(lambda: self._fail_all(EngineStopped("the engine was closed")))
         self._thread.join()
+        self._settling.shutdown(wait=False, cancel_futures=True)
         atexit.unregister(self.close)
 
     # --- stepping thread -------------------------------------------------------------------------
@@ -214,6 +216,19 @@ class AsyncEngine:
             choices[0].send(self._failure)
         else:
             self._stepper.submit(choices)
+
+    def _settle(self, choice: Choice) -> None:
+        """Has the turn settled in a thread of its own, for no step may wait for that."""
+
+        def settle() -> None:
+            outcome: Choice | Exception | None
+            try:
+                outcome = self._preparation.settle(choice)
+            except Exception as error:
+                outcome = error
+            self._inbox.put(lambda: self._stepper.settled(choice, outcome))
+
+        self._settling.submit(settle)
 
     def _fail_all(self, error: F1Error) -> None:
         self._failure = error  # from here on nothing is submitted

@@ -8,7 +8,7 @@ What Python does here every model waits for, token by token: nothing is done tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,12 +36,16 @@ class Stepper:
         snapshots: Snapshots,
         delivery: Delivery,
         token_bytes: Sequence[bytes],
+        settle: Callable[[Choice], None],
     ):
+        """`settle` sees to a turn that is `unsettled`, aside, and has settled() called."""
         self.core = core
         self.running: dict[int, Choice] = {}  # by the core's id: all that the core has to do
         self._snapshots = snapshots
         self._delivery = delivery
         self._token_bytes = token_bytes
+        self._settle = settle
+        self._aside: set[Choice] = set()  # being settled
 
     # --- coming and going ----------------------------------------------------------------------
 
@@ -57,7 +61,8 @@ class Stepper:
                 self._finish(choice, choice.turn.reason)
                 continue
             if choice.core_request is None:
-                choice.send(Finished(choice.index, "length", Usage(choice.num_prompt_tokens, 0)))
+                choice.turn.finish(cut=True)
+                self._finish(choice, "length")
                 continue
             if choice.snapshot is not None:
                 self._snapshots.restore(self.core, choice.snapshot)
@@ -91,6 +96,7 @@ class Stepper:
         """Ends them early; of no effect where they have ended."""
         for choice in choices:
             choice.followers = ()
+            self._aside.discard(choice)
             if choice.sequence_id in self.running:
                 del self.running[choice.sequence_id]
                 self.core.abort(choice.sequence_id)
@@ -99,9 +105,10 @@ class Stepper:
 
     def fail(self, error: F1Error) -> None:
         """Ends all with `error`; the core is not asked."""
-        for choice in self.running.values():
+        for choice in (*self.running.values(), *self._aside):
             choice.send(error)
         self.running.clear()
+        self._aside.clear()
 
     def _fail_one(self, choice: Choice, error: Exception) -> None:
         """Whatever goes wrong with one choice ends its request and no other."""
@@ -116,8 +123,28 @@ class Stepper:
 
     def _finish(self, choice: Choice, reason: FinishReason) -> None:
         self.abort([choice])
-        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, choice.num_cached_tokens)
-        choice.send(Finished(choice.index, reason, usage, stop=choice.turn.stop))
+        if choice.turn.unsettled and choice.report is None:
+            self._aside.add(choice)
+            self._settle(choice)
+            return
+        # Of the prompt; what was forced behind it may be cached, too.
+        num_cached = min(choice.num_cached_tokens, choice.num_prompt_tokens)
+        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, num_cached)
+        report = choice.report or choice.turn.report()
+        choice.send(Finished(choice.index, reason, usage, report, choice.turn.stop))
+
+    def settled(self, choice: Choice, outcome: Choice | Exception | None) -> None:
+        """What came of it: a choice that goes on, an error, or the report of one that was cut."""
+        if choice not in self._aside:
+            return  # aborted meanwhile
+        self._aside.discard(choice)
+        if isinstance(outcome, Exception):
+            self._fail_one(choice, outcome)
+        elif outcome is None:
+            self._finish(choice, "length")
+        else:
+            choice.go_on_as(outcome)
+            self.submit([choice])
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -175,7 +202,8 @@ class Stepper:
         if finish not in (None, "stop", "length"):
             raise ConstraintError(f"no token could be sampled: {finish}")
         choice.num_tokens += 1
-        choice.num_cached_tokens = output.num_cached_tokens
+        if not turn.asked_again:
+            choice.num_cached_tokens = output.num_cached_tokens
         reason: FinishReason | None = None
         events: list[TurnEvent]
         if finish == "stop":
@@ -191,7 +219,7 @@ class Stepper:
             if turn.ended:
                 reason = turn.reason
             elif finish == "length":
-                events += turn.finish()
+                events += turn.finish(cut=True)
                 reason = "length"
             elif forced:
                 self.core.append(output.sequence_id, forced)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from f1.calling.again import Broken
 from f1.calling.family import Family
 from f1.calling.grammar import Grammars
 from f1.calling.turn import Turn, TurnEvent
@@ -24,9 +25,21 @@ class Kit:
     grammars: Grammars
     vocabulary: Vocabulary
 
-    def turn(self, request: GenerateRequest, family: Family, max_tokens: int = 400) -> Turn:
+    def turn(
+        self,
+        request: GenerateRequest,
+        family: Family,
+        max_tokens: int = 400,
+        after: Broken | None = None,
+    ) -> Turn:
         return Turn(
-            request, family, self.grammars, self.vocabulary, choice=0, max_tokens=max_tokens
+            request,
+            family,
+            self.grammars,
+            self.vocabulary,
+            choice=0,
+            max_tokens=max_tokens,
+            after=after,
         )
 
     def follow(self, turn: Turn, text: str) -> Iterator[TurnEvent]:

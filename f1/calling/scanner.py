@@ -94,6 +94,16 @@ class JsonScanner:
             self._stack.pop()
         self.done = not self._stack
 
+    def closers(self) -> list[Closer]:
+        """What may close the innermost open thing, or else the number that is being read in it."""
+        if not self._stack or self._escaped:
+            return []
+        kind = self._stack[-1].kind
+        if kind == 0x22:
+            return [Closer.QUOTE]
+        closer = Closer.BRACKET if kind == 0x5B else Closer.BRACE
+        return [closer, Closer.NON_DIGIT] if self._digits else [closer]
+
     def overdue(self, remaining: int) -> Closer | None:
         """What should be closed now, with `remaining` tokens of budget left; None: nothing."""
         if not self._stack or self._escaped:

@@ -76,6 +76,14 @@ def validate_arguments(tool: Tool, arguments: str) -> str | None:
     return validate(tool.parameters, value)
 
 
+def validate_content(schema: JsonSchema, content: str) -> str | None:
+    """None when the JSON text `content` satisfies the schema; else what is wrong."""
+    try:
+        return validate(schema, orjson.loads(content))
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error}"
+
+
 def validate(schema: JsonSchema, value: object) -> str | None:
     """None when `value` satisfies the (checked) schema; else the most telling error."""
     if _deeper_than(value, MAX_ARGUMENT_DEPTH):

@@ -9,23 +9,22 @@ The same description (`Form`) drives both directions, so whatever is sampled is 
 
 from __future__ import annotations
 
-import codecs
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal
 
-import orjson
-
+from f1.calling.again import Broken
 from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_text
 from f1.calling.family import Family, elements, pieces
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
+from f1.calling.needed import MAX_STEPS, Shortest
+from f1.calling.opencall import OpenCall, identical
 from f1.calling.opening import Opened, Opening
 from f1.calling.scanner import Closer, JsonScanner
-from f1.calling.schema import validate_arguments
+from f1.calling.schema import validate_arguments, validate_content
 from f1.calling.text import ContentStream
 from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
@@ -34,6 +33,9 @@ from f1.types import (
     CallBegun,
     CallDelta,
     GenerateRequest,
+    Relaxed,
+    Report,
+    ResponseFormat,
     TextDelta,
     TokenLogprob,
     Tool,
@@ -41,6 +43,8 @@ from f1.types import (
 )
 
 MAX_CALLS = 32
+
+_ENDLESS = 1 << 30  # tokens of budget
 
 TurnEvent = TextDelta | CallBegun | ArgumentsDelta | CallDelta
 State = Literal["text", "content", "either", "head", "middle", "arguments", "ended"]
@@ -59,7 +63,9 @@ class Turn:
         *,
         choice: int,
         max_tokens: int,
+        after: Broken | None = None,
     ):
+        """`after`: what an earlier turn wrote amiss; this one writes it anew, and goes on."""
         mode = request.tool_choice.mode
         self._tools: Mapping[str, Tool] = {tool.name: _held_to(tool) for tool in request.tools}
         self._eager = request.eager_arguments
@@ -69,13 +75,20 @@ class Turn:
         self._grammars = grammars
         self._vocabulary = vocabulary
         self._choice = choice
-        self._max_tokens = self._remaining = max_tokens
+        self._budget = self._max_tokens = self._remaining = max_tokens
+        self._after = after
+        self.broken: Broken | None = None  # how the turn ended, if it is to be asked again
+        self._cut = False  # inside a call
         self._form = family.form
         self._forms = family.forms
         self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
         self._content = ContentStream(request.stop, hold_whitespace=self._may_call)
-        self._scanner = JsonScanner()
-        self._json = request.response_format.kind in ("json_object", "json_schema")
+        self._scanner = JsonScanner()  # of content
+        self._format = request.response_format
+        self._json = self._format.kind in ("json_object", "json_schema")
+        self._said: list[str] = []  # the content so far
+        self._holds = False  # content is not released before it was validated
+        self._relaxed: dict[Relaxed, None] = {}  # in the order met
         self._segment: Segment | None = None  # None: any text
         self._alternative: Segment | None = (
             None  # the call that may still stand in place of content
@@ -85,21 +98,23 @@ class Turn:
         self._canonical = vocabulary.canonical if forces else None
         self._tail = b""  # what was read last
         self._buffer = b""  # what the current segment has read, arguments apart
-        self._arguments = b""
-        self._pieces = codecs.getincrementaldecoder("utf-8")("replace")  # of eager arguments
-        self._call_id = ""
         self._tool: Tool | None = None
+        self._call: OpenCall | None = None
         self._last = False  # no call may follow the current one
-        self._bounded = False
-        self._calls: list[ToolCall] = []
+        self._calls: list[ToolCall] = list(after.calls) if after else []
+        self._bounded: list[int] = list(after.bounded) if after else []
         self._events: list[TurnEvent] = []
         self._logprobs: list[TokenLogprob] = []
         self._state: State = "text"
         self.prefix = ""  # text the turn begins with, settled before any token is sampled
-        if self._may_call and mode in ("required", "named"):
+        if after is not None and after.tool is not None:
+            self._force(after.tool.name)
+        elif self._may_call and mode in ("required", "named"):
             self._force(request.tool_choice.name)
-        elif request.response_format.kind != "text":
-            self._enter("content", grammars.content(request.response_format))
+        elif self._format.kind != "text":
+            self._enter("content", grammars.content(self._format))
+            self._relax(self._format)
+            self._holds = bool(self._relaxed)
             if self._may_call:
                 self._state = "either"
                 self._alternative = grammars.head(self._form, self._tools, opened="")
@@ -140,7 +155,8 @@ class Turn:
         closer = self._overdue()
         narrowed = closer and self._grammars.narrowed(mask, closer)
         if narrowed is not None:
-            self._bounded = self._bounded or not _same(narrowed, mask)
+            if self._call is not None:
+                self._call.bounded = self._call.bounded or not _same(narrowed, mask)
             return narrowed
         return mask
 
@@ -152,7 +168,8 @@ class Turn:
             return TEXT_MATCH
         if self._state not in ("content", "arguments"):
             return 0
-        num_tokens = self._scanner.string_tokens(self._remaining) or 0
+        scanner = self._json_scanner()
+        num_tokens = (scanner and scanner.string_tokens(self._remaining)) or 0
         return STRING_MATCH if num_tokens >= STRING_MATCH else 0
 
     def masks(self, draft: Sequence[int]) -> TokenMask:
@@ -169,7 +186,7 @@ class Turn:
             draft,
             token_bytes,
             self._segment,
-            self._scanner if self._json or self._state == "arguments" else None,
+            self._json_scanner(),
             self._remaining,
             self._tail,
             self._canonical,
@@ -201,17 +218,68 @@ class Turn:
                 break  # that was all of this one
         return taken, self._take_events() if self._events else []
 
-    def finish(self) -> list[TurnEvent]:
-        """No more tokens come (the model ended its turn, or it was cut). Releases the text held
+    def finish(self, *, cut: bool = False) -> list[TurnEvent]:
+        """No more tokens come: the model ended its turn, or it was `cut`. Releases the text held
         back; half a call is no call."""
         if self._state == "text":
             self._emit(self._content.push(self._opening.flush()))
         elif self._state == "either":
             self._emit(self._content.push(self._buffer))
         if self._state in ("text", "content", "either"):
-            self._emit(self._content.end())
-        self._state = "ended"
+            self._end_content(whole=not cut)
+        reading = self._state == "arguments" and self._call is not None
+        self._cut = cut and (self._state in ("head", "middle") or reading)
+        if not self._cut:
+            self._state = "ended"
         return self._take_events()
+
+    @property
+    def asked_again(self) -> bool:
+        return self._after is not None
+
+    # --- what is said of it afterwards, in a while and in any one thread -------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is more to do than to send what `report` says: to ask again, to count."""
+        return self.broken is not None or self._cut
+
+    def report(self) -> Report:
+        """After the end; counts `needed_tokens`, which takes a while."""
+        return Report(
+            relaxed=tuple(self._relaxed),
+            asked_again=int(self.asked_again),
+            bounded=tuple(self._bounded),
+            needed_tokens=self._count_needed() if self._cut else None,
+        )
+
+    def _count_needed(self) -> int | None:
+        """Tokens of a completion that has the call whose beginning was cut, and ends behind it."""
+        used = self._budget - self._remaining + (self._after.num_tokens if self._after else 0)
+        shortest = Shortest(self._grammars, self._vocabulary.token_bytes)
+        num_calls, self._remaining = len(self._calls), _ENDLESS
+        for count in range(MAX_STEPS):
+            behind = len(self._calls) > num_calls
+            if behind and self._segment is not None and self._segment.complete:
+                return used + count + 1  # the token that ends the turn
+            token_id = self._choose(shortest)
+            if token_id is None:
+                return None
+            try:
+                self._take(token_id)
+            except ConstraintError:
+                return None  # more is asked of it than the grammar knows
+            if self.ended:
+                return used + count + 1 if len(self._calls) > num_calls else None
+        return None
+
+    def _choose(self, shortest: Shortest) -> int | None:
+        mask = self.mask()
+        if self._call is not None:
+            return shortest.in_json(mask, self._call.scanner)
+        if self._state == "arguments":  # read to their end
+            return shortest.towards(mask, self._form.close.encode()[len(self._buffer) :])
+        return shortest.longest(mask)
 
     # --- the machine ---------------------------------------------------------------------------
 
@@ -233,9 +301,14 @@ class Turn:
         return self._overdue() is None  # what must be closed is closed first
 
     def _overdue(self) -> Closer | None:
-        if self._json or self._state == "arguments":
-            return self._scanner.overdue(self._remaining)
-        return None
+        scanner = self._json_scanner()
+        return scanner.overdue(self._remaining) if scanner is not None else None
+
+    def _json_scanner(self) -> JsonScanner | None:
+        """Of the JSON that is being read, if any is."""
+        if self._call is not None:
+            return self._call.scanner
+        return self._scanner if self._json and self._state == "content" else None
 
     def _take(self, token_id: int) -> None:
         data = self._vocabulary.token_bytes[token_id]
@@ -271,8 +344,7 @@ class Turn:
                 if self._json:
                     self._scanner.feed(data, self._remaining)
                 if self._content.stopped or (self._json and self._scanner.done):
-                    self._emit(self._content.end())
-                    self._state = "ended"
+                    self._end_content(whole=True)
             case "either":
                 self._buffer += data
             case "head" | "middle":
@@ -312,26 +384,22 @@ class Turn:
         return quoted[-1 - behind]
 
     def _begin_arguments(self, name: str) -> None:
-        self._tool = self._tools[name]
+        tool = self._tools[name]
         self._last = self._single or len(self._calls) + 1 >= MAX_CALLS
-        segment = self._grammars.arguments(self._form, self._tool, last=self._last)
-        self._enter("arguments", segment)
-        self._scanner = JsonScanner()
-        self._arguments = b""
-        self._bounded = False
-        self._call_id = f"call_{secrets.token_hex(12)}"
+        self._enter("arguments", self._grammars.arguments(self._form, tool, last=self._last))
+        self._relax(tool)
+        self._call = OpenCall(tool, choice=self._choice, index=len(self._calls))
         if self._eager:
-            self._pieces.reset()
-            self._events.append(CallBegun(self._choice, len(self._calls), self._call_id, name))
+            self._events.append(self._call.begun())
 
     def _read_arguments(self, data: bytes) -> None:
-        if not self._scanner.done:
-            used = self._scanner.feed(data, self._remaining)
-            self._take_arguments(data[:used])
-            data = data[used:]
-            if not self._scanner.done:
+        if self._call is not None:
+            told, data = self._call.feed(data, self._remaining)
+            if self._eager:
+                self._events += told
+            if not self._call.scanner.done:
                 return
-            if not self._close_call():
+            if not self._close_call(self._call):
                 self._state = "ended"
                 return
         self._buffer += data
@@ -341,34 +409,62 @@ class Turn:
         elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
             self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
 
-    def _take_arguments(self, data: bytes) -> None:
-        if not self._arguments:
-            data = data.lstrip()
-        self._arguments += data
-        if self._eager and (piece := self._pieces.decode(data)):
-            self._events.append(ArgumentsDelta(self._choice, len(self._calls), piece))
-
-    def _close_call(self) -> bool:
-        """Releases the call just closed. False: it repeats an earlier one, which ends the turn. (An
-        eager one has been told of already, so that it is released all the same.)"""
-        if self._tool is None:
-            raise ConstraintError("arguments ended outside a call")
-        arguments = self._arguments.decode("utf-8", "replace")
-        if (wrong := validate_arguments(self._tool, arguments)) is not None:
-            message = (
-                f"the model's call of {self._tool.name!r} does not satisfy its schema: {wrong}"
-            )
-            raise ConstraintError(message, code="invalid_tool_call")
-        repeated = any(_identical(call, self._tool.name, arguments) for call in self._calls)
+    def _close_call(self, read: OpenCall) -> bool:
+        """Releases the call just closed. False: the turn ends with it, for it is invalid or repeats
+        an earlier one. (Eagerly told, a repeat is released all the same.)"""
+        self._call = None
+        if (wrong := validate_arguments(read.tool, read.arguments)) is not None:
+            self._break(read.tool, read.arguments, wrong, told=self._eager)
+            return False
+        closed = read.closed()
+        repeated = any(identical(call, closed.call) for call in self._calls)
         if not repeated or self._eager:
-            call = ToolCall(self._call_id, self._tool.name, arguments)
-            self._events.append(CallDelta(self._choice, len(self._calls), call, self._bounded))
-            self._calls.append(call)
+            self._events.append(closed)
+            self._bounded += [closed.index] if closed.bounded else []
+            self._calls.append(closed.call)
         return not repeated
+
+    def _end_content(self, *, whole: bool) -> None:
+        self._emit(self._content.end())
+        self._state = "ended"
+        schema = self._format.value
+        if isinstance(schema, Mapping) and whole and not self._content.stopped:
+            text = "".join(self._said)
+            if (wrong := validate_content(schema, text)) is not None:
+                self._break(None, text, wrong, told=not self._holds)
+                return
+        if self._holds:
+            self._show("".join(self._said))
+
+    def _break(self, tool: Tool | None, written: str, wrong: str, *, told: bool) -> None:
+        """The turn ends with what is not valid. Raises where it was `told` of or asked again."""
+        used = self._budget - self._remaining
+        broken = Broken(
+            tool,
+            written,
+            wrong,
+            text="" if tool is None else "".join(self._said),
+            calls=tuple(self._calls),
+            bounded=tuple(self._bounded),
+            num_tokens=used,
+            remaining=self._remaining,
+        )
+        if told or self.asked_again:
+            raise broken.error()
+        self.broken = broken
+
+    def _relax(self, given: Tool | ResponseFormat) -> None:
+        self._relaxed |= dict.fromkeys(self._grammars.relaxed(given))
 
     # --- what comes out ------------------------------------------------------------------------
 
     def _emit(self, text: str) -> None:
+        if text:
+            self._said.append(text)
+            if not self._holds:
+                self._show(text)
+
+    def _show(self, text: str) -> None:
         if text:
             self._events.append(TextDelta(self._choice, text, tuple(self._logprobs)))
             self._logprobs.clear()
@@ -381,14 +477,6 @@ class Turn:
 def _held_to(tool: Tool) -> Tool:
     """The tool with the schema that its calls must satisfy."""
     return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
-
-
-def _identical(call: ToolCall, name: str, arguments: str) -> bool:
-    return call.name == name and _canonical(call.arguments) == _canonical(arguments)
-
-
-def _canonical(arguments: str) -> bytes:
-    return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS)
 
 
 @cache

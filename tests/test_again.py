@@ -1,0 +1,276 @@
+"""What breaks its schema where no mask could tell is asked for once more; what the limit cuts is
+counted to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import Kit, make_kit
+
+from f1.calling.family import Family, families, family_for
+from f1.calling.schema import validate
+from f1.calling.turn import Turn, TurnEvent
+from f1.engine import AsyncEngine
+from f1.errors import ConstraintError
+from f1.planning.orchestrator import gather
+from f1.settings import Settings
+from f1.types import (
+    CallDelta,
+    Completion,
+    Finished,
+    GenerateRequest,
+    Message,
+    ResponseFormat,
+    SamplingParams,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+# The grammar leaves a pattern with a quote in it to validation.
+COLOR: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "color": {"enum": ["Red", "red", "Blue", "blue"], "pattern": '^[a-z"]*$'},
+    },
+    "required": ["color"],
+    "additionalProperties": False,
+}
+PAINT = Tool("paint", "Paint in a color.", COLOR)
+TIME = Tool("get_time", "What time it is.")
+ASK = GenerateRequest(
+    (Message("user", "Which color do you like?"),),
+    (PAINT, TIME),
+    tool_choice=ToolChoice("named", "paint"),
+    max_tokens=100,
+)
+ANSWER = replace(ASK, tool_choice=ToolChoice(), tools=(), response_format=ResponseFormat())
+
+
+@pytest.fixture(scope="module")
+def kit(smollm_path: Path) -> Kit:
+    return make_kit(smollm_path)
+
+
+@pytest.fixture(scope="module")
+def engine(smollm_path: Path) -> Iterator[AsyncEngine]:
+    started = AsyncEngine.start(str(smollm_path), Settings(max_sequences=32))
+    yield started
+    started.close()
+
+
+Outcome = Completion | str  # the code of its error
+
+
+async def outcome(engine: AsyncEngine, request: GenerateRequest) -> Outcome:
+    try:
+        (completion,) = await gather(engine.generate(request), 1)
+    except ConstraintError as error:
+        return str(error.code)
+    return completion
+
+
+def seeded(request: GenerateRequest, seed: int) -> GenerateRequest:
+    return replace(request, sampling=SamplingParams(temperature=2.0, seed=seed))
+
+
+def essence(found: Outcome) -> object:
+    """Without what is random by design."""
+    if isinstance(found, str):
+        return found
+    calls = [(call.name, call.arguments) for call in found.message.tool_calls]
+    tokens = found.usage.completion_tokens
+    return calls, found.message.content, found.reason, tokens, found.report
+
+
+@pytest.mark.parametrize("kind", ["call", "content"])
+async def test_the_model_is_asked_again(engine: AsyncEngine, kind: str) -> None:
+    """Whatever comes is valid, or the error says so; what was asked again says so; and each is the
+    same in company."""
+    if kind == "content":
+        request = replace(ANSWER, response_format=ResponseFormat("json_schema", COLOR))
+    else:
+        request = ASK
+    requests = [seeded(request, seed) for seed in range(24)]
+    alone = [await outcome(engine, request) for request in requests]
+    mended = 0
+    for found in alone:
+        if isinstance(found, str):
+            assert found == f"invalid_{'tool_call' if kind == 'call' else kind}"
+        elif found.reason != "length":
+            assert found.report.relaxed
+            said = (
+                found.message.content
+                if kind == "content"
+                else found.message.tool_calls[0].arguments
+            )
+            assert validate(COLOR, json.loads(said)) is None
+            mended += found.report.asked_again
+            assert found.usage.completion_tokens <= 100
+    assert mended > 0
+    together = await asyncio.gather(*(outcome(engine, request) for request in requests))
+    assert list(map(essence, together)) == list(map(essence, alone))
+
+
+async def test_streams_show_what_is_valid_only(engine: AsyncEngine) -> None:
+    """Of an invalid answer nothing is shown, so that a stream adds up to what is not streamed."""
+    format = ResponseFormat("json_schema", COLOR)
+    for seed in range(6):
+        shown, finished = "", False
+        try:
+            async for event in engine.generate(
+                seeded(replace(ANSWER, response_format=format), seed)
+            ):
+                shown += event.text if isinstance(event, TextDelta) else ""
+                finished = finished or isinstance(event, Finished)
+        except ConstraintError:
+            assert shown == ""
+        assert finished == bool(shown)
+
+
+async def test_the_prompt_is_counted_once(engine: AsyncEngine) -> None:
+    found = [await outcome(engine, seeded(ASK, seed)) for seed in range(10)]
+    done = [completion for completion in found if isinstance(completion, Completion)]
+    assert {completion.report.asked_again for completion in done} == {0, 1}
+    assert len({completion.usage.prompt_tokens for completion in done}) == 1
+    for completion in done:
+        assert completion.usage.cached_tokens <= completion.usage.prompt_tokens
+    tokens = {c.report.asked_again: c.usage.completion_tokens for c in done}
+    assert tokens[1] > tokens[0]
+
+
+async def test_who_leaves_while_it_is_asked_again_leaves_nothing(engine: AsyncEngine) -> None:
+    for seed in range(6):
+        stream = engine.generate(seeded(ASK, seed))
+        task = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stream.aclose()
+    found = await outcome(engine, replace(ASK, tool_choice=ToolChoice("none"), max_tokens=8))
+    assert isinstance(found, Completion)
+
+
+class TestTheSecondTurn:
+    """The machine alone: what was released stays, what was wrong is written anew."""
+
+    BAD = ToolCall("2", "paint", '{"color": "Red"}')
+    GOOD = ToolCall("2", "paint", '{"color": "red"}')
+
+    def broken(self, kit: Kit, family: Family) -> tuple[Turn, list[TurnEvent]]:
+        request = replace(ASK, tool_choice=ToolChoice())
+        turn = kit.turn(request, family)
+        lead = "" if family.form.only_at_start else "I look.\n"
+        written = lead + family.write_calls([ToolCall("1", "get_time", "{}"), self.BAD])
+        return turn, list(kit.follow(turn, written))
+
+    @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+    def test_goes_on_from_what_was_released(self, kit: Kit, family: Family) -> None:
+        turn, events = self.broken(kit, family)
+        assert turn.ended
+        assert turn.unsettled
+        assert [e.index for e in events if isinstance(e, CallDelta)] == [0]
+        broken = turn.broken
+        assert broken is not None
+        again = kit.turn(replace(ASK, tool_choice=ToolChoice()), family, after=broken)
+        assert again.prefix.endswith(family.form.arguments)
+        rest = family.write_calls([self.GOOD, self.GOOD]).removeprefix(again.prefix)
+        more = list(kit.follow(again, rest))
+        assert [(e.index, e.call.arguments) for e in more if isinstance(e, CallDelta)] == [
+            (1, self.GOOD.arguments)
+        ]
+        assert again.report().asked_again == 1
+        assert again.broken is None
+
+    def test_fails_for_good(self, kit: Kit) -> None:
+        family = family_for("hermes")
+        broken = self.broken(kit, family)[0].broken
+        again = kit.turn(replace(ASK, tool_choice=ToolChoice()), family, after=broken)
+        rest = family.write_calls([self.BAD]).removeprefix(again.prefix)
+        with pytest.raises(ConstraintError) as caught:
+            list(kit.follow(again, rest))
+        assert caught.value.code == "invalid_tool_call"
+
+    def test_is_told_what_is_wrong_and_what_there_is(self, kit: Kit) -> None:
+        broken = self.broken(kit, family_for("hermes"))[0].broken
+        assert broken is not None
+        assistant, *results = broken.messages()
+        assert assistant.content == "I look."
+        assert [call.name for call in assistant.tool_calls] == ["get_time", "paint"]
+        assert [m.tool_call_id for m in results] == [call.id for call in assistant.tool_calls]
+        assert "does not match" in results[-1].content
+        assert "properties are: color" in results[-1].content
+
+
+class TestCut:
+    """A budget that is too small is said to be, with the one that does."""
+
+    CALL = ToolCall(
+        "1",
+        "plan",
+        '{"from": "Oslo", "when": {"day": 24, "exact": true}, "by": "rail", "code": "OS-123"}',
+    )
+    PLAN = Tool(
+        "plan",
+        "",
+        {
+            "properties": {
+                "from": {"type": "string"},
+                "when": {
+                    "type": "object",
+                    "properties": {"day": {"type": "integer"}, "exact": {"type": "boolean"}},
+                    "required": ["day", "exact"],
+                },
+                "by": {"enum": ["rail", "road"]},
+                "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+            },
+            "required": ["from", "when", "by", "code"],
+        },
+    )
+
+    @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+    @pytest.mark.parametrize("mode", ["auto", "named"])
+    def test_needed_tokens_do(self, kit: Kit, family: Family, mode: str) -> None:
+        """Cut anywhere, the call has an end with so many tokens in all, each of them legal."""
+        choice = ToolChoice("named", "plan") if mode == "named" else ToolChoice()
+        request = replace(ASK, tools=(self.PLAN, TIME), tool_choice=choice)
+        text = family.write_calls([self.CALL])
+        whole = kit.tokenizer.encode_prompt(text)
+        prefix = len(kit.tokenizer.encode_prompt(kit.turn(request, family).prefix))
+        told = 0
+        for end in range(prefix, len(whole)):
+            turn = kit.turn(request, family, max_tokens=end)
+            turn.spend_prefix(prefix)
+            for token_id in whole[prefix:end]:
+                turn.accept(token_id)
+            if turn.ended:
+                break
+            turn.finish(cut=True)
+            if not turn.unsettled:
+                continue
+            needed = turn.report().needed_tokens
+            assert needed is not None
+            assert end < needed <= max(end, len(whole)) + 5
+            told += 1
+        assert told > 20
+
+    async def test_with_so_many_it_is_complete(self, engine: AsyncEngine) -> None:
+        request = replace(ASK, tools=(self.PLAN,), tool_choice=ToolChoice("named", "plan"))
+        for budget in (1, 8, 14, 20):
+            cut = await outcome(engine, replace(request, max_tokens=budget))
+            assert isinstance(cut, Completion)
+            assert (cut.reason, cut.message.tool_calls) == ("length", ())
+            needed = cut.report.needed_tokens
+            assert needed is not None
+            assert needed > budget
+            done = await outcome(engine, replace(request, max_tokens=needed + 30))
+            assert isinstance(done, Completion)
+            assert done.reason == "tool_calls"
+            assert done.report.needed_tokens is None
