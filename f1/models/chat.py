@@ -8,16 +8,16 @@ is taken out again. No text can end its turn or open another role's.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.ext import LoopControlExtension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
 from f1.errors import InvalidRequest, ModelFileError
+from f1.models.foreign import ForeignTemplate
+from f1.models.rendering import environment
 from f1.models.tokenizer import Tokenizer
 from f1.types import Message
 
@@ -28,6 +28,22 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# sha256 of the templates of the catalogue's models, and of CHATML: read by us, they are rendered
+# right here. All others come from files that somebody has made.
+_KNOWN = frozenset(
+    [
+        "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",  # SmolLM2
+        "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f",  # Qwen2.5-Coder 0.5b
+        "d5495a1e5db0611132a97e46a65dbb64a642a499421228b9c8b93229097fa9a4",  # Qwen2.5-Coder 1.5b
+        hashlib.sha256(CHATML.encode()).hexdigest(),
+    ]
+)
+
+# What a template may write: all that it is given a few times over, and words of its own.
+_WORDS = 65_536  # characters
+_WORDS_A_MESSAGE = 1_000
+_REPEATS = 4
+
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 
@@ -37,11 +53,11 @@ class ChatTemplate:
 
     source: str
     tokenizer: Tokenizer
-    _template: Template = field(init=False, repr=False)
+    _render: Callable[[Mapping[str, Any], int], str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "_template", _environment().from_string(self.source))
+            object.__setattr__(self, "_render", _renderer(self.source))
         except TemplateError as error:
             raise ModelFileError(f"chat template: {error}") from error
 
@@ -58,14 +74,17 @@ class ChatTemplate:
             {"role": message.role, "content": self._protect(message, marker)}
             for message in messages
         ]
+        arguments = {
+            "messages": shown,
+            "add_generation_prompt": True,
+            "bos_token": self.tokenizer.bos_token,
+            "eos_token": self.tokenizer.eos_token,
+            "tools": None,
+        }
+        given = sum(len(message["content"]) for message in shown)
+        limit = _WORDS + _WORDS_A_MESSAGE * len(shown) + _REPEATS * given
         try:
-            text = self._template.render(
-                messages=shown,
-                add_generation_prompt=True,
-                bos_token=self.tokenizer.bos_token,
-                eos_token=self.tokenizer.eos_token,
-                tools=None,
-            )
+            text = self._render(arguments, limit)
         except Exception as error:  # templates are foreign code; they raise what they like
             refusal = f"the model's chat template refuses these messages: {error}"
             raise InvalidRequest(refusal, param="messages") from error
@@ -77,6 +96,13 @@ class ChatTemplate:
         return self.tokenizer.protect(message.content, marker)
 
 
+def _renderer(source: str) -> Callable[[Mapping[str, Any], int], str]:
+    if hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest() not in _KNOWN:
+        return ForeignTemplate(source).render
+    template = environment().from_string(source)
+    return lambda arguments, limit: template.render(arguments)
+
+
 def template_or_default(template: object, tokenizer: Tokenizer) -> str:
     """The file's own template; without one, ChatML where the tokenizer knows it."""
     if isinstance(template, str) and template:
@@ -84,25 +110,6 @@ def template_or_default(template: object, tokenizer: Tokenizer) -> str:
     if all(tokenizer.token_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
         return CHATML
     raise ModelFileError("no chat template in the file, and the tokenizer does not know ChatML")
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """As the templates of the hub expect it: `raise_exception`, `tojson` that leaves text as it is,
-    block lines trimmed, `break` and `continue`."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension]
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = _to_json
-    return environment
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _unused_character(texts: Iterable[str]) -> str:
