@@ -104,17 +104,36 @@ def serve(
     model: ModelOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    no_keys: Annotated[
+        bool, typer.Option("--no-keys", help="Let everybody in who reaches HOST.")
+    ] = False,
 ) -> None:
     """Serve OpenAI's chat completions API, for any of its clients.
 
     Base URL: http://HOST:PORT/v1, models: "f1" and the name of the one loaded. /ready answers
-    200 as soon as the model is loaded.
+    200 as soon as the model is loaded. F1_API_KEYS or F1_API_KEYS_FILE hold the keys that let
+    clients in; without keys it listens to this machine only.
     """
     from f1.models.catalogue import DEFAULT_MODEL
     from f1.serve.process import run_server
 
-    if not run_server(model or DEFAULT_MODEL, host, port):
+    if not run_server(model or DEFAULT_MODEL, host, port, keyless=no_keys):
         raise typer.Exit(1)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who will use it: whose share of the server it has.")],
+) -> None:
+    """Make a key for `f1 serve`: its line for F1_API_KEYS_FILE on stdout, the key on stderr.
+
+    f1 key alice >> keys.jsonl; only the hash is kept there, so note the key down.
+    """
+    from f1.serve.access import make_key
+
+    secret, line = make_key(name)
+    typer.echo(line)
+    typer.echo(secret, err=True)
 
 
 @app.command()

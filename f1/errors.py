@@ -44,6 +44,21 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class Unauthorized(F1Error):
+    """No key that is known."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(F1Error):
+    """Not to be asked in this way, or by this one."""
+
+    status = 403
+    type = "permission_error"
+
+
 class ModelNotFound(F1Error):
     """No model of that name or path."""
 

@@ -58,7 +58,10 @@ def wait_until_loaded(http: httpx.Client, server: Running) -> None:
 def leave_after_sending(server: Running, body: bytes, until: Callable[[], bool]) -> None:
     """Asks for a completion, and hangs up as soon as `until` is true."""
     host, port = server.url.removeprefix("http://").split(":")
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
         while not until():

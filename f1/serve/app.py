@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
 from f1.serve import anthropic, chat, health, responses
+from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
 from f1.serve.limits import Limits
@@ -33,6 +34,7 @@ def create_app(
     load: Callable[[], LocalEngine],
     *,
     limits: Limits | None = None,
+    access: Access | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
     log_prompts: bool = False,
@@ -65,6 +67,7 @@ def create_app(
 
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)
+    app.add_middleware(Guard, access=access or Access(), write=_error_body)  # asked last
     app.add_middleware(RequestIds)
     tell = (metrics, RequestLog(log_to)) if log_to else (metrics,)
     app.add_middleware(Recorder, tell=tell)
@@ -117,9 +120,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         )
 
     async def http(request: Request, error: HTTPException) -> Response:
-        shaped = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+        path = request.scope["path"][:200]  # not from request.url: that one is built of the Host
+        shaped = InvalidRequest(f"{request.method} {path}: {error.detail}")
         status = error.status_code
-        return json_response(_error_body(request, shaped, status), status)
+        return json_response(_error_body(request, shaped, status), status, **(error.headers or {}))
 
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)  # nobody reads it; the access log does

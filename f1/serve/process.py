@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import uvicorn
@@ -9,18 +10,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from f1.engine import AsyncEngine
-from f1.errors import F1Error
+from f1.errors import F1Error, InvalidRequest
 from f1.models.pull import resolve
+from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
 from f1.settings import Settings
 
 _GRACE = 5  # seconds that running answers get to end once the process is told to stop
 
 
-def run_server(model: str, host: str, port: int) -> bool:
+def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bool:
     """Serves until SIGINT or SIGTERM. False when the model could not be loaded: a supervisor
-    must see that from the exit code."""
+    must see that from the exit code. What other machines reach needs keys, or `keyless`."""
     settings = Settings.from_env()
+    access = Access.from_env(os.environ, host)
+    if not access.keys and not keyless and not is_local(host):
+        raise InvalidRequest(
+            f"other machines reach {host}: set F1_API_KEYS or F1_API_KEYS_FILE (`f1 key` makes a "
+            "key), or let everybody in with --no-keys",
+            param="host",
+        )
     resolve(model, settings)  # a fetch shows its progress here, before the server is up
     console = Console(stderr=True, highlight=False)
     try:
@@ -40,7 +49,7 @@ def run_server(model: str, host: str, port: int) -> bool:
         server.should_exit = True
 
     config = uvicorn.Config(
-        create_app(load, on_load_error=stop),
+        create_app(load, access=access, on_load_error=stop),
         log_level="warning",
         timeout_graceful_shutdown=_GRACE,
     )
