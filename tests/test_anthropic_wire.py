@@ -11,12 +11,12 @@ import pytest
 from f1.errors import F1Error, InvalidRequest
 from f1.planning.orchestrator import Collector
 from f1.serve.limits import Limits
-from f1.serve.wire.anthropic import (
+from f1.serve.wire.anthropic.request import (
     MessagesRequest,
     parse_count_request,
     parse_messages_request,
 )
-from f1.serve.wire.anthropic_response import MessagesWriter
+from f1.serve.wire.anthropic.writer import MessagesWriter
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -162,7 +162,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     *[({"top_k": value}, "top_k") for value in (-1, 2**31, 1.5)],
     *[({"seed": value}, "seed") for value in (2**63, 1.5)],
     ({"stop_sequences": "a"}, "stop_sequences"),
-    ({"stop_sequences": [""]}, "stop_sequences"),
+    ({"stop_sequences": [""]}, "stop_sequences[0]"),
     ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
     ({"stream": 1}, "stream"),
     ({"metadata": "me"}, "metadata"),
@@ -211,7 +211,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": [CLOCK | {"strict": "yes"}]}, "tools[0].strict"),
     ({"tools": [CLOCK | {"defer_loading": True}]}, "tools[0].defer_loading"),
     ({"tools": [CLOCK | {"allowed_callers": ["code_execution_20250825"]}]},
-     "tools[0].allowed_callers"),
+     "tools[0].allowed_callers[0]"),
     ({"tool_choice": {"type": "any"}}, "tool_choice"),
     ({"tools": [CLOCK], "tool_choice": "any"}, "tool_choice"),
     ({"tools": [CLOCK], "tool_choice": {"type": "required"}}, "tool_choice.type"),

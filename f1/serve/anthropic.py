@@ -6,8 +6,8 @@ from fastapi import FastAPI, Request, Response
 
 from f1.serve.exchange import Work, answer, caller_of, read_json
 from f1.serve.server import Server
-from f1.serve.wire.anthropic import parse_messages_request
-from f1.serve.wire.anthropic_response import MessagesWriter
+from f1.serve.wire.anthropic.request import parse_messages_request
+from f1.serve.wire.anthropic.writer import MessagesWriter
 
 PATH = "/v1/messages"
 

@@ -24,7 +24,7 @@ from f1.serve.logs import RequestLog
 from f1.serve.metrics import Metrics
 from f1.serve.record import Recorder
 from f1.serve.server import LocalEngine, Server
-from f1.serve.wire.anthropic_response import write_anthropic_error
+from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
 
 log = logging.getLogger("f1.serve")
