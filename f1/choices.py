@@ -84,12 +84,16 @@ class Preparation:
         )
         self._history = History() if settings.speculation else None
 
-    def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
-        """One for each of the request's n. Raises InvalidRequest and its kin."""
+    def prompt(self, request: GenerateRequest) -> list[int]:
+        """The tokens that the model reads. Raises InvalidRequest and its kin."""
         check_request(request)
         parallel = request.parallel_tool_calls
         messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
-        prompt = self._checkpoint.template.render(messages)
+        return self._checkpoint.template.render(messages)
+
+    def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
+        """One for each of the request's n. Raises InvalidRequest and its kin."""
+        prompt = self.prompt(request)
         room = self._context_length - len(prompt)
         max_tokens = room if request.max_tokens is None else request.max_tokens
         if room < 1 or max_tokens > room:

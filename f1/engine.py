@@ -55,6 +55,7 @@ class AsyncEngine:
         snapshots: Snapshots,
     ):
         self.model_id = checkpoint.name
+        self.tokenizer = checkpoint.tokenizer
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
         self._snapshots = snapshots
@@ -114,6 +115,10 @@ class AsyncEngine:
                 yield event
         finally:
             self._inbox.put(lambda: self._stepper.abort(choices))
+
+    async def tokenize(self, request: GenerateRequest) -> list[int]:
+        """The tokens of the request's prompt. Raises InvalidRequest and its kin."""
+        return await asyncio.to_thread(self._preparation.prompt, request)
 
     async def register_tools(
         self, tools: Sequence[Tool], *, system: str = "", parallel_tool_calls: bool = True

@@ -64,8 +64,10 @@ def client(server: Running) -> Iterator[anthropic.Anthropic]:
 
 
 def comparable(message: Any) -> dict[str, Any]:
-    """Without what differs from answer to answer: ids, and what was cached by then."""
+    """Without what differs from answer to answer: ids, what was cached by then, and what the
+    client leaves out of a stream because it is ours."""
     body = message.to_dict()
+    body.pop("f1", None)
     usage = body.pop("usage")
     body["tokens"] = (
         usage["output_tokens"],
@@ -111,6 +113,7 @@ def test_a_message_streams_to_the_same_message(client: anthropic.Anthropic, case
         assert len(used) == 1 or case in ("any", "eager")
     elif case == "cut":  # half a call is no call
         assert (whole.stop_reason, whole.content) == ("max_tokens", [])
+        assert whole.to_dict()["f1"]["needed_tokens"] > 4
     elif case != "auto":
         assert not used
         assert whole.stop_reason in ("end_turn", "max_tokens")
@@ -217,6 +220,17 @@ def test_errors_before_parsing_have_anthropics_shape(server: Running) -> None:
         assert answer.json()["type"] == "error"
         assert answer.json()["request_id"] == answer.headers["request-id"]
     assert "type" not in httpx.get(f"{server.url}/v1/nothing").json()
+
+
+def test_what_is_counted_is_what_is_read(client: anthropic.Anthropic) -> None:
+    asked: Any = {"model": "f1", "messages": ASK, "tools": [WEATHER, CLOCK], "system": "Be brief."}
+    alone = client.messages.count_tokens(model="f1", messages=ASK)
+    counted = client.messages.count_tokens(**asked)
+    usage = client.messages.create(**asked, max_tokens=1).usage
+    assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
+    assert counted.input_tokens > alone.input_tokens
+    with pytest.raises(anthropic.NotFoundError, match="gpt-9"):
+        client.messages.count_tokens(model="gpt-9", messages=ASK)
 
 
 def test_headers_of_the_api_are_of_no_effect(client: anthropic.Anthropic) -> None:

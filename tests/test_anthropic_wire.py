@@ -152,6 +152,23 @@ def messages(*items: object) -> dict[str, Any]:
     return {"messages": list(items)}
 
 
+def test_a_history_is_put_right_where_that_is_asked_for() -> None:
+    """What is refused otherwise (see below)."""
+    broken = [
+        USER,
+        calls("1", "1"),
+        user(text("Stop."), result("1", "now"), result("2")),
+        calls("3"),
+    ]
+    with pytest.raises(InvalidRequest):
+        parse(messages=broken)
+    request = parse(messages=broken, f1={"repair_history": True})
+    roles = [message.role for message in request.generate.messages]
+    assert roles == ["user", "assistant", "tool", "tool", "user", "assistant", "tool"]
+    assert len(request.repaired) == 4
+    assert parse(f1={"repair_history": True}).repaired == ()
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
@@ -172,6 +189,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"container": "c"}, "container"),
     ({"mcp_servers": []}, "mcp_servers"),
     ({"max_token": 5}, "max_token"),
+    ({"timeout": 0}, "timeout"),
+    ({"f1": {"masked_mass": True}}, "f1.masked_mass"),
     ({"messages": None}, "messages"),
     ({"messages": [USER] * 3000}, "messages"),
     (messages(), "messages"),
@@ -232,6 +251,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert len(caught.value.message) < 300
 
 
+EAGER = parse(tools=[CLOCK | {"eager_input_streaming": True}, WEATHER], stream=True)
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
 CALL = ToolCall("call_1", "clock", '{"zone": "Oslo"}')
 OTHER = ToolCall("call_2", "weather", "{}")
@@ -258,7 +278,7 @@ ANSWERS: dict[str, list[Event]] = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_events_add_up_to_the_message(name: str) -> None:
     """By the rules of Anthropic's client, which test_anthropic.py asks."""
-    writer, collector = MessagesWriter("f1", "req_1", frozenset({"clock"})), Collector()
+    writer, collector = MessagesWriter(EAGER, "req_1"), Collector()
     frames = [*writer.begin()]
     for event in ANSWERS[name]:
         collector.add(event)
@@ -300,14 +320,14 @@ def test_the_events_add_up_to_the_message(name: str) -> None:
 
 
 def test_only_calls_that_ask_for_it_are_written_before_they_are_known_valid() -> None:
-    writer = MessagesWriter("f1", "req_1", frozenset({"clock"}))
+    writer = MessagesWriter(EAGER, "req_1")
     counts = [len(writer.write(event)) for event in ANSWERS["eager"]]
     #         begun, two pieces, end, held back…, all at once, the end of the message
     assert counts == [1, 1, 1, 1, 0, 0, 3, 1]
 
 
 def test_a_failure_is_an_error_event() -> None:
-    (frame,) = MessagesWriter("f1", "req_1").fail(F1Error("It broke."))
+    (frame,) = MessagesWriter(EAGER, "req_1").fail(F1Error("It broke."))
     error = {"type": "api_error", "message": "It broke."}
     assert (frame.event, frame.data) == (
         "error",

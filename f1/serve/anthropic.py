@@ -1,12 +1,14 @@
-"""POST /v1/messages."""
+"""POST /v1/messages and /v1/messages/count_tokens."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
 
-from f1.serve.exchange import Work, answer, caller_of, read_json
+from f1.serve.exchange import Work, answer, answer_aside, caller_of, json_response, read_json
 from f1.serve.server import Server
-from f1.serve.wire.anthropic.request import parse_messages_request
+from f1.serve.wire.anthropic.request import parse_count_request, parse_messages_request
 from f1.serve.wire.anthropic.writer import MessagesWriter
 
 PATH = "/v1/messages"
@@ -17,7 +19,14 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def messages(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_messages_request(body, server.limits)
-        writer = MessagesWriter(asked.model, caller_of(request).request_id, asked.eager_tools)
-        return await answer(
-            server, request, Work(asked.model, asked.generate, asked.stream, writer)
-        )
+        writer = MessagesWriter(asked, caller_of(request).request_id)
+        work = Work(asked.model, asked.generate, asked.stream, writer, asked.timeout)
+        return await answer(server, request, work)
+
+    @app.post(f"{PATH}/count_tokens")
+    async def count_tokens(request: Request) -> Response:
+        body = await read_json(request, server.limits.max_body_bytes)
+        asked = parse_count_request(body, server.limits)
+        tokenize = partial(server.local(asked.model).tokenize, asked.generate)
+        token_ids = await answer_aside(server, request, tokenize)
+        return json_response({"input_tokens": len(token_ids)})

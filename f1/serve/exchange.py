@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -100,13 +100,15 @@ def caller_of(request: Request) -> Caller:
     )
 
 
-def deadline_of(request: Request, caller: Caller, work: Work, limits: Limits) -> Deadline:
+def deadline_of(
+    request: Request, caller: Caller, limits: Limits, timeout: float | None = None
+) -> Deadline:
     """When the answer has to be there: the body and the header may say, the sooner counts.
 
     (What OpenAI's clients send, `x-stainless-read-timeout`, is how long they wait for the next
     byte; when they have waited long enough they hang up, and that is seen.)
     """
-    said = [] if work.timeout is None else [work.timeout]
+    said = [] if timeout is None else [timeout]
     if (text := request.headers.get(TIMEOUT_HEADER)) is not None:
         said.append(_parse_seconds(text, limits))
     return Deadline(caller.record.began, min(said, default=limits.default_timeout))
@@ -123,7 +125,7 @@ def _parse_seconds(text: str, limits: Limits) -> float:
 async def answer(server: Server, request: Request, work: Work) -> Response:
     """Decodes. Until the first event a wrong request is an ordinary 4xx, also for a stream."""
     caller = caller_of(request)
-    deadline = deadline_of(request, caller, work, server.limits)
+    deadline = deadline_of(request, caller, server.limits, work.timeout)
     events = server.events(work.model, work.request, caller, deadline)
     if not work.stream:
         async with aclosing(events):
@@ -135,6 +137,15 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
         await events.aclose()
         raise
     return EventStream(_frames(work.writer, first, events), events)
+
+
+async def answer_aside(
+    server: Server, request: Request, work: Callable[[], Awaitable[T]], tokens: int = 1
+) -> T:
+    """What `work` returns, which is not decoding and about as dear as so many tokens."""
+    caller = caller_of(request)
+    deadline = deadline_of(request, caller, server.limits)
+    return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
 
 
 async def _frames(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeVar
 
 from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
+from f1.models.tokenizer import Tokenizer
 from f1.planning.orchestrator import Engine, Orchestrator
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.serve.record import Record
 from f1.types import Event, GenerateRequest
+
+T = TypeVar("T")
+_MAX_ASIDE = 2  # texts tokenised or embedded side by side
 
 ORCHESTRATED = "f1"  # the model id that stands for the whole system
 State = Literal["loading", "ready", "stuck", "draining"]
@@ -28,6 +32,11 @@ class LocalEngine(Engine, Protocol):
     def model_id(self) -> str: ...
     @property
     def context_length(self) -> int: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    async def tokenize(self, request: GenerateRequest) -> list[int]:
+        """The tokens of the request's prompt. Raises InvalidRequest and its kin."""
+
     def healthy(self) -> bool: ...
     def failed(self) -> bool: ...
     def stats(self) -> Mapping[str, float]: ...
@@ -54,6 +63,10 @@ class Server:
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
     keep_prompts: bool = False  # in the records of requests
+    aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
+
+    def __post_init__(self) -> None:
+        self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
 
     def state(self) -> State:
         """`ready`, or why not. `stuck`: there is work, and no step was made for 10 seconds."""
@@ -73,10 +86,13 @@ class Server:
 
     def decoder(self, model: str) -> Engine:
         """Raises ModelNotFound."""
+        engine = self.local(model)
+        return Orchestrator(engine) if model == ORCHESTRATED else engine
+
+    def local(self, model: str) -> LocalEngine:
+        """The engine that reads and writes the tokens of `model`. Raises ModelNotFound."""
         engine = self.loaded()
-        if model == ORCHESTRATED:
-            return Orchestrator(engine)
-        if model == engine.model_id:
+        if model in (ORCHESTRATED, engine.model_id):
             return engine
         known = ", ".join(self.model_ids())
         raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
@@ -102,7 +118,8 @@ class Server:
         record.model = model
         if self.keep_prompts:
             record.prompt = [message.content for message in request.messages]
-        with self._place(caller.tenant, request.n, tokens, deadline) as ticket, told(record):
+        ticket = self.admission.enter(caller.tenant, request.n, tokens)
+        with self._place(self.admission, ticket, deadline), told(record):
             await deadline.wait(ticket.started.wait())
             record.started = time.monotonic()
             async with aclosing(decoder.generate(request)) as events:
@@ -110,17 +127,25 @@ class Server:
                     record.see(event)
                     yield event
 
+    async def do_aside(
+        self, work: Callable[[], Awaitable[T]], caller: Caller, deadline: Deadline, tokens: int = 1
+    ) -> T:
+        """What `work` returns: something that is not decoding, and about as dear as so many
+        tokens. It is admitted, too, but waits only for its like."""
+        self.aside.closed = self.admission.closed
+        ticket = self.aside.enter(caller.tenant, 1, tokens)
+        with self._place(self.aside, ticket, deadline), told(caller.record):
+            await deadline.wait(ticket.started.wait())
+            return await deadline.wait(work())
+
     @contextmanager
-    def _place(
-        self, tenant: str, choices: int, tokens: int, deadline: Deadline
-    ) -> Iterator[Ticket]:
-        ticket = self.admission.enter(tenant, choices, tokens)
+    def _place(self, admission: Admission, ticket: Ticket, deadline: Deadline) -> Iterator[None]:
         self.deadlines.add(deadline)
         try:
-            yield ticket
+            yield
         finally:
             self.deadlines.discard(deadline)
-            self.admission.leave(ticket)
+            admission.leave(ticket)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import cache
 
 from f1.serve.limits import Limits
-from f1.serve.wire.bodies import INT64, MAX_INT
+from f1.serve.wire.bodies import INT64, MAX_INT, timeout
 from f1.serve.wire.shape import (
     Either,
     Flag,
@@ -30,7 +30,7 @@ _MAX_STOPS = 16
 
 @cache
 def messages(limits: Limits) -> Record:
-    """POST /v1/messages. Beyond Anthropic: `seed`."""
+    """POST /v1/messages. Beyond Anthropic: `f1`, `seed` and `timeout`."""
     fields: dict[str, Shape] = {
         "max_tokens": Integer(1, MAX_INT),
         "stop_sequences": Items(Text(1, limits.max_stop_chars), 0, _MAX_STOPS),
@@ -39,6 +39,8 @@ def messages(limits: Limits) -> Record:
         "top_p": Number(0, 1),
         "top_k": Integer(0, MAX_INT),
         "seed": Integer(-INT64, INT64 - 1),
+        "timeout": timeout(limits),
+        "f1": Record(dict.fromkeys(("eager_arguments", "repair_history"), Flag())),
     }
     return Record(_prompt(limits) | fields, ("model", "max_tokens", "messages"))
 

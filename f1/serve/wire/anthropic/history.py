@@ -9,40 +9,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields
+from f1.serve.wire.repair import repair
 from f1.tools.runner import write_failure
-from f1.types import Message, ToolCall
+from f1.types import Message, Role, ToolCall
 
 _Turn = tuple[str, list[Fields]]
 
 
-def parse_history(body: Fields, limits: Limits) -> tuple[Message, ...]:
-    """The system prompt and the conversation, its calls all answered. The shape of `body` was
-    checked. Raises InvalidRequest."""
+def parse_history(
+    body: Fields, limits: Limits, *, repaired: list[str] | None = None
+) -> tuple[Message, ...]:
+    """The system prompt and the conversation, its calls all answered; the shape of `body` was
+    checked. Raises InvalidRequest; where `repaired` is given, calls and results that do not match
+    are put right instead, and it is told how."""
     system = _texts(_blocks(body, "system", limits))
     messages = [Message("system", system)] if system else []
-    open_ids: list[str] = []
     turns = _turns(body, limits)
-    for role, blocks in turns:
-        if role == "user":
-            results = _parse_results(blocks, open_ids, limits)
-            messages += results
-            said = any(block.get("type") == "text" for block in blocks)
-            if said or not results:
-                messages.append(Message("user", _texts(blocks)))
-        _check_answered(body, open_ids)
-        if role == "system":
-            messages.append(Message("system", _texts(blocks)))
-        elif role == "assistant":
-            calls = _parse_calls(blocks, limits)
-            open_ids = [call.id for call in calls]
-            messages.append(Message("assistant", _texts(blocks), calls, reasoning=_thought(blocks)))
-    _check_answered(body, open_ids)
-    if turns[-1][0] == "assistant":
+    if repaired is None:
+        _check_answers(body, turns)
+    role, blocks = turns[-1]
+    if role == "assistant" and (repaired is None or not _of_kind(blocks, "tool_use")):
         raise body.refuse("messages", "must end with a user message: no answer can be begun for it")
-    return tuple(messages)
+    for role, blocks in turns:
+        calls = tuple(map(_parse_call, _of_kind(blocks, "tool_use")))
+        results = [_parse_result(block, limits) for block in _of_kind(blocks, "tool_result")]
+        messages += results
+        if _of_kind(blocks, "text") or not results:
+            thought = "\n".join(block.get("thinking") for block in _of_kind(blocks, "thinking"))
+            messages.append(Message(cast(Role, role), _texts(blocks), calls, reasoning=thought))
+    return tuple(messages) if repaired is None else repair(messages, repaired)
 
 
 def _turns(body: Fields, limits: Limits) -> list[_Turn]:
@@ -65,52 +64,42 @@ def _blocks(item: Fields, field: str, limits: Limits) -> list[Fields]:
     return list(item.objects(field, limits.max_parts))
 
 
+def _of_kind(blocks: Sequence[Fields], kind: str) -> list[Fields]:
+    return [block for block in blocks if block.get("type") == kind]
+
+
 def _texts(blocks: Sequence[Fields]) -> str:
-    return "\n".join(block.get("text") for block in blocks if block.get("type") == "text")
+    return "\n".join(block.get("text") for block in _of_kind(blocks, "text"))
 
 
-def _thought(blocks: Sequence[Fields]) -> str:
-    """What was redacted stays so."""
-    return "\n".join(block.get("thinking") for block in blocks if block.get("type") == "thinking")
+def _parse_call(block: Fields) -> ToolCall:
+    arguments = json.dumps(dict(block.required_object("input").value), ensure_ascii=False)
+    return ToolCall(block.required_string("id"), block.required_string("name"), arguments)
 
 
-def _parse_calls(blocks: Sequence[Fields], limits: Limits) -> tuple[ToolCall, ...]:
-    calls: dict[str, ToolCall] = {}
-    for block in blocks:
-        if block.get("type") != "tool_use":
-            continue
-        call_id, name = block.required_string("id"), block.required_string("name")
-        if call_id in calls:
-            raise block.refuse("id", f"names '{call_id[:64]}', as a call before it does")
-        if len(calls) == (most := limits.max_calls_per_message):
-            raise block.refuse("type", f"may be 'tool_use' at most {most} times in a message")
-        arguments = dict(block.required_object("input").value)
-        calls[call_id] = ToolCall(call_id, name, json.dumps(arguments, ensure_ascii=False))
-    return tuple(calls.values())
+def _parse_result(block: Fields, limits: Limits) -> Message:
+    content = _texts(_blocks(block, "content", limits))
+    # Models know failures in this form, by which they do not take them for results.
+    content = write_failure(content) if block.boolean("is_error") else content
+    return Message("tool", content, tool_call_id=block.required_string("tool_use_id"))
 
 
-def _parse_results(blocks: Sequence[Fields], open_ids: list[str], limits: Limits) -> list[Message]:
-    """The results of the calls that are open, in the order given; closes them."""
-    results: list[Message] = []
-    for index, block in enumerate(blocks):
-        if block.get("type") != "tool_result":
-            continue
-        call_id = block.required_string("tool_use_id")
-        if call_id not in open_ids:
-            expected = "must be the id of a 'tool_use', not yet answered, of the message before"
-            raise block.refuse("tool_use_id", expected)
-        if len(results) < index:
-            raise block.refuse("type", "must not be 'tool_result' behind text: results come first")
-        open_ids.remove(call_id)
-        content = _texts(_blocks(block, "content", limits))
-        # Models know failures in this form, by which they do not take them for results.
-        content = write_failure(content) if block.boolean("is_error") else content
-        results.append(Message("tool", content, tool_call_id=call_id))
-    return results
-
-
-def _check_answered(body: Fields, open_ids: Sequence[str]) -> None:
-    if open_ids:
-        missing = ", ".join(call_id[:64] for call_id in open_ids[:8])
-        told = f"must answer every 'tool_use' in the next message: no 'tool_result' for {missing}"
-        raise body.refuse("messages", told)
+def _check_answers(body: Fields, turns: Sequence[_Turn]) -> None:
+    """Every call is answered once in the next message, which begins with the results."""
+    open_ids: list[str] = []
+    for _, blocks in turns:
+        for index, result in enumerate(_of_kind(blocks, "tool_result")):
+            if (call_id := result.get("tool_use_id")) not in open_ids:
+                expected = "must be the id of a 'tool_use', not yet answered, of the message before"
+                raise result.refuse("tool_use_id", expected)
+            if result is not blocks[index]:
+                raise result.refuse("type", "must not be 'tool_result' behind text")
+            open_ids.remove(call_id)
+        if open_ids:
+            missing = ", ".join(call_id[:64] for call_id in open_ids[:8])
+            told = "must answer every 'tool_use' in the next message: no 'tool_result' for"
+            raise body.refuse("messages", f"{told} {missing}")
+        for call in _of_kind(blocks, "tool_use"):
+            if (call_id := call.get("id")) in open_ids:
+                raise call.refuse("id", f"names '{call_id[:64]}', as a call before it does")
+            open_ids.append(call_id)

@@ -10,6 +10,7 @@ from f1.serve.wire.anthropic import bodies
 from f1.serve.wire.anthropic.history import parse_history
 from f1.serve.wire.bodies import INT64, MAX_INT
 from f1.serve.wire.fields import Fields
+from f1.serve.wire.request import parse_own, parse_timeout
 from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
 
 
@@ -21,6 +22,8 @@ class MessagesRequest:
     generate: GenerateRequest
     stream: bool = False
     eager_tools: frozenset[str] = frozenset()
+    repaired: tuple[str, ...] = ()  # what was put right in the history, where that was asked for
+    timeout: float | None = None  # seconds in which the answer has to be there
 
 
 def parse_messages_request(body: object, limits: Limits) -> MessagesRequest:
@@ -40,9 +43,15 @@ def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
     tools = tuple(map(_parse_tool, items))
     choice, parallel = _parse_tool_choice(fields, tools)
     stream = fields.boolean("stream") or False
-    eager = {i.get("name") for i in items if stream and i.boolean("eager_input_streaming")}
+    own = parse_own(fields)
+    eager = frozenset(
+        tool.name
+        for tool, item in zip(tools, items, strict=True)
+        if stream and (own.eager_arguments or item.boolean("eager_input_streaming"))
+    )
+    repaired: list[str] | None = [] if own.repair_history else None
     generate = GenerateRequest(
-        messages=parse_history(fields, limits),
+        messages=parse_history(fields, limits, repaired=repaired),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -52,7 +61,8 @@ def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
         stop=tuple(fields.get("stop_sequences") or ()),
         eager_arguments=bool(eager),
     )
-    return MessagesRequest(fields.required_string("model"), generate, stream, frozenset(eager))
+    model, timeout = fields.required_string("model"), parse_timeout(fields, limits)
+    return MessagesRequest(model, generate, stream, eager, tuple(repaired or ()), timeout)
 
 
 def _parse_tool(item: Fields) -> Tool:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from f1.errors import F1Error
+from f1.serve.wire.anthropic.request import MessagesRequest
 from f1.serve.wire.frames import Frame
 from f1.serve.wire.response import write_report
 from f1.types import (
@@ -51,12 +52,11 @@ def write_anthropic_error(error: F1Error, status: int, request_id: str) -> Json:
 
 
 class MessagesWriter:
-    """One answer: whole, or as frames. Calls of `eager_tools` are streamed as they are written."""
+    """One answer: whole, or as frames. Calls of eager tools are streamed as they are written."""
 
-    def __init__(self, model: str, request_id: str, eager_tools: frozenset[str] = frozenset()):
-        self._model = model
+    def __init__(self, asked: MessagesRequest, request_id: str):
+        self._asked = asked
         self._request_id = request_id
-        self._eager_tools = eager_tools
         self._id = f"msg_{secrets.token_hex(12)}"
         self._open: str | None = None  # the kind of the block that is open, or its call's id
         self._index = -1  # of the block that is open, or was last
@@ -72,7 +72,7 @@ class MessagesWriter:
         for call in message.tool_calls:
             content.append(_tool_use(call.id, call.name, orjson.loads(call.arguments)))
         body = self._message(content, _write_usage(completion.usage))
-        return body | _end(completion) | write_report(completion.report)
+        return body | _end(completion) | write_report(completion.report, self._asked.repaired)
 
     def begin(self) -> list[Frame]:
         message = self._message([], _write_usage(Usage(0, 0)))  # message_delta has the counts
@@ -86,7 +86,7 @@ class MessagesWriter:
             case ReasoningDelta():
                 begun = self._begin_block("thinking", _thinking(""))
                 return [*begun, self._delta({"type": "thinking_delta", "thinking": event.text})]
-            case CallBegun() if event.name in self._eager_tools:
+            case CallBegun() if event.name in self._asked.eager_tools:
                 return self._begin_block(event.id, _tool_use(event.id, event.name, {}))
             case ArgumentsDelta() if self._open not in (None, "text", "thinking"):
                 return [self._arguments(event.text)]
@@ -96,8 +96,10 @@ class MessagesWriter:
                 begun = self._begin_block(call.id, _tool_use(call.id, call.name, {}))
                 return [*begun, self._arguments(call.arguments), *self._end_block()]
             case Finished():
-                told = {"usage": _write_usage(event.usage)} | write_report(event.report)
-                return [*self._end_block(), _frame("message_delta", delta=_end(event), **told)]
+                told = write_report(event.report, self._asked.repaired)
+                usage = _write_usage(event.usage)
+                end = _frame("message_delta", delta=_end(event), usage=usage, **told)
+                return [*self._end_block(), end]
         return []
 
     def close(self) -> list[Frame]:
@@ -111,7 +113,7 @@ class MessagesWriter:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._model,
+            "model": self._asked.model,
             "content": content,
             "stop_reason": None,
             "stop_sequence": None,

@@ -1,0 +1,57 @@
+"""POST /tokenize and POST /detokenize: what a model makes of text, without asking it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import FastAPI, Request, Response
+
+from f1.models.tokenizer import Tokenizer
+from f1.serve.exchange import answer_aside, json_response, read_json
+from f1.serve.server import LocalEngine, Server
+from f1.serve.wire.fields import refuse
+from f1.serve.wire.tokens import (
+    TokenizeRequest,
+    parse_detokenize_request,
+    parse_tokenize_request,
+    write_tokens,
+)
+
+
+def add_routes(app: FastAPI, server: Server) -> None:
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await read_json(request, server.limits.max_body_bytes)
+        asked = parse_tokenize_request(body, server.limits)
+        engine = server.local(asked.model)
+        token_ids = await answer_aside(server, request, partial(_tokenize, engine, asked))
+        strings = None
+        if asked.strings:
+            strings = [_decode(engine.tokenizer, [token_id]) for token_id in token_ids]
+        return json_response(write_tokens(token_ids, engine.context_length, strings))
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        body = await read_json(request, server.limits.max_body_bytes)
+        asked = parse_detokenize_request(body, server.limits)
+        tokenizer = server.local(asked.model).tokenizer
+        return json_response({"prompt": _decode(tokenizer, asked.token_ids)})
+
+
+async def _tokenize(engine: LocalEngine, asked: TokenizeRequest) -> list[int]:
+    if not isinstance(asked.prompt, str):
+        return await engine.tokenize(asked.prompt)
+    tokenizer = engine.tokenizer
+    encode = tokenizer.encode_prompt if asked.parse_special else tokenizer.encode
+    return await asyncio.to_thread(encode, asked.prompt)
+
+
+def _decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """Bytes that are no character become U+FFFD. Raises InvalidRequest."""
+    for index, token_id in enumerate(token_ids):
+        if token_id >= tokenizer.vocab_size:
+            told = f"must be a token id below {tokenizer.vocab_size}, not {token_id}"
+            raise refuse(f"tokens[{index}]", told)
+    return tokenizer.decode(token_ids).decode("utf-8", "replace")
