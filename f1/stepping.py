@@ -218,7 +218,7 @@ class Stepper:
                 choice.drafter.push([token_id, *forced])
             if turn.ended:
                 reason = turn.reason
-            elif finish == "length":
+            elif finish == "length" or turn.looped:
                 events += turn.finish(cut=True)
                 reason = "length"
             elif forced:

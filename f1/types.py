@@ -131,8 +131,9 @@ class Report:
 
     relaxed: tuple[Relaxed, ...] = ()
     asked_again: int = 0  # times the model was told what was wrong with a call, and asked again
-    bounded: tuple[int, ...] = ()  # calls with a value brought to its end by a limit, by index
+    bounded: tuple[int, ...] = ()  # calls with a number cut after 24 digits, by index
     needed_tokens: int | None = None  # cut inside a call: the least `max_tokens` that may do
+    looped: bool = False  # cut because it said the same over and over
 
 
 # --- events of a running request, in order, each belonging to one of the n choices -------------
@@ -183,7 +184,7 @@ class CallDelta:
     choice: int
     index: int
     call: ToolCall
-    bounded: bool = False  # a value in it was brought to its end by a limit, not by the model
+    bounded: bool = False  # a number in it was cut after 24 digits
 
 
 @dataclass(frozen=True, slots=True)

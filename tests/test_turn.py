@@ -16,7 +16,7 @@ from kit import Kit, is_legal, legal, make_kit
 
 from f1.calling.family import Family, families, family_for, grammars_folder
 from f1.calling.schema import validate_arguments
-from f1.calling.turn import TurnEvent
+from f1.calling.turn import Turn, TurnEvent
 from f1.types import (
     CallDelta,
     GenerateRequest,
@@ -80,6 +80,13 @@ def text(events: list[TurnEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
+def draw_token(draw: random.Random, kit: Kit, turn: Turn) -> int:
+    """Any legal token, and now and then one that closes something: chance alone hardly would."""
+    tokens = legal(turn)
+    closing = [i for i in tokens if kit.tokenizer.token_bytes(i)[:1] in (b'"', b"]", b"}")]
+    return int(draw.choice(closing if closing and draw.random() < 0.25 else tokens))
+
+
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 class TestEveryFamily:
     def test_reads_what_it_writes(self, kit: Kit, family: Family) -> None:
@@ -124,7 +131,7 @@ class TestEveryFamily:
         turn = kit.turn(replace(ASK, tool_choice=ToolChoice("required")), family)
         events: list[TurnEvent] = []
         for _ in range(400):
-            token_id = int(draw.choice(legal(turn)))
+            token_id = draw_token(draw, kit, turn)
             if token_id in kit.tokenizer.stop_token_ids:
                 break
             events += turn.accept(token_id)
@@ -273,3 +280,16 @@ def test_history_is_written_as_the_model_would_have(kit: Kit) -> None:
     assert all(tool.name in plain[0].content for tool in TOOLS)
     assert plain[2].content == "Looking.\n" + family.write_calls(made)
     assert plain[3].content.index("12:00") < plain[3].content.index("rain")
+
+
+def test_a_value_that_repeats_itself_is_cut(smollm_path: Path) -> None:
+    kit = make_kit(smollm_path)
+    turn = kit.turn(ASK, family_for("smollm2-135m"), max_tokens=4000)
+    begin = '<tool_call>[{"name": "get_weather", "arguments": {"city": "'
+    for token_id in kit.tokenizer.encode_prompt(begin + "Oslo, no " * 400):
+        turn.accept(token_id)
+        if turn.looped:
+            break
+    assert turn.looped
+    assert turn.finish(cut=True) == []
+    assert turn.report().looped

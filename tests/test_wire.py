@@ -317,7 +317,7 @@ def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:
 
 
 FIRST = ToolCall("call_1", "clock", '{"zone": "Oslo"}')
-REPORT = Report((Relaxed("clock", "properties.zone", "not", "no grammar can"),), 1, (0,), 57)
+REPORT = Report((Relaxed("clock", "properties.zone", "not", "no grammar can"),), 1, (0,), 57, True)
 LOGPROB = TokenLogprob("Hi", -0.5, b"Hi", (TokenLogprob("Ho", -1.0, b"Ho"),), 0.25)
 ANSWER: list[Event] = [
     ReasoningDelta(0, "Let me think."),
@@ -357,5 +357,6 @@ def test_the_whole_answer_says_what_the_stream_said() -> None:
     assert choice["logprobs"]["content"][0]["masked_mass"] == 0.25
     relaxed = {"where": "clock", "path": "properties.zone", "keyword": "not",
                "why": "no grammar can"}  # fmt: skip
-    told = {"relaxed": [relaxed], "asked_again": 1, "bounded": [0], "needed_tokens": 57}
+    told = {"relaxed": [relaxed], "asked_again": 1, "bounded": [0], "needed_tokens": 57,
+            "looped": True}  # fmt: skip
     assert choice["f1"] == told

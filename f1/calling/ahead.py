@@ -53,19 +53,19 @@ def rows_in_segment(
     canonical: Canonical | None,
 ) -> TokenMask:
     """[rows, words]; the segment is as it was afterwards. `scanner` follows its JSON; None: it has
-    none. `first` is narrowed where something must be closed: then there is one row."""
+    none. `first` is narrowed where a number must end: then there is one row."""
     rows = [first.copy()]
     num_read = 0
     scanner = scanner.copy() if scanner else None
-    overdue = scanner is not None and scanner.overdue(remaining) is not None
-    for token_id in () if overdue else draft:
+    full = scanner is not None and scanner.number_is_full
+    for token_id in () if full else draft:
         if not _is_legal(rows[-1], token_id):
             break
         data = token_bytes[token_id]
         remaining -= 1
         if scanner is not None:
             scanner.feed(data, remaining)
-            if scanner.done or scanner.overdue(remaining) is not None:
+            if scanner.done or scanner.number_is_full:
                 break
         if not segment.accept(token_id):
             break

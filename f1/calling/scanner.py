@@ -1,7 +1,6 @@
 """Follows JSON text byte by byte: where it ends, and what could be closed next.
 
-The grammar decides what is legal; the scanner only knows where in the value we are, so that a
-string, number or list that goes on for ever can be brought to its end.
+The grammar decides what is legal; the scanner only knows where in the value we are.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-MAX_STRING_TOKENS = 1024
 MAX_DIGITS = 24
 
 _NUMBER = frozenset(b"0123456789+-.eE")
@@ -33,11 +31,7 @@ class _Open:
 
 
 class JsonScanner:
-    """Reads one JSON value. `done` once its last byte was read; scalars but strings never end.
-
-    Every open string, list and object may use half of the token budget that was left when it was
-    opened (a string at most `MAX_STRING_TOKENS`), so that nested values end before the budget does.
-    """
+    """Reads one JSON value. `done` once its last byte was read; scalars but strings never end."""
 
     def __init__(self) -> None:
         self.done = False
@@ -104,17 +98,7 @@ class JsonScanner:
         closer = Closer.BRACKET if kind == 0x5B else Closer.BRACE
         return [closer, Closer.NON_DIGIT] if self._digits else [closer]
 
-    def overdue(self, remaining: int) -> Closer | None:
-        """What should be closed now, with `remaining` tokens of budget left; None: nothing."""
-        if not self._stack or self._escaped:
-            return None
-        innermost = self._stack[-1]
-        used = innermost.remaining - remaining
-        over = used * 2 >= innermost.remaining
-        if innermost.kind == 0x22:
-            return Closer.QUOTE if over or used >= MAX_STRING_TOKENS else None
-        if self._digits >= MAX_DIGITS:
-            return Closer.NON_DIGIT
-        if not over:
-            return None
-        return Closer.BRACKET if innermost.kind == 0x5B else Closer.BRACE
+    @property
+    def number_is_full(self) -> bool:
+        """More digits would say nothing that a double holds, and few readers would take them."""
+        return self._digits >= MAX_DIGITS

@@ -20,6 +20,7 @@ from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_
 from f1.calling.family import Family, elements, pieces
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
+from f1.calling.loops import LoopGuard
 from f1.calling.needed import MAX_STEPS, Shortest
 from f1.calling.opencall import OpenCall, identical
 from f1.calling.opening import Opened, Opening
@@ -79,6 +80,8 @@ class Turn:
         self._after = after
         self.broken: Broken | None = None  # how the turn ended, if it is to be asked again
         self._cut = False  # inside a call
+        self._loop = LoopGuard()
+        self.looped = False  # it says the same for ever and is to be cut
         self._form = family.form
         self._forms = family.forms
         self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
@@ -152,12 +155,13 @@ class Turn:
         mask = self._segment.mask()
         if self._alternative is not None:
             return mask | self._alternative.mask()
-        closer = self._overdue()
-        narrowed = closer and self._grammars.narrowed(mask, closer)
-        if narrowed is not None:
+        if (
+            self._number_is_full()
+            and (ends := self._grammars.narrowed(mask, Closer.NON_DIGIT)) is not None
+        ):
             if self._call is not None:
-                self._call.bounded = self._call.bounded or not _same(narrowed, mask)
-            return narrowed
+                self._call.bounded = self._call.bounded or not _same(ends, mask)
+            return ends
         return mask
 
     @property
@@ -250,7 +254,8 @@ class Turn:
             relaxed=tuple(self._relaxed),
             asked_again=int(self.asked_again),
             bounded=tuple(self._bounded),
-            needed_tokens=self._count_needed() if self._cut else None,
+            needed_tokens=self._count_needed() if self._cut and not self.looped else None,
+            looped=self.looped,
         )
 
     def _count_needed(self) -> int | None:
@@ -298,11 +303,11 @@ class Turn:
         ended = self._segment is None or self._state == "ended"
         if ended or self._alternative is not None or self._remaining <= 1:
             return False
-        return self._overdue() is None  # what must be closed is closed first
+        return not self._number_is_full()
 
-    def _overdue(self) -> Closer | None:
+    def _number_is_full(self) -> bool:
         scanner = self._json_scanner()
-        return scanner.overdue(self._remaining) if scanner is not None else None
+        return scanner is not None and scanner.number_is_full
 
     def _json_scanner(self) -> JsonScanner | None:
         """Of the JSON that is being read, if any is."""
@@ -315,6 +320,8 @@ class Turn:
         self._tail = (self._tail + data)[-CONTEXT_BYTES:]
         if self._segment is not None:
             self._advance(token_id, self._segment)
+        if self._json_scanner() is not None:
+            self.looped = self._loop.push(token_id)
         self._read(data)
 
     def _advance(self, token_id: int, segment: Segment) -> None:

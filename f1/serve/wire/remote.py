@@ -139,6 +139,7 @@ def _read_report(told: dict[str, Any]) -> Report:
         asked_again=told.get("asked_again", 0),
         bounded=tuple(told.get("bounded", ())),
         needed_tokens=told.get("needed_tokens"),
+        looped=told.get("looped", False),
     )
 
 

@@ -185,6 +185,8 @@ def write_report(report: Report, repaired: Sequence[str] = ()) -> Json:
         told["bounded"] = list(report.bounded)
     if report.needed_tokens is not None:
         told["needed_tokens"] = report.needed_tokens
+    if report.looped:
+        told["looped"] = True
     return {"f1": told} if told else {}
 
 
