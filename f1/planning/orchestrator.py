@@ -185,7 +185,9 @@ class Orchestrator:
         if message.tool_calls:
             return None
         if not message.content.strip():
-            return GiveUp("the model said nothing", completion)
+            cut = completion.reason == "length"
+            why = "the token limit cut what the model said" if cut else "the model said nothing"
+            return GiveUp(why, completion)
         return Reply(completion)
 
 
