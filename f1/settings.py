@@ -12,7 +12,7 @@ from typing import Any
 from f1.errors import InvalidRequest
 
 _SIZES = ("kv_memory", "snapshot_disk", "packed_disk")  # in bytes
-_SWITCHES = ("forced_text", "speculation")
+_SWITCHES = ("forced_text", "speculation", "log_requests", "log_prompts")
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -37,6 +37,9 @@ class Settings:
     # Looks up what may come next in the prompt and in what was decoded lately, and verifies it in
     # one go. The same tokens, sooner.
     speculation: bool = True
+    log_requests: bool = True  # the server writes a line of JSON a request to stderr
+    log_prompts: bool = False  # what users wrote is in it, too
+    shutdown_grace: int = 30  # seconds a server that is told to stop gives what it has begun
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -52,7 +55,7 @@ class Settings:
         for name in ("kv_memory", "max_batch_tokens", "max_sequences"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
-        for name in ("num_threads", "snapshot_disk", "packed_disk"):
+        for name in ("num_threads", "snapshot_disk", "packed_disk", "shutdown_grace"):
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"{name} must not be negative", param=name)
         if self.context_length is not None and self.context_length < 1:

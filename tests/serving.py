@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from f1.serve.app import LocalEngine, Server, create_app
+from f1.serve.connection import Connection
+from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
 
 HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
@@ -23,6 +24,7 @@ HELLO = {"model": "f1", "messages": [{"role": "user", "content": "Hello"}]}
 class Running:
     url: str
     app: FastAPI
+    process: DrainingServer
 
     @property
     def state(self) -> Server:
@@ -34,16 +36,17 @@ def serving(
     load: Callable[[], LocalEngine],
     limits: Limits | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
+    connection: type[Connection] = Connection,
     **options: Any,
 ) -> Iterator[Running]:
     """Yields once connections are taken; the model may still be loading."""
     app = create_app(load, limits=limits, on_load_error=on_load_error, **options)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    server = DrainingServer(app, grace=60, log_level="critical", connection=connection)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app, server)
     finally:
         server.should_exit = True
         thread.join()

@@ -1,0 +1,141 @@
+"""A server that is told to stop, or has to: as a real process, and with an engine of a test's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from scripted import ScriptedEngine
+from serving import HELLO, leave_after_sending, serving, wait_until_loaded
+
+from f1.serve.connection import Connection
+from f1.types import Event, GenerateRequest, TextDelta
+
+LONG = HELLO | {"stream": True, "max_tokens": 2000, "logit_bias": {"0": -100, "2": -100}}
+
+
+@contextmanager
+def f1_serve(smollm_path: Path, grace: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address, loaded."""
+    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", "0", "-m", str(smollm_path)]
+    env = {**os.environ, "NO_COLOR": "1", "F1_SHUTDOWN_GRACE": str(grace), "F1_KV_MEMORY": "64M"}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            found = re.search(r"at (http://127.0.0.1:\d+)/v1", line)
+            assert found, line
+            yield process, found[1]
+        finally:
+            process.kill()
+
+
+def stream(url: str, body: dict[str, object], lines: list[str], begun: threading.Event) -> None:
+    with (
+        httpx.Client(timeout=120) as http,
+        http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        for line in answer.iter_lines():
+            lines.append(line)
+            begun.set()
+
+
+def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path) -> None:
+    with f1_serve(smollm_path, grace=60) as (process, url):
+        lines: list[str] = []
+        begun = threading.Event()
+        body = LONG | {"max_tokens": 300}
+        reader = threading.Thread(target=stream, args=(url, body, lines, begun))
+        reader.start()
+        assert begun.wait(60)
+        process.send_signal(signal.SIGTERM)
+        with httpx.Client(timeout=60) as http:
+            while (ready := http.get(f"{url}/ready")).status_code == 200:
+                pass
+            assert ready.json() == {"status": "draining"}
+            assert http.get(f"{url}/health").status_code == 200
+            refused = http.post(f"{url}/v1/chat/completions", json=HELLO)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        reader.join(60)
+        assert lines[-2:] == ["data: [DONE]", ""]
+        assert '"finish_reason":"length"' in "".join(lines)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        records = [json.loads(line) for line in process.stderr if line.startswith("{")]
+        assert {record.get("error") for record in records} == {None, "shutting_down"}
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_does_not_end_is_cut_and_says_so(smollm_path: Path, signals: int) -> None:
+    """When the grace is over, or at the second signal."""
+    with f1_serve(smollm_path, grace=1 if signals == 1 else 300) as (process, url):
+        lines: list[str] = []
+        begun = threading.Event()
+        reader = threading.Thread(target=stream, args=(url, LONG, lines, begun))
+        reader.start()
+        assert begun.wait(60)
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        if signals == 2:
+            while httpx.get(f"{url}/ready").status_code == 200:
+                pass
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+        reader.join(60)
+        assert "shutting_down" in "".join(lines)
+        assert code == 0
+        assert time.monotonic() - told < 60  # of a grace of 300
+
+
+def test_a_server_whose_engine_has_failed_ends_and_is_not_ready() -> None:
+    engine = ScriptedEngine("Hello.")
+    with serving(lambda: engine) as server, httpx.Client(timeout=60) as http:
+        wait_until_loaded(http, server)
+        engine.healthy = lambda: False  # type: ignore[method-assign]
+        assert http.get(f"{server.url}/ready").status_code == 503
+        engine.failed = lambda: True  # type: ignore[method-assign]
+        while not server.process.should_exit:
+            pass
+        assert server.process.engine_failed
+    assert engine.closed
+
+
+class Talkative(ScriptedEngine):
+    """Says more than any buffer holds."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        try:
+            for _ in range(10_000):
+                yield TextDelta(0, "x" * 4096)
+        finally:
+            self.stopped_early += 1
+
+
+class Impatient(Connection):
+    patience = 0.2
+
+
+def test_a_client_that_does_not_read_is_dropped() -> None:
+    engine = Talkative("")
+    with (
+        serving(lambda: engine, connection=Impatient) as server,
+        httpx.Client(timeout=60) as http,
+    ):
+        wait_until_loaded(http, server)
+        body = json.dumps(HELLO | {"stream": True}).encode()
+        admission = server.state.admission
+        leave_after_sending(
+            server, body, lambda: engine.stopped_early == 1 and not admission.in_flight
+        )
+        assert http.get(f"{server.url}/health").status_code == 200
