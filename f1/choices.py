@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from f1 import _core
     from f1.calling.grammar import Grammars
 
+_END_TOKENS = 16  # of a prompt: room for what may open a thought
+
 # Sends one event, or the error that ends the request, to its stream.
 Send = Callable[[Event | F1Error], None]
 
@@ -150,6 +152,7 @@ class Preparation:
             self.vocabulary,
             choice=index,
             max_tokens=max_tokens,
+            prompt_end=self._checkpoint.tokenizer.decode(prompt[-_END_TOKENS:]),
             after=after,
         )
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)

@@ -30,6 +30,8 @@ class Kit:
         request: GenerateRequest,
         family: Family,
         max_tokens: int = 400,
+        *,
+        prompt_end: bytes = b"",
         after: Broken | None = None,
     ) -> Turn:
         return Turn(
@@ -39,6 +41,7 @@ class Kit:
             self.vocabulary,
             choice=0,
             max_tokens=max_tokens,
+            prompt_end=prompt_end,
             after=after,
         )
 

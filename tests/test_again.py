@@ -158,6 +158,11 @@ async def test_who_leaves_while_it_is_asked_again_leaves_nothing(engine: AsyncEn
     assert isinstance(found, Completion)
 
 
+def behind(turn: Turn, written: str) -> str:
+    """What follows the turn's prefix where it is to write so."""
+    return written[len(turn.prefix[turn.prefix.find(written[:8]) :]) if turn.prefix else 0 :]
+
+
 class TestTheSecondTurn:
     """The machine alone: what was released stays, what was wrong is written anew."""
 
@@ -181,7 +186,7 @@ class TestTheSecondTurn:
         assert broken is not None
         again = kit.turn(replace(ASK, tool_choice=ToolChoice()), family, after=broken)
         assert again.prefix.endswith(family.form.arguments)
-        rest = family.write_calls([self.GOOD, self.GOOD]).removeprefix(again.prefix)
+        rest = behind(again, family.write_calls([self.GOOD, self.GOOD]))
         more = list(kit.follow(again, rest))
         assert [(e.index, e.call.arguments) for e in more if isinstance(e, CallDelta)] == [
             (1, self.GOOD.arguments)
@@ -193,7 +198,7 @@ class TestTheSecondTurn:
         family = family_for("hermes")
         broken = self.broken(kit, family)[0].broken
         again = kit.turn(replace(ASK, tool_choice=ToolChoice()), family, after=broken)
-        rest = family.write_calls([self.BAD]).removeprefix(again.prefix)
+        rest = behind(again, family.write_calls([self.BAD]))
         with pytest.raises(ConstraintError) as caught:
             list(kit.follow(again, rest))
         assert caught.value.code == "invalid_tool_call"
@@ -241,9 +246,10 @@ class TestCut:
         """Cut anywhere, the call has an end with so many tokens in all, each of them legal."""
         choice = ToolChoice("named", "plan") if mode == "named" else ToolChoice()
         request = replace(ASK, tools=(self.PLAN, TIME), tool_choice=choice)
-        text = family.write_calls([self.CALL])
+        turn = kit.turn(request, family)
+        text = turn.prefix + behind(turn, family.write_calls([self.CALL]))
         whole = kit.tokenizer.encode_prompt(text)
-        prefix = len(kit.tokenizer.encode_prompt(kit.turn(request, family).prefix))
+        prefix = len(kit.tokenizer.encode_prompt(turn.prefix))
         told = 0
         for end in range(prefix, len(whole)):
             turn = kit.turn(request, family, max_tokens=end)

@@ -25,6 +25,7 @@ class Broken:
     written: str
     wrong: str
     text: str = ""  # released before a call
+    thought: str = ""
     calls: tuple[ToolCall, ...] = ()  # released
     bounded: tuple[int, ...] = ()  # of them
     num_tokens: int = 0  # decoded so far, this turn's prefix included
@@ -47,7 +48,7 @@ class Broken:
         told = f"Error: {self.wrong}\n{_properties(self.tool.parameters)}Call it again."
         broken = ToolCall(BROKEN_ID, self.tool.name, self.written)
         return [
-            Message("assistant", self.text, (*self.calls, broken)),
+            Message("assistant", self.text, (*self.calls, broken), reasoning=self.thought),
             *[Message("tool", "Accepted.", tool_call_id=call.id) for call in self.calls],
             Message("tool", told, tool_call_id=BROKEN_ID),
         ]

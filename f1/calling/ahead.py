@@ -15,6 +15,7 @@ from f1.calling.forced import CONTEXT_BYTES, Canonical, forced_tokens
 from f1.calling.grammar import Segment, TokenMask
 from f1.calling.opening import Opening
 from f1.calling.scanner import JsonScanner
+from f1.calling.thought import Thought
 
 TEXT_MATCH = 3  # tokens that must have stood together before for the next ones to be drafted
 STRING_MATCH = 2  # the same in a string of JSON, which is often a copy
@@ -25,16 +26,16 @@ def rows_in_text(
     behind: TokenMask,
     draft: Sequence[int],
     token_bytes: Sequence[bytes],
-    opening: Opening,
+    reader: Opening | Thought,
 ) -> TokenMask:
-    """[rows, words]: `first`, then `behind` for each draft that opens no call."""
-    opening = opening.copy()
+    """[rows, words]: `first`, then `behind` for each draft that opens no call, ends no thought."""
+    reader = reader.copy()
     num_rows, mask = 1, first
     for token_id in draft:
         if not _is_legal(mask, token_id):
             break
-        _, opened = opening.push(token_bytes[token_id])
-        if opened is not None:
+        _, over = reader.push(token_bytes[token_id])
+        if over is not None:
             break
         num_rows, mask = num_rows + 1, behind
     rows = np.empty((num_rows, len(first)), np.int32)

@@ -20,6 +20,7 @@ import orjson
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from f1.calling.thought import Reasoning
 from f1.errors import InvalidRequest
 from f1.types import Message, Tool, ToolCall
 
@@ -74,6 +75,7 @@ class Family:
     results: str  # Jinja: the results of one step; sees results (name, arguments, content)
     results_role: Literal["user", "tool"]
     examples: tuple[Example, ...]
+    reasoning: Reasoning | None = None  # None: it does not think aloud
 
     @property
     def form(self) -> Form:
@@ -91,45 +93,60 @@ class Family:
         self, messages: Sequence[Message], tools: Sequence[Tool], *, parallel: bool = True
     ) -> list[Message]:
         """The conversation in roles and text only, as a chat template without tools takes it."""
-        leads = bool(messages) and messages[0].role == "system"
-        system, rest = (messages[0].content, messages[1:]) if leads else ("", messages)
+        leading = list(takewhile(lambda message: message.role == "system", messages))
+        system, rest = "\n\n".join(m.content for m in leading), messages[len(leading) :]
         if not tools:
-            return [*messages[: int(leads)], *self._plain(rest, ())]
-        key = tools_key(tools)
-        text = _system_text(self.system, key, system, parallel)
+            return [*([Message("system", system)] if leading else []), *self._plain(rest, ())]
+        text = _render(self.system, system=system, tools=tools, parallel=parallel)
         shown = [
             m for example in self.examples for m in self._plain(example.messages, example.tools)
         ]
         return [Message("system", text), *shown, *self._plain(rest, tools)]
 
     def _plain(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Message]:
-        """Tools go into the first user message, results of one step into one message."""
-        calls = {call.id: call for message in messages for call in message.tool_calls}
+        """Tools go into the first user message, results of one step into one message, in the order
+        of their calls. Thoughts from before the last question are forgotten."""
+        calls: dict[str, ToolCall] = {}  # by id, which later turns may use again; latest last
+        asked = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
         untold = bool(tools)
-        for is_results, group in groupby(messages, key=lambda message: message.role == "tool"):
+        if untold and asked < 0 and (text := _render(self.request, content="", tools=tools)):
+            yield Message("user", text)
+        for is_results, group in groupby(enumerate(messages), lambda item: item[1].role == "tool"):
             if is_results:
-                yield Message(self.results_role, self._write_results(list(group), calls))
+                yield Message(self.results_role, self._write_results([m for _, m in group], calls))
                 continue
-            for message in group:
+            for index, message in group:
+                for call in message.tool_calls:
+                    calls.pop(call.id, None)
+                    calls[call.id] = call
                 if message.role == "user" and untold:
                     untold = False
-                    before, after = _around_request(self.request, tools_key(tools))
-                    yield Message("user", f"{before}{message.content}{after}")
-                elif message.tool_calls:
-                    parts = [message.content, self.write_calls(message.tool_calls)]
-                    yield Message("assistant", "\n".join(part for part in parts if part))
+                    text = _render(self.request, content=message.content, tools=tools)
+                    yield Message("user", text)
+                elif message.role == "assistant":
+                    yield Message("assistant", self._write_said(message, thinks=index > asked))
                 else:
                     yield message
 
+    def _write_said(self, message: Message, *, thinks: bool) -> str:
+        parts = [message.content, self.write_calls(message.tool_calls)]
+        text = "\n".join(part for part in parts if part)
+        if self.reasoning is not None and message.reasoning and thinks:
+            return self.reasoning.write(message.reasoning) + text
+        return text
+
     def _write_results(self, messages: Sequence[Message], calls: Mapping[str, ToolCall]) -> str:
         unknown = ToolCall("", "", "{}")
+        order = {call_id: index for index, call_id in enumerate(calls)}
         results = [
             {
                 "name": call.name,
                 "arguments": call.arguments or "{}",
                 "content": message.content,
             }
-            for message in messages
+            for message in sorted(
+                messages, key=lambda m: order.get(m.tool_call_id or "", len(order))
+            )
             for call in [calls.get(message.tool_call_id or "", unknown)]
         ]
         return _render(self.results, results=results)
@@ -202,6 +219,7 @@ def load_family(path: Path) -> Family:
         results="\n".join(data["results"]),
         results_role=data["results_role"],
         examples=tuple(_example(example) for example in data.get("examples", ())),
+        reasoning=Reasoning(**data["reasoning"]) if "reasoning" in data else None,
     )
 
 

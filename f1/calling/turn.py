@@ -17,6 +17,7 @@ from typing import Literal
 
 from f1.calling.again import Broken
 from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_text
+from f1.calling.answer import Answer
 from f1.calling.family import Family, elements, pieces
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
@@ -25,8 +26,8 @@ from f1.calling.needed import MAX_STEPS, Shortest
 from f1.calling.opencall import OpenCall, identical
 from f1.calling.opening import Opened, Opening
 from f1.calling.scanner import Closer, JsonScanner
-from f1.calling.schema import validate_arguments, validate_content
-from f1.calling.text import ContentStream
+from f1.calling.schema import validate_arguments
+from f1.calling.thought import Reasoning, Thought
 from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
 from f1.types import (
@@ -34,6 +35,7 @@ from f1.types import (
     CallBegun,
     CallDelta,
     GenerateRequest,
+    ReasoningDelta,
     Relaxed,
     Report,
     ResponseFormat,
@@ -47,8 +49,8 @@ MAX_CALLS = 32
 
 _ENDLESS = 1 << 30  # tokens of budget
 
-TurnEvent = TextDelta | CallBegun | ArgumentsDelta | CallDelta
-State = Literal["text", "content", "either", "head", "middle", "arguments", "ended"]
+TurnEvent = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta
+State = Literal["thought", "text", "content", "either", "head", "middle", "arguments", "ended"]
 
 
 class Turn:
@@ -64,9 +66,11 @@ class Turn:
         *,
         choice: int,
         max_tokens: int,
+        prompt_end: bytes = b"",
         after: Broken | None = None,
     ):
-        """`after`: what an earlier turn wrote amiss; this one writes it anew, and goes on."""
+        """`prompt_end`: the last bytes of the prompt, which may open a thought. `after`: what an
+        earlier turn wrote amiss; this one writes it anew, and goes on."""
         mode = request.tool_choice.mode
         self._tools: Mapping[str, Tool] = {tool.name: _held_to(tool) for tool in request.tools}
         self._eager = request.eager_arguments
@@ -85,12 +89,11 @@ class Turn:
         self._form = family.form
         self._forms = family.forms
         self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
-        self._content = ContentStream(request.stop, hold_whitespace=self._may_call)
+        self._answer = Answer(request, choice, may_call=self._may_call)
+        self._thought: Thought | None = None
         self._scanner = JsonScanner()  # of content
         self._format = request.response_format
         self._json = self._format.kind in ("json_object", "json_schema")
-        self._said: list[str] = []  # the content so far
-        self._holds = False  # content is not released before it was validated
         self._relaxed: dict[Relaxed, None] = {}  # in the order met
         self._segment: Segment | None = None  # None: any text
         self._alternative: Segment | None = (
@@ -107,20 +110,33 @@ class Turn:
         self._calls: list[ToolCall] = list(after.calls) if after else []
         self._bounded: list[int] = list(after.bounded) if after else []
         self._events: list[TurnEvent] = []
-        self._logprobs: list[TokenLogprob] = []
         self._state: State = "text"
+        self._fresh = True  # no text was read yet
         self.prefix = ""  # text the turn begins with, settled before any token is sampled
+        self._begin(request, family.reasoning, prompt_end)
+
+    def _begin(
+        self, request: GenerateRequest, reasoning: Reasoning | None, prompt_end: bytes
+    ) -> None:
+        """A turn that is forced into a call or a format does not think."""
+        mode, after = request.tool_choice.mode, self._after
+        must_call = self._may_call and mode in ("required", "named")
+        if reasoning is not None and (must_call or after or self._format.kind != "text"):
+            self.prefix = reasoning.skipped(prompt_end)
+        elif reasoning is not None:
+            self._thought = Thought(reasoning, inside=reasoning.opened_in(prompt_end))
+            self._state = "thought"
         if after is not None and after.tool is not None:
             self._force(after.tool.name)
-        elif self._may_call and mode in ("required", "named"):
+        elif must_call:
             self._force(request.tool_choice.name)
         elif self._format.kind != "text":
-            self._enter("content", grammars.content(self._format))
+            self._enter("content", self._grammars.content(self._format))
             self._relax(self._format)
-            self._holds = bool(self._relaxed)
+            self._answer.holds = bool(self._relaxed)
             if self._may_call:
                 self._state = "either"
-                self._alternative = grammars.head(self._form, self._tools, opened="")
+                self._alternative = self._grammars.head(self._form, self._tools, opened="")
 
     def spend_prefix(self, num_tokens: int) -> None:
         """The prefix is part of the completion: it takes this much of the token budget."""
@@ -141,17 +157,12 @@ class Turn:
     @property
     def stop(self) -> str | None:
         """The stop string that ended the content."""
-        return self._content.stop
+        return self._answer.stop
 
     def mask(self) -> TokenMask:
         """The legal next tokens; valid until the next call."""
         if self._segment is None:
-            vocabulary = self._vocabulary
-            if self._may_call:
-                return vocabulary.call_text_mask
-            # A model that was shown tools would write its call as text where it must not call.
-            begins = self._shown_tools and self._remaining == self._max_tokens
-            return vocabulary.no_call_mask if begins else vocabulary.text_mask
+            return self._free_mask()
         mask = self._segment.mask()
         if self._alternative is not None:
             return mask | self._alternative.mask()
@@ -164,10 +175,20 @@ class Turn:
             return ends
         return mask
 
+    def _free_mask(self) -> TokenMask:
+        vocabulary = self._vocabulary
+        if self._may_call or (self._thought is not None and self._thought.inside):
+            return vocabulary.call_text_mask
+        # A model that was shown tools would write its call as text where it must not call.
+        begins = self._shown_tools and self._fresh
+        return vocabulary.no_call_mask if begins else vocabulary.text_mask
+
     @property
     def draft_match(self) -> int:
         """How many of the last tokens must have stood together before, for those that followed them
         to be worth a try; 0: none is."""
+        if self._thought is not None:
+            return TEXT_MATCH if self._thought.inside else 0
         if self._state == "text" or (self._state == "content" and not self._json):
             return TEXT_MATCH
         if self._state not in ("content", "arguments"):
@@ -182,9 +203,10 @@ class Turn:
         a `draft_match`."""
         first, token_bytes = self.mask(), self._vocabulary.token_bytes
         if self._segment is None:
-            vocabulary = self._vocabulary
-            behind = vocabulary.call_text_mask if self._may_call else vocabulary.text_mask
-            return rows_in_text(first, behind, draft, token_bytes, self._opening)
+            thinks = self._thought is not None
+            behind = first if self._may_call or thinks else self._vocabulary.text_mask
+            reader = self._thought or self._opening
+            return rows_in_text(first, behind, draft, token_bytes, reader)
         return rows_in_segment(
             first,
             draft,
@@ -199,8 +221,8 @@ class Turn:
     def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> list[TurnEvent]:
         """Takes the sampled token (never the one that ends the turn); returns what it completes."""
         self._remaining -= 1
-        if logprob is not None and self._state in ("text", "content", "either"):
-            self._logprobs.append(logprob)
+        if logprob is not None and self._state in ("thought", "text", "content", "either"):
+            self._answer.note(logprob)
         self._take(token_id)
         return self._take_events()
 
@@ -225,10 +247,13 @@ class Turn:
     def finish(self, *, cut: bool = False) -> list[TurnEvent]:
         """No more tokens come: the model ended its turn, or it was `cut`. Releases the text held
         back; half a call is no call."""
+        if self._thought is not None:
+            thought, text = self._thought.flush()
+            self._end_thought(thought, text)
         if self._state == "text":
-            self._emit(self._content.push(self._opening.flush()))
+            self._events += self._answer.push(self._opening.flush())
         elif self._state == "either":
-            self._emit(self._content.push(self._buffer))
+            self._events += self._answer.push(self._buffer)
         if self._state in ("text", "content", "either"):
             self._end_content(whole=not cut)
         reading = self._state == "arguments" and self._call is not None
@@ -289,7 +314,7 @@ class Turn:
     # --- the machine ---------------------------------------------------------------------------
 
     def _force(self, name: str | None) -> None:
-        self.prefix = self._form.open
+        self.prefix += self._form.open
         if name is None:
             self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
         else:
@@ -339,18 +364,21 @@ class Turn:
 
     def _read(self, data: bytes) -> None:
         match self._state:
+            case "thought":
+                self._read_thought(data)
             case "text":
+                self._fresh = False
                 text, opened = self._opening.push(data)
-                self._emit(self._content.push(text))
-                if opened is not None and not self._content.stopped:
+                self._events += self._answer.push(text)
+                if opened is not None and self.stop is None:
                     self._open(opened)
-                if self._content.stopped:
+                if self.stop is not None:
                     self._state = "ended"
             case "content":
-                self._emit(self._content.push(data))
+                self._events += self._answer.push(data)
                 if self._json:
                     self._scanner.feed(data, self._remaining)
-                if self._content.stopped or (self._json and self._scanner.done):
+                if self.stop is not None or (self._json and self._scanner.done):
                     self._end_content(whole=True)
             case "either":
                 self._buffer += data
@@ -361,14 +389,31 @@ class Turn:
             case "arguments":
                 self._read_arguments(data)
 
+    def _read_thought(self, data: bytes) -> None:
+        if self._thought is not None:
+            thought, behind = self._thought.push(data)
+            if behind is None:
+                self._events += self._answer.think(thought)
+            else:
+                self._end_thought(thought, behind)
+
+    def _end_thought(self, thought: bytes, behind: bytes) -> None:
+        thinks = self._thought is not None and self._thought.inside
+        self._thought, self._state = None, "text"
+        if thinks:
+            self._events += self._answer.think(thought)
+            self._events += self._answer.end_thought()
+            behind = behind.lstrip()
+        if behind:
+            self._read(behind)
+
     def _open(self, opened: Opened) -> None:
         segment = self._continue_call(opened, freely=False)
         segment = segment or self._continue_call(opened, freely=True)
         if segment is None:  # it only began like a call: the rest of the token cannot continue one
-            self._emit(self._content.push(opened.text))
+            self._events += self._answer.push(opened.text)
             return
-        self._emit(self._content.end_before_call())
-        self._logprobs.clear()
+        self._events += self._answer.end_before_call()
         self._form = opened.form
         self._tool = None if opened.name is None else self._tools[opened.name]
         self._enter("head" if opened.name is None else "middle", segment)
@@ -432,16 +477,11 @@ class Turn:
         return not repeated
 
     def _end_content(self, *, whole: bool) -> None:
-        self._emit(self._content.end())
+        events, wrong = self._answer.end(whole=whole)
+        self._events += events
         self._state = "ended"
-        schema = self._format.value
-        if isinstance(schema, Mapping) and whole and not self._content.stopped:
-            text = "".join(self._said)
-            if (wrong := validate_content(schema, text)) is not None:
-                self._break(None, text, wrong, told=not self._holds)
-                return
-        if self._holds:
-            self._show("".join(self._said))
+        if wrong is not None:
+            self._break(None, self._answer.said, wrong, told=not self._answer.holds)
 
     def _break(self, tool: Tool | None, written: str, wrong: str, *, told: bool) -> None:
         """The turn ends with what is not valid. Raises where it was `told` of or asked again."""
@@ -450,7 +490,8 @@ class Turn:
             tool,
             written,
             wrong,
-            text="" if tool is None else "".join(self._said),
+            text="" if tool is None else self._answer.said,
+            thought=self._answer.thought,
             calls=tuple(self._calls),
             bounded=tuple(self._bounded),
             num_tokens=used,
@@ -462,19 +503,6 @@ class Turn:
 
     def _relax(self, given: Tool | ResponseFormat) -> None:
         self._relaxed |= dict.fromkeys(self._grammars.relaxed(given))
-
-    # --- what comes out ------------------------------------------------------------------------
-
-    def _emit(self, text: str) -> None:
-        if text:
-            self._said.append(text)
-            if not self._holds:
-                self._show(text)
-
-    def _show(self, text: str) -> None:
-        if text:
-            self._events.append(TextDelta(self._choice, text, tuple(self._logprobs)))
-            self._logprobs.clear()
 
     def _take_events(self) -> list[TurnEvent]:
         events, self._events = self._events, []

@@ -26,6 +26,9 @@ def make_vocabulary(
     token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     never = {i for i, data in enumerate(token_bytes) if not data} | tokenizer.control_token_ids
     never -= tokenizer.stop_token_ids
+    if family.reasoning is not None:
+        begin, end = family.reasoning.open, family.reasoning.close
+        never -= {token_id for mark in (begin, end) if (token_id := tokenizer.token_id(mark))}
     beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
     markers = (tokenizer.token_id(form.marker) for form in family.forms)
     openers = {token_id for token_id in markers if token_id is not None}
@@ -34,6 +37,9 @@ def make_vocabulary(
         for i, data in enumerate(token_bytes)
         if data and any(b.startswith(data) or data.startswith(b) for b in beginnings)
     }
+    if family.reasoning is not None and tokenizer.token_id(begin) is None:
+        # Spelled, it may have the first characters of a call.
+        begins = {i for i in begins if not begin.encode().startswith(token_bytes[i])}
     return Vocabulary(
         token_bytes,
         text_mask=grammars.token_mask({*never, *openers}),
