@@ -75,11 +75,7 @@ class ResponsesWriter:
             case CallDelta(call=call):
                 return list(self._write_call(call))
             case Finished():
-                self._end = event
-                if event.reason == "length":
-                    return list(self._close_text("incomplete"))
-                self._completed_at = int(time.time())
-                return list(self._close_text("completed"))
+                return list(self._finish(event))
 
     def close(self) -> list[Frame]:
         return [self._state(self.response()["status"])]
@@ -108,6 +104,13 @@ class ResponsesWriter:
             "output": list(self._output),
             "usage": _write_usage(end.usage) if end else None,
         } | self._asked.echo | told  # fmt: skip
+
+    def _finish(self, end: Finished) -> Iterator[Frame]:
+        self._end = end
+        if end.reason != "length":
+            self._completed_at = int(time.time())
+        in_text = end.reason == "length" and end.report.needed_tokens is None  # else in a call
+        yield from self._close_text("incomplete" if in_text else "completed")
 
     # --- texts -----------------------------------------------------------------------------------
 
