@@ -55,7 +55,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
                 previous = asked.previous_response_id
                 await store.put(tenant, StoredResponse(writer.id, previous, given_json, response))
 
-        work = Work(asked.model, generate, asked.stream, writer, keep)
+        work = Work(asked.model, generate, asked.stream, writer, asked.timeout, keep)
         try:
             return await answer(server, request, work)
         except InvalidRequest as error:

@@ -142,19 +142,17 @@ class ResponseStore:
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
 
-    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        for last in (False, True):
-            try:
-                with self._connected() as db:  # a transaction
-                    return work(db)
-            except (sqlite3.Error, OSError) as error:
-                self._disconnect()
-                if last or getattr(error, "sqlite_errorcode", None) not in _BROKEN:
-                    raise NotStored(
-                        f"stored responses cannot be used now: {_told(error)}"
-                    ) from error
-                self._set_aside(error)
-        raise AssertionError("unreachable")
+    def _try(self, work: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
+        try:
+            with self._connected() as db:  # a transaction
+                return work(db)
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            if self._path is None or not again or _code(error) not in _BROKEN:
+                told = f"stored responses cannot be used now: {_told(error)}"
+                raise NotStored(told) from error
+            _set_aside(self._path, error)
+            return self._try(work, again=False)
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -174,14 +172,6 @@ class ResponseStore:
                 self._connection.close()
             self._connection = None
 
-    def _set_aside(self, reason: object) -> None:
-        assert self._path is not None
-        aside = self._path.with_name(self._path.name + ".broken")
-        log.error("%s is broken and set aside as %s: %s", self._path.name, aside.name, reason)
-        os.replace(self._path, aside)
-        for ending in ("-wal", "-shm"):
-            remove(self._path.with_name(self._path.name + ending))
-
     def _put(self, db: sqlite3.Connection, tenant: str, stored: StoredResponse) -> None:
         given, response = orjson.dumps(stored.input), orjson.dumps(stored.response)
         ids = {item["id"] for item in stored.items()}
@@ -195,6 +185,14 @@ class ResponseStore:
         row = (stored.id, tenant, stored.previous, time.time(), size, given, response, crc)
         db.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.executemany("INSERT INTO items VALUES (?, ?)", [(item, stored.id) for item in ids])
+
+
+def _set_aside(path: Path, reason: object) -> None:
+    aside = path.with_name(path.name + ".broken")
+    log.error("%s is broken and set aside as %s: %s", path.name, aside.name, reason)
+    os.replace(path, aside)
+    for ending in ("-wal", "-shm"):
+        remove(path.with_name(path.name + ending))
 
 
 def _prepare(db: sqlite3.Connection) -> None:
@@ -299,6 +297,10 @@ def _remove_oldest(db: sqlite3.Connection) -> bool:
 
 def _crc(given: bytes, response: bytes) -> int:
     return zlib.crc32(response, zlib.crc32(given))
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest of it says more closely
 
 
 def _told(error: Exception) -> str:

@@ -18,6 +18,7 @@ from f1.serve.wire.request import (
     parse_own,
     parse_sampling,
     parse_stop,
+    parse_timeout,
     parse_tool_choice,
 )
 from f1.serve.wire.responses.items import Item, Reference, conversation, parse_items
@@ -66,6 +67,7 @@ class ResponsesRequest:
     previous_response_id: str | None = None
     store: bool = True
     stream: bool = False
+    timeout: float | None = None
     repair_history: bool = False
 
 
@@ -108,6 +110,7 @@ def parse_responses_request(
         previous_response_id=fields.string("previous_response_id"),
         store=store,
         stream=_parse_stream(fields),
+        timeout=parse_timeout(fields, limits),
         repair_history=own.repair_history,
     )
 
