@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 EDGES = [0, 1, 2, 3, 7, 8, 31, 32, 33, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32]
 EDGES += [2**40, 2**42 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
@@ -144,3 +146,40 @@ def files(raw: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     fields = fields_of_gguf(raw)
     for _ in range(count):
         yield mutated(draw, fields)
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+ODD_VALUES: list[Any] = [None, True, 0, -1, 1, 2**31, 2**53, 2**63, 1.5, 1e308, [], {}, [[]], [1]]
+ODD_VALUES += ["", "x", "<0x-1>", "\x00", "a" * 300, "\u2581", "\u0120", "\ud7ff", {"x": 1}]
+ODD_VALUES += [{"type": "ByteLevel"}, ["a", "b"], [2**63, 2**64], [0, 0], [16, 0], "F64"]
+
+
+def json_value(draw: random.Random, value: Any) -> Any:
+    """A JSON value with one to three of its parts replaced, dropped, repeated or put elsewhere."""
+    value = copy.deepcopy(value)
+    for _ in range(draw.choice([1, 1, 2, 3])):
+        places = list(_places(draw, value))
+        if not places:
+            break
+        parent, key = draw.choice(places)
+        other, other_key = draw.choice(places)
+        kind = draw.randrange(5)
+        if kind < 2:
+            parent[key] = copy.deepcopy(draw.choice(ODD_VALUES))
+        elif kind == 2:
+            del parent[key]
+        elif kind == 3:
+            parent[key] = [parent[key]] * draw.choice([1, 2, 3])
+        else:
+            parent[key] = copy.deepcopy(other[other_key])
+    return value
+
+
+def _places(draw: random.Random, node: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of all that is in it; of what holds very much, of some."""
+    keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+    for key in keys if len(keys) < 60 else draw.sample(keys, 30):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from _places(draw, node[key])
