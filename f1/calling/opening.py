@@ -1,4 +1,7 @@
-"""Finds where a call begins in free text, as early as it can be told, and not before."""
+"""Finds where a call begins in free text, as early as it can be told, and not before.
+
+Linear in the text: what is held back is the beginning of one call at most, which is bounded.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from f1.calling.family import Form, elements
+from f1.calling.grammar import MAX_WHITESPACE
 
 _WHITESPACE = b" \n\t\r"
 
@@ -32,19 +36,28 @@ class Opening:
 
     def push(self, data: bytes) -> tuple[bytes, Opened | None]:
         """Returns the bytes now known to be text, and the call if one has begun."""
-        pending = self._pending + data
-        for start in () if self._first.isdisjoint(pending) else range(len(pending)):
+        pending, self._pending = self._pending + data, b""
+        for start in self._starts(pending):
+            only_white = self._at_start and not pending[:start].strip()
             for form, parts in self._forms:
-                if form.only_at_start and not (self._at_start and not pending[:start].strip()):
+                if form.only_at_start and not only_white:
                     continue
-                if (found := self._match(form, parts, pending, start)) is None:
+                found = self._match(form, parts, pending, start)
+                if found is None:
                     continue
-                self._pending = b"" if isinstance(found, Opened) else pending[start:]
-                self._at_start = self._at_start and not pending[:start].strip()
-                return pending[:start], found if isinstance(found, Opened) else None
-        self._pending = b""
+                self._at_start = only_white
+                if isinstance(found, Opened):
+                    return pending[:start], found
+                self._pending = pending[start:]
+                return pending[:start], None
         self._at_start = self._at_start and not pending.strip()
         return pending, None
+
+    def _starts(self, text: bytes) -> list[int]:
+        """Where a form may begin."""
+        if self._first.isdisjoint(text):
+            return []
+        return [at for at, byte in enumerate(text) if byte in self._first]
 
     def copy(self) -> Opening:
         twin = Opening((), ())
@@ -61,14 +74,15 @@ class Opening:
         """Opened: a call begins at `at`; the partial match: it may; None: it does not."""
         begin = at
         for index, part in enumerate(parts):
-            if index:
-                at = _skip(text, at)
+            if index and (at := _skip(text, at)) < 0:
+                return None
             if not text.startswith(part, at):
                 return text[at:] if part.startswith(text[at:]) else None
             at += len(part)
             if form.commits_at == "marker":
                 return Opened(form, None, text[begin:], text[at:])
-        at = _skip(text, at)
+        if (at := _skip(text, at)) < 0:
+            return None
         for name in self._names:
             quoted = b'"' + name + b'"'
             if text.startswith(quoted, at):
@@ -78,6 +92,8 @@ class Opening:
 
 
 def _skip(text: bytes, at: int) -> int:
-    while at < len(text) and text[at] in _WHITESPACE:
-        at += 1
-    return at
+    """Behind the white space at `at`; negative where that is more than a grammar would take."""
+    end = at
+    while end < len(text) and text[end] in _WHITESPACE:
+        end += 1
+    return end if end - at <= MAX_WHITESPACE else -1

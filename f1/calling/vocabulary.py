@@ -29,8 +29,9 @@ def make_vocabulary(
     if family.reasoning is not None:
         begin, end = family.reasoning.open, family.reasoning.close
         never -= {token_id for mark in (begin, end) if (token_id := tokenizer.token_id(mark))}
-    beginnings = [piece.encode() for form in family.forms for piece in form.beginnings]
-    markers = (tokenizer.token_id(form.marker) for form in family.forms)
+    marked = [form for form in family.forms if form.commits_at == "marker"]
+    beginnings = [p.encode() for form in (family.form, *marked) for p in form.beginnings]
+    markers = (tokenizer.token_id(form.marker) for form in marked)
     openers = {token_id for token_id in markers if token_id is not None}
     begins = {
         i
