@@ -67,6 +67,14 @@ class ModelNotFound(F1Error):
     code = "model_not_found"
 
 
+class NotFound(F1Error):
+    """Nothing of that id is kept, or not for this caller."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
 class ModelFileError(F1Error):
     """A model file is broken or not supported; the message names tensor, field or offset."""
 

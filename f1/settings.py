@@ -11,7 +11,7 @@ from typing import Any
 
 from f1.errors import InvalidRequest
 
-_SIZES = ("kv_memory", "snapshot_disk", "packed_disk")  # in bytes
+_SIZES = ("kv_memory", "snapshot_disk", "packed_disk", "responses_disk")  # in bytes
 _SWITCHES = ("forced_text", "speculation", "log_requests", "log_prompts")
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -27,6 +27,7 @@ class Settings:
     kv_memory: int = 2**30  # bytes for pages of K and V; "512M" and "2GiB" are understood
     snapshot_disk: int = 2 * 2**30  # bytes for snapshots of registered toolsets; 0: none are kept
     packed_disk: int = 0  # bytes for packed weights, which load some 0.2 s faster; 0: none are kept
+    responses_disk: int = 2**28  # bytes for stored responses; 0: none are kept
     num_threads: int = 0  # 0: every core
     isa: str = "auto"  # kernels: "scalar" runs on any processor, "cuda" on the first GPU
     max_batch_tokens: int = 256  # tokens computed in one step
@@ -55,7 +56,9 @@ class Settings:
         for name in ("kv_memory", "max_batch_tokens", "max_sequences"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
-        for name in ("num_threads", "snapshot_disk", "packed_disk", "shutdown_grace"):
+        for name in (
+            "num_threads", "snapshot_disk", "packed_disk", "responses_disk", "shutdown_grace",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"{name} must not be negative", param=name)
         if self.context_length is not None and self.context_length < 1:
@@ -64,6 +67,10 @@ class Settings:
     @property
     def models_dir(self) -> Path:
         return self.cache / "models"
+
+    @property
+    def responses_file(self) -> Path:
+        return self.cache / "responses.sqlite"
 
     @property
     def snapshots_dir(self) -> Path:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import compiled
 import numpy as np
 import tiny
+from compiled import ROOT
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-ROOT = Path(__file__).parent.parent
 SOURCES = [
     *sorted((ROOT / "csrc/core").glob("*.cpp")),
     ROOT / "csrc/backend/sampler.cpp",
@@ -32,47 +31,17 @@ SOURCES = [
 FLAGS = (
     "-std=c++20 -g -Wall -Wextra -Werror -ffp-contract=off -fno-strict-aliasing -DF1_CUDA_SHIM"
 ).split()
-SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all".split()
 
 
 def build(folder: Path) -> Path:
-    """Compiles the probe on the shim, with sanitizers. What has not changed is not built again."""
-    compiler = os.environ.get("CXX", "g++")
-    headers = sorted((ROOT / "csrc").rglob("*.h")) + sorted((ROOT / "tests/cuda").glob("*.h"))
-    common = b"".join(path.read_bytes() for path in headers)
+    """The probe on the shim, with sanitizers."""
 
     def flags(source: Path) -> list[str]:
         """All care for the backend; the rest just needs to be there."""
-        return [*FLAGS, "-O1", *SANITIZE] if "cuda" in source.relative_to(ROOT).parts else FLAGS
+        is_ours = "cuda" in source.relative_to(ROOT).parts
+        return [*FLAGS, "-O1", *compiled.SANITIZE] if is_ours else FLAGS
 
-    def compile_one(source: Path) -> Path:
-        spelled = repr([compiler, flags(source)]).encode()
-        key = hashlib.sha256(common + spelled + source.read_bytes()).hexdigest()[:16]
-        target = folder / f"{source.name}.{key}.o"
-        if not target.exists():
-            unfinished = target.with_suffix(f".{os.getpid()}")
-            include = ["-I", ROOT / "csrc", "-I", ROOT / "tests/cuda"]
-            _run([compiler, *flags(source), *include, "-x", "c++", "-c", source, "-o", unfinished])
-            unfinished.rename(target)
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, SOURCES))
-    key = hashlib.sha256(repr(objects).encode()).hexdigest()[:16]
-    program = folder / f"probe.{key}"
-    if not program.exists():
-        unfinished = program.with_suffix(f".{os.getpid()}")
-        _run([compiler, *SANITIZE, *objects, "-o", unfinished, "-lpthread"])
-        unfinished.rename(program)
-    for stale in {*folder.glob("*.o"), *folder.glob("probe.????????????????")}:
-        if stale not in (*objects, program):
-            stale.unlink(missing_ok=True)
-    return program
-
-
-def _run(command: list[Any]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return compiled.build(folder, "probe", SOURCES, flags, ROOT / "tests/cuda")
 
 
 class ProbeError(Exception):

@@ -38,7 +38,6 @@ ALLOWED = {
     ("calling/family.py", "re of a variable"): "the operator's patterns of model names",
     ("models/tokenizer.py", "re of a variable"): "escaped spellings: alternatives of constants",
     ("serve/wire/shape.py", "re of a variable"): "patterns of the tables of fields",
-    ("serve/wire/responses/writer.py", "assert"): "of its own state, for the type checker",
     ("bench/subject.py", "assert"): "of its own pipes, for the type checker",
     ("bench/served.py", "assert"): "of its own engine, for the type checker",
 }

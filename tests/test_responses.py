@@ -16,6 +16,7 @@ from serving import Running, serving
 
 from f1.engine import AsyncEngine
 from f1.settings import Settings
+from f1.store.responses import ResponseStore
 
 WEATHER: Any = {
     "type": "function",
@@ -44,7 +45,8 @@ class City(pydantic.BaseModel):
 @pytest.fixture(scope="module")
 def server(smollm_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     settings = Settings(kv_memory=2**27)
-    with serving(lambda: AsyncEngine.start(str(smollm_path), settings)) as running:
+    store = ResponseStore(tmp_path_factory.mktemp("store") / "responses.sqlite", 2**24)
+    with serving(lambda: AsyncEngine.start(str(smollm_path), settings), store=store) as running:
         while httpx.get(f"{running.url}/ready").status_code != 200:
             pass
         yield running
@@ -127,3 +129,90 @@ def anonymous(response: Any) -> Any:
             if key not in ("id", "call_id", "created_at", "completed_at", "cached_tokens")
         }
     return [anonymous(item) for item in response] if isinstance(response, list) else response
+
+
+def test_the_clients_own_stream_ends_with_the_same_call(client: openai.OpenAI) -> None:
+    request: Any = {"model": "f1", "max_output_tokens": 100} | SHAPES["named"]
+    (call,) = client.responses.create(**request).output
+    with client.responses.stream(**request) as stream:
+        (again,) = stream.get_final_response().output
+    assert again.type == call.type == "function_call"
+    assert (again.name, again.arguments) == (call.name, call.arguments)
+    assert again.parsed_arguments.keys() == {"city", "unit"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_text_format_is_parsed(client: openai.OpenAI, streamed: bool) -> None:
+    request: Any = {"model": "f1", "input": "A city", "text_format": City, "max_output_tokens": 100}
+    if not streamed:
+        parsed = client.responses.parse(**request).output_parsed
+    else:
+        with client.responses.stream(**request) as stream:
+            parsed = stream.get_final_response().output_parsed
+    assert isinstance(parsed, City)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_tool_loop(client: openai.OpenAI, stateful: bool) -> None:
+    asked: Any = [{"role": "user", "content": ASK}]
+    first = client.responses.create(
+        model="f1", input=asked, tools=[WEATHER], tool_choice="required", max_output_tokens=200,
+        store=stateful,
+    )  # fmt: skip
+    outputs: Any = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": '{"sky": "clear"}'}
+        for item in first.output
+        if item.type == "function_call"
+    ]
+    assert outputs
+    follows: Any = {"input": outputs, "previous_response_id": first.id}
+    second = client.responses.create(
+        model="f1", tools=[WEATHER], tool_choice="none", max_output_tokens=16,
+        **(follows if stateful else {"input": [*asked, *first.output, *outputs]}),
+    )  # fmt: skip
+    assert second.output_text
+    assert second.usage is not None
+    assert first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_logprobs_are_of_the_text(client: openai.OpenAI) -> None:
+    request: Any = {"model": "f1"} | SHAPES["logprobs"]
+    made: Any = client.responses.create(**request)
+    part = made.output[0].content[0]
+    data = b"".join(bytes(item.bytes) for item in part.logprobs)
+    assert data.decode(errors="replace").startswith(part.text)
+    assert all(len(item.top_logprobs) == 2 and item.logprob <= 0 for item in part.logprobs)
+
+
+def with_schema(schema: object) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "name": "f", "parameters": schema, "strict": True}]}
+
+
+BAD: list[tuple[dict[str, Any], int, str]] = [
+    ({"model": "gpt-9"}, 404, "gpt-9"),
+    ({"input": "word " * 40_000}, 400, "context"),
+    ({"max_output_tokens": 2**30, "truncation": "auto"}, 400, "context"),
+    (with_schema({"type": "string"}), 400, "f"),
+    (with_schema({"type": "object", "properties": {"a": {"pattern": "(?=x)"}}}), 400, "f"),
+    ({"tools": [CLOCK, CLOCK]}, 400, "get_time"),
+    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": 5}}}}, 400, ""),
+    ({"text": {"format": {"type": "regex", "pattern": "(a"}}}, 400, ""),
+    ({"previous_response_id": "resp_0"}, 400, "previous_response_id"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("fields", "status", "told"), BAD)
+def test_bad_requests_are_refused_and_the_next_is_served(
+    server: Running, fields: dict[str, Any], status: int, told: str, stream: bool
+) -> None:
+    url, hello = f"{server.url}/v1/responses", {"model": "f1", "input": "Hi"}
+    answer = httpx.post(url, json=hello | {"stream": stream} | fields, timeout=120)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert told in error["message"]
+    assert error["param"] not in ("messages", "response_format.json_schema.schema")
+    fine = httpx.post(url, json=hello | {"max_output_tokens": 1}, timeout=120)
+    assert fine.json()["status"] == "incomplete"

@@ -17,17 +17,14 @@ struct PythonGguf {
   py::list tensors;
 };
 
-py::object text(std::string_view bytes, const std::string& key) {
+py::object text(const GgufFile& gguf, std::string_view bytes, const std::string& what) {
   PyObject* decoded =
       PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "strict");
   if (decoded) return py::reinterpret_steal<py::object>(decoded);
   PyErr_Clear();
-  throw InvalidArgument(concat("metadata '", key, "': not valid UTF-8"));
-}
-
-py::object scalar(const GgufScalar& value, const std::string& key) {
-  if (const auto* string = std::get_if<std::string_view>(&value)) return text(*string, key);
-  return std::visit([](auto number) { return py::cast(number); }, value);
+  const auto* start = reinterpret_cast<const char*>(gguf.file->bytes(0, 0).data());
+  throw InvalidArgument(concat(gguf.file->path(), ": ", what, " at offset ", bytes.data() - start,
+                               ": not valid UTF-8"));
 }
 
 // Strings in arrays (vocabularies, merges) stay bytes: tokens need not be UTF-8.
@@ -37,23 +34,27 @@ py::object array_item(const GgufScalar& value) {
   return std::visit([](auto number) { return py::cast(number); }, value);
 }
 
-py::object metadata_value(const GgufValue& value, const std::string& key) {
-  if (const auto* one = std::get_if<GgufScalar>(&value.value)) return scalar(*one, key);
-  const auto& items = std::get<std::vector<GgufScalar>>(value.value);
-  py::list list(items.size());
-  for (size_t i = 0; i < items.size(); ++i) list[i] = array_item(items[i]);
-  return list;
+py::object metadata_value(const GgufFile& gguf, const GgufValue& value, const std::string& key) {
+  if (const auto* array = std::get_if<GgufArray>(&value)) {
+    py::list list(array->count);
+    size_t i = 0;
+    for_each_item(gguf, *array, [&](const GgufScalar& item) { list[i++] = array_item(item); });
+    return list;
+  }
+  const GgufScalar& scalar = std::get<GgufScalar>(value);
+  if (const auto* string = std::get_if<std::string_view>(&scalar))
+    return text(gguf, *string, concat("metadata '", key, "'"));
+  return std::visit([](auto number) { return py::cast(number); }, scalar);
 }
 
 PythonGguf read_gguf_for_python(const std::string& path) {
   const GgufFile gguf = read_gguf(path);
   PythonGguf result;
   for (const auto& [key, value] : gguf.metadata)
-    result.metadata[text(key, key)] = metadata_value(value, key);
+    result.metadata[py::str(key)] = metadata_value(gguf, value, key);
   for (const GgufTensor& tensor : gguf.tensors)
-    result.tensors.append(py::make_tuple(text(tensor.name, tensor.name),
-                                         dtype_info(tensor.dtype).name, tensor.shape, tensor.offset,
-                                         tensor.num_bytes));
+    result.tensors.append(py::make_tuple(tensor.name, dtype_info(tensor.dtype).name, tensor.shape,
+                                         tensor.offset, tensor.num_bytes));
   return result;
 }
 

@@ -13,13 +13,16 @@
 namespace f1 {
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without waiting: a pipe would have one wait for who writes to it.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw InvalidArgument(concat(path, ": cannot open: ", std::strerror(errno)));
   struct stat status{};
   void* data = MAP_FAILED;
-  if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
+  const bool is_file = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+  if (is_file && status.st_size > 0)
     data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
   ::close(fd);
+  if (!is_file) throw InvalidArgument(concat(path, ": not a file"));
   if (data == MAP_FAILED) throw InvalidArgument(concat(path, ": empty, or cannot be mapped"));
   data_ = static_cast<std::byte*>(data);
   size_ = static_cast<uint64_t>(status.st_size);

@@ -10,7 +10,7 @@ namespace f1 {
 
 class MappedFile {
  public:
-  // Throws InvalidArgument when the file cannot be opened or is empty.
+  // Throws InvalidArgument when the file cannot be opened, is empty, or is no regular file.
   explicit MappedFile(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

@@ -13,7 +13,13 @@ constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxAlignment = 1 << 20;
 constexpr uint32_t kMaxDimensions = 4;
-constexpr uint64_t kMaxItems = 1 << 24;  // of an array: 100 vocabularies
+
+// What the largest vocabularies take as objects of a caller's, twice over: a header that stands for
+// more is not read to its end. A few bytes of the file can stand for many.
+constexpr uint64_t kMaxHeaderBytes = 64 << 20;
+constexpr uint64_t kEntryBytes = 512;  // of a key and its value, of a tensor: names, shape, places
+constexpr uint64_t kNumberBytes = 40;
+constexpr uint64_t kStringBytes = 48;  // and those that it holds
 
 enum ValueType : uint32_t {
   kUint8,
@@ -35,7 +41,7 @@ enum ValueType : uint32_t {
 // Walks the file; `what` says what is being read, for errors.
 class Cursor {
  public:
-  explicit Cursor(const MappedFile& file) : file_(file) {}
+  explicit Cursor(const MappedFile& file, uint64_t offset = 0) : file_(file), offset_(offset) {}
 
   uint64_t offset() const { return offset_; }
 
@@ -65,9 +71,18 @@ class Cursor {
   uint64_t count(uint64_t min_bytes, std::string_view what) {
     const uint64_t at = offset_;
     const uint64_t value = number<uint64_t>(what);
-    if (value > (file_.size() - offset_) / min_bytes || value > kMaxItems)
+    if (value > (file_.size() - offset_) / min_bytes)
       fail(what, at, concat("says ", value, ", more than this file can hold"));
     return value;
+  }
+
+  void skip(uint64_t size, std::string_view what) { take(size, what); }
+
+  // Counts what the caller will make of `count` things read here.
+  void charge(uint64_t bytes, uint64_t count, std::string_view what) {
+    if (count > charge_left_ / bytes)
+      fail(what, offset_, concat("more than ", kMaxHeaderBytes >> 20, " MiB of names and values"));
+    charge_left_ -= count * bytes;
   }
 
   [[noreturn]] void fail(std::string_view what, uint64_t at, std::string_view why) const {
@@ -86,7 +101,8 @@ class Cursor {
   }
 
   const MappedFile& file_;
-  uint64_t offset_ = 0;
+  uint64_t offset_;
+  uint64_t charge_left_ = kMaxHeaderBytes;
 };
 
 GgufScalar read_scalar(Cursor& cursor, uint32_t type, std::string_view what) {
@@ -119,17 +135,33 @@ GgufScalar read_scalar(Cursor& cursor, uint32_t type, std::string_view what) {
   cursor.fail(what, cursor.offset(), concat("unknown or nested value type ", type));
 }
 
+void charge_string(Cursor& cursor, std::string_view string, std::string_view what) {
+  cursor.charge(kStringBytes + string.size(), 1, what);
+}
+
+GgufArray read_array(Cursor& cursor, const std::string& what) {
+  const uint32_t item_type = cursor.number<uint32_t>(what + " item type");
+  constexpr uint64_t kItemBytes[kNumValueTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
+  if (item_type >= kNumValueTypes || item_type == kArray)
+    cursor.fail(what, cursor.offset(), concat("unknown or nested item type ", item_type));
+  const uint64_t count = cursor.count(kItemBytes[item_type], what + " array length");
+  const GgufArray array{item_type, count, cursor.offset()};
+  if (item_type == kString) {
+    for (uint64_t i = 0; i < count; ++i) charge_string(cursor, cursor.string(what), what);
+  } else {
+    cursor.charge(kNumberBytes, count, what);
+    cursor.skip(count * kItemBytes[item_type], what);
+  }
+  return array;
+}
+
 GgufValue read_value(Cursor& cursor, const std::string& key) {
   const std::string what = concat("metadata '", key, "'");
   const uint32_t type = cursor.number<uint32_t>(what + " type");
-  if (type != kArray) return {read_scalar(cursor, type, what)};
-  const uint32_t item_type = cursor.number<uint32_t>(what + " item type");
-  constexpr uint64_t kItemBytes[kNumValueTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
-  if (item_type >= kNumValueTypes)
-    cursor.fail(what, cursor.offset(), concat("unknown item type ", item_type));
-  std::vector<GgufScalar> items(cursor.count(kItemBytes[item_type], what + " array length"));
-  for (GgufScalar& item : items) item = read_scalar(cursor, item_type, what);
-  return {std::move(items)};
+  if (type == kArray) return read_array(cursor, what);
+  const GgufScalar scalar = read_scalar(cursor, type, what);
+  if (type == kString) charge_string(cursor, std::get<std::string_view>(scalar), what);
+  return scalar;
 }
 
 DType dtype_from_id(const Cursor& cursor, uint32_t id, uint64_t at, std::string_view what) {
@@ -191,7 +223,7 @@ GgufTensor read_tensor(Cursor& cursor) {
 uint64_t alignment_of(const Cursor& cursor, const GgufFile& gguf) {
   for (const auto& [key, value] : gguf.metadata) {
     if (key != "general.alignment") continue;
-    const auto* scalar = std::get_if<GgufScalar>(&value.value);
+    const auto* scalar = std::get_if<GgufScalar>(&value);
     const auto* alignment = scalar ? std::get_if<uint64_t>(scalar) : nullptr;
     if (!alignment || *alignment < 8 || *alignment > kMaxAlignment ||
         (*alignment & (*alignment - 1)) != 0)
@@ -251,11 +283,22 @@ GgufFile read_gguf(const std::string& path) {
     const std::string key = cursor.name("metadata key");
     if (!keys.insert(key).second)
       cursor.fail("metadata key", at, concat("'", key, "' appears twice"));
+    cursor.charge(kEntryBytes + 3 * key.size(), 1, "metadata key");
     gguf.metadata.emplace_back(key, read_value(cursor, key));
   }
-  for (uint64_t i = 0; i < num_tensors; ++i) gguf.tensors.push_back(read_tensor(cursor));
+  for (uint64_t i = 0; i < num_tensors; ++i) {
+    gguf.tensors.push_back(read_tensor(cursor));
+    cursor.charge(kEntryBytes + 3 * gguf.tensors.back().name.size(), 1, "tensor name");
+  }
   place_tensors(cursor, gguf);
   return gguf;
+}
+
+void for_each_item(const GgufFile& gguf, const GgufArray& array,
+                   const std::function<void(const GgufScalar&)>& take) {
+  Cursor cursor(*gguf.file, array.offset);
+  for (uint64_t i = 0; i < array.count; ++i)
+    take(read_scalar(cursor, array.item_type, "item of an array"));
 }
 
 }  // namespace f1

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,11 +18,15 @@ namespace f1 {
 
 using GgufScalar = std::variant<bool, int64_t, uint64_t, double, std::string_view>;
 
-// A metadata value: one scalar, or an array of scalars of one type. Strings are raw bytes in the
-// file.
-struct GgufValue {
-  std::variant<GgufScalar, std::vector<GgufScalar>> value;
+// An array of scalars of one type; they stay in the file until they are asked for.
+struct GgufArray {
+  uint32_t item_type = 0;
+  uint64_t count = 0;
+  uint64_t offset = 0;  // of the first item, from the start of the file
 };
+
+// Strings are raw bytes in the file.
+using GgufValue = std::variant<GgufScalar, GgufArray>;
 
 struct GgufTensor {
   std::string name;
@@ -38,8 +43,12 @@ struct GgufFile {
 };
 
 // Reads header, metadata and tensor table. Every count, length and offset is checked against the
-// file before it is used. Throws InvalidArgument naming the tensor or key, the field and the
-// offset.
+// file before it is used, and all together may not stand for more than 64 MiB of objects. Throws
+// InvalidArgument naming the tensor or key, the field and the offset.
 GgufFile read_gguf(const std::string& path);
+
+// Calls take() for each item of an array of that file.
+void for_each_item(const GgufFile& gguf, const GgufArray& array,
+                   const std::function<void(const GgufScalar&)>& take);
 
 }  // namespace f1

@@ -10,6 +10,7 @@ from typing import Any
 from f1.errors import ModelFileError
 from f1.models.chat import ChatTemplate, template_or_default
 from f1.models.checkpoint import ARCHITECTURES, Checkpoint, ModelConfig, TensorRef
+from f1.models.files import read_file
 from f1.models.rope import Frequencies, inverse_frequencies, scaled_like_llama3
 from f1.models.safetensors import read_headers
 from f1.models.tokenizer_json import read_json, tokenizer_from_folder
@@ -35,6 +36,7 @@ _IN_LAYER = {
     "mlp.up_proj.weight": "up.weight",
     "mlp.down_proj.weight": "down.weight",
 }
+_MAX_TEMPLATE = 2**20  # bytes
 _DERIVED = "self_attn.rotary_emb.inv_freq"  # old files carry it; it follows from the config
 
 
@@ -159,7 +161,7 @@ def _number(fields: Mapping[str, Any], field: str, default: float | None = None)
 def _template(folder: Path) -> str | None:
     """A file of its own in new folders, a field of tokenizer_config.json in old ones."""
     if (file := folder / "chat_template.jinja").is_file():
-        return file.read_text(encoding="utf-8")
+        return read_file(file, _MAX_TEMPLATE).decode("utf-8", "replace")
     path = folder / "tokenizer_config.json"
     found = read_json(path).get("chat_template") if path.is_file() else None
     for entry in found if isinstance(found, list) else ():  # several, by name

@@ -10,6 +10,7 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import orjson
 
 from f1.errors import ModelFileError
 from f1.models.checkpoint import TensorRef
+from f1.models.files import open_file, read_file
 
-_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+_MAX_HEADER = 2 * 2**20  # bytes; of 20,000 tensors. A byte of JSON can stand for 20 of memory.
+_MAX_INDEX = 8 * 2**20
+_MAX_DIMENSIONS = 8
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -39,15 +43,14 @@ def read_headers(folder: Path) -> dict[str, TensorRef]:
 
 def read_header(path: Path) -> dict[str, TensorRef]:
     """Raises ModelFileError naming file, tensor and field or offset."""
+    with open_file(path) as file:
+        file_size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(_MAX_HEADER, file_size - 8):
+            raise ModelFileError(f"{path.name}: a header of {length} bytes at offset 0")
+        text = file.read(length)
     try:
-        file_size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER, file_size - 8):
-                raise ModelFileError(f"{path.name}: a header of {length} bytes at offset 0")
-            header = orjson.loads(file.read(length))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.name} is missing") from None
+        header = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ModelFileError(f"{path.name}: header at offset 8: {error}") from error
     if not isinstance(header, dict):
@@ -56,7 +59,7 @@ def read_header(path: Path) -> dict[str, TensorRef]:
     tensors = {
         name: _tensor(path, name, entry, 8 + length, file_size) for name, entry in header.items()
     }
-    _check_overlap(path, tensors)
+    _check_places(path, tensors, 8 + length, file_size)
     return tensors
 
 
@@ -66,8 +69,12 @@ def _tensor(path: Path, name: str, entry: Any, base: int, file_size: int) -> Ten
         case {
             "dtype": str(dtype),
             "shape": [*shape],
-            "data_offsets": [int(begin), int(end)],
-        } if all(type(extent) is int and 0 <= extent < 2**32 for extent in shape):
+            "data_offsets": [begin, end],
+        } if (
+            len(shape) <= _MAX_DIMENSIONS
+            and all(type(extent) is int and 0 <= extent < 2**32 for extent in shape)
+            and type(begin) is type(end) is int
+        ):
             pass
         case _:
             raise ModelFileError(f"{where}: dtype, shape or data_offsets is missing or malformed")
@@ -84,19 +91,26 @@ def _tensor(path: Path, name: str, entry: Any, base: int, file_size: int) -> Ten
     return TensorRef(path, base + begin, end - begin, dtype, tuple(shape))
 
 
-def _check_overlap(path: Path, tensors: dict[str, TensorRef]) -> None:
-    end, before = 0, ""
+def _check_places(path: Path, tensors: dict[str, TensorRef], begin: int, file_size: int) -> None:
+    """One behind the other to the end of the file, as the format has it. (Of two entries with one
+    name JSON keeps the last: the place of the other is a gap.)"""
+    end, before = begin, "header"
     for name, ref in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].num_bytes)):
-        if ref.offset < end:
+        if ref.offset != end:
+            wrong = "overlaps" if ref.offset < end else "leaves a gap behind"
             raise ModelFileError(
-                f"{path.name}: tensor {name!r} at offset {ref.offset} overlaps {before!r}"
+                f"{path.name}: tensor {name!r} at offset {ref.offset} {wrong} {before!r}"
             )
         end, before = ref.offset + ref.num_bytes, name
+    if end != file_size:
+        raise ModelFileError(
+            f"{path.name}: {file_size - end} bytes at offset {end} are no tensor's"
+        )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = orjson.loads(index.read_bytes())["weight_map"]
+        weight_map = orjson.loads(read_file(index, _MAX_INDEX))["weight_map"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ModelFileError(f"{index.name}: no weight_map: {error}") from error
     if not isinstance(weight_map, dict):

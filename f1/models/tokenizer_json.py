@@ -10,9 +10,11 @@ import orjson
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
+from f1.models.files import read_file
 from f1.models.spelling import byte_level_bytes, sentencepiece_bytes
 from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
 
+_MAX_JSON = 64 * 2**20  # bytes; the largest tokenizers have half of that
 _OUT_OF_REACH = " "  # in front of a piece: normalised text has no plain spaces (SentencePiece)
 
 
@@ -31,9 +33,7 @@ def tokenizer_from_folder(folder: Path, vocab_size: int) -> Tokenizer:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file; raises ModelFileError naming the file."""
     try:
-        value = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.name} is missing") from None
+        value = orjson.loads(read_file(path, _MAX_JSON))
     except orjson.JSONDecodeError as error:
         raise ModelFileError(f"{path.name}: {error}") from error
     if not isinstance(value, dict):

@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from fastapi import FastAPI, Request, Response
@@ -26,6 +27,7 @@ from f1.serve.record import Recorder
 from f1.serve.server import LocalEngine, Server
 from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
+from f1.store.responses import NotStored, ResponseStore
 
 log = logging.getLogger("f1.serve")
 
@@ -35,15 +37,17 @@ def create_app(
     *,
     limits: Limits | None = None,
     access: Access | None = None,
+    store: ResponseStore | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
     log_prompts: bool = False,
 ) -> FastAPI:
     """The app. `load` runs in a thread once the server is up, and until it returns `/ready` and
     all work answer 503. Where it fails, `on_load_error` is told (to end the process). A line for
-    each request goes to `log_to`."""
+    each request goes to `log_to`. `store` is closed with the app; without, none are stored."""
     limits = limits or Limits()
-    server = Server(limits, Admission(limits), keep_prompts=log_prompts)
+    store = store or ResponseStore(Path(), 0)
+    server = Server(limits, Admission(limits), store, keep_prompts=log_prompts)
     metrics = Metrics(server)
 
     async def load_engine() -> None:
@@ -64,6 +68,7 @@ def create_app(
             await loading  # a thread cannot be stopped: what it loads must be closed
             if server.engine is not None:
                 await asyncio.to_thread(server.engine.close)
+            await asyncio.to_thread(store.close)
 
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)
@@ -106,10 +111,12 @@ def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]
 
 def _advice(error: F1Error) -> dict[str, str]:
     """Headers that say whether, and when, to try again."""
+    if isinstance(error, DeadlineExceeded | NotStored):
+        # OpenAI's clients would try again, and it would take as long again.
+        return {"x-should-retry": "false"}
     if error.status in (429, 503):
         return {"retry-after": str(math.ceil(error.retry_after or 1.0))}
-    # OpenAI's clients would try again, and it would take as long again.
-    return {"x-should-retry": "false"} if isinstance(error, DeadlineExceeded) else {}
+    return {}
 
 
 def _add_error_handlers(app: FastAPI) -> None:

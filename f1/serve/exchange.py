@@ -50,15 +50,21 @@ class Writer(Protocol):
         """In place of close(): the answer breaks off."""
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a body asks for, and how its answer is written."""
+    """What a body asks for, and how its answer is written. `finished` is awaited when all is
+    decoded, before the client is told that it is; what it raises, the client is told instead."""
 
     model: str
     request: GenerateRequest
     stream: bool
     writer: Writer
     timeout: float | None = None  # seconds, where the body says
+    finished: Callable[[], Awaitable[None]] = _nothing
 
 
 class ClientGone(Exception):
@@ -130,13 +136,15 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
     if not work.stream:
         async with aclosing(events):
             completions = await unless_gone(request.receive, gather(events, work.request.n))
-        return json_response(work.writer.whole(completions))
+        body = work.writer.whole(completions)
+        await work.finished()
+        return json_response(body)
     try:
         first = await unless_gone(request.receive, anext(events))
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(_frames(work.writer, first, events), events)
+    return EventStream(_frames(work, first, events), events)
 
 
 async def answer_aside(
@@ -148,16 +156,16 @@ async def answer_aside(
     return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
 
 
-async def _frames(
-    writer: Writer, first: Event, events: AsyncIterator[Event]
-) -> AsyncGenerator[bytes]:
+async def _frames(work: Work, first: Event, events: AsyncIterator[Event]) -> AsyncGenerator[bytes]:
     """The whole answer. An error after the first event ends the stream, as the API has it."""
+    writer = work.writer
     try:
         for frame in (*writer.begin(), *writer.write(first)):
             yield frame.encode()
         async for event in events:
             for frame in writer.write(event):
                 yield frame.encode()
+        await work.finished()
         for frame in writer.close():
             yield frame.encode()
     except F1Error as error:

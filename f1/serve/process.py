@@ -18,6 +18,7 @@ from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
 from f1.settings import Settings
+from f1.store.responses import ResponseStore
 
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full
 
@@ -58,6 +59,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
         load,
         limits=Limits(max_running=settings.max_sequences + _MADE_READY),
         access=access,
+        store=ResponseStore(settings.responses_file, settings.responses_disk),
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,
         log_prompts=settings.log_prompts,

@@ -16,6 +16,7 @@ from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.serve.record import Record
+from f1.store.responses import ResponseStore
 from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Server:
 
     limits: Limits
     admission: Admission
+    responses: ResponseStore
     created: int = field(default_factory=lambda: int(time.time()))
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered

@@ -6,6 +6,7 @@ Fields and their ranges follow the types of the `openai` package 3.54. Beyond Op
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from f1.serve.wire.request import (
     parse_own,
     parse_sampling,
     parse_stop,
+    parse_timeout,
     parse_tool_choice,
 )
 from f1.serve.wire.responses.items import Item, Reference, conversation, parse_items
@@ -65,11 +67,15 @@ class ResponsesRequest:
     previous_response_id: str | None = None
     store: bool = True
     stream: bool = False
+    timeout: float | None = None
     repair_history: bool = False
 
 
-def parse_responses_request(body: object, limits: Limits) -> ResponsesRequest:
-    """Raises InvalidRequest naming the first field that is wrong."""
+def parse_responses_request(
+    body: object, limits: Limits, *, may_store: bool = True
+) -> ResponsesRequest:
+    """Raises InvalidRequest naming the first field that is wrong. Where this server stores none,
+    the response says so; it is answered all the same, for to store is what clients leave unsaid."""
     fields = Fields(body)
     for name in _REFUSED:
         if fields.has(name):
@@ -94,28 +100,30 @@ def parse_responses_request(body: object, limits: Limits) -> ResponsesRequest:
         stop=parse_stop(fields, limits),
         eager_arguments=own.eager_arguments,
     )
-    store = fields.boolean("store")
+    store = fields.boolean("store") is not False and may_store
     return ResponsesRequest(
         model=fields.required_string("model"),
         generate=generate,
         items=parse_items(fields, "input", limits),
-        echo=_echo(fields, generate, text, tools),
+        echo=_echo(fields, generate, text, tools) | {"store": store},
         instructions=fields.string("instructions"),
         previous_response_id=fields.string("previous_response_id"),
-        store=True if store is None else store,
+        store=store,
         stream=_parse_stream(fields),
+        timeout=parse_timeout(fields, limits),
         repair_history=own.repair_history,
     )
 
 
 def whole_request(
-    asked: ResponsesRequest, items: list[Item], repaired: list[str]
-) -> GenerateRequest:
-    """What to decode, with all that the conversation consists of. Raises InvalidRequest; `repaired`
-    is told what was put right, where that was asked for."""
+    asked: ResponsesRequest, items: Sequence[Item]
+) -> tuple[GenerateRequest, list[str]]:
+    """What to decode, with all that the conversation consists of, and what was put right in that
+    where this was asked for. Raises InvalidRequest."""
+    repaired: list[str] = []
     told = repaired if asked.repair_history else None
     messages = conversation(asked.instructions, items, repaired=told)
-    return replace(asked.generate, messages=messages)
+    return replace(asked.generate, messages=messages), repaired
 
 
 def _parse_tool(item: Fields) -> Tool:
@@ -177,7 +185,6 @@ def _echo(fields: Fields, generate: GenerateRequest, text: Fields, tools: tuple[
         "previous_response_id": fields.string("previous_response_id"),
         "reasoning": _parse_reasoning(fields),
         "service_tier": "default",
-        "store": fields.boolean("store") is not False,
         "temperature": generate.sampling.temperature,
         "text": {
             "format": _write_format(text),

@@ -64,10 +64,9 @@ class ResponsesWriter:
     def write(self, event: Event) -> list[Frame]:
         match event:
             case ReasoningDelta():
-                return [*self._grow("reasoning"), self._more(event.text, [])]
+                return list(self._grow("reasoning", event.text, []))
             case TextDelta():
-                logprobs = write_logprobs(event.logprobs)
-                return [*self._grow("message"), self._more(event.text, logprobs)]
+                return list(self._grow("message", event.text, write_logprobs(event.logprobs)))
             case CallBegun():
                 return [*self._close_text("completed"), self._begin_call(event.id, event.name)]
             case ArgumentsDelta():
@@ -75,11 +74,7 @@ class ResponsesWriter:
             case CallDelta(call=call):
                 return list(self._write_call(call))
             case Finished():
-                self._end = event
-                if event.reason == "length":
-                    return list(self._close_text("incomplete"))
-                self._completed_at = int(time.time())
-                return list(self._close_text("completed"))
+                return list(self._finish(event))
 
     def close(self) -> list[Frame]:
         return [self._state(self.response()["status"])]
@@ -109,40 +104,44 @@ class ResponsesWriter:
             "usage": _write_usage(end.usage) if end else None,
         } | self._asked.echo | told  # fmt: skip
 
+    def _finish(self, end: Finished) -> Iterator[Frame]:
+        self._end = end
+        if end.reason != "length":
+            self._completed_at = int(time.time())
+        in_text = end.reason == "length" and end.report.needed_tokens is None  # else in a call
+        yield from self._close_text("incomplete" if in_text else "completed")
+
     # --- texts -----------------------------------------------------------------------------------
 
-    def _grow(self, kind: Kind) -> Iterator[Frame]:
-        """Until an item of that kind is the one that grows."""
-        if self._text is not None and self._text.kind == kind:
-            return
-        yield from self._close_text("completed")
-        self._text = _Text(kind)
-        added = self._text.item("in_progress") | {"content": []}
-        yield self._frame("response.output_item.added", **self._place(), item=added)
-        part = self._text.part()
-        yield self._frame("response.content_part.added", **self._part_place(), part=part)
-
-    def _more(self, text: str, logprobs: list[Json]) -> Frame:
-        assert self._text is not None
-        self._text.pieces.append(text)
-        self._text.logprobs += logprobs
-        return self._text_frame("delta", delta=text, logprobs=logprobs)
+    def _grow(self, kind: Kind, more: str, logprobs: list[Json]) -> Iterator[Frame]:
+        """The item that grows, if it is one of that kind; else a new one."""
+        text = self._text
+        if text is None or text.kind != kind:
+            yield from self._close_text("completed")
+            text = self._text = _Text(kind)
+            added = text.item("in_progress") | {"content": []}
+            yield self._frame("response.output_item.added", **self._place(), item=added)
+            yield self._part_frame("response.content_part.added", text, part=text.part())
+        text.pieces.append(more)
+        text.logprobs += logprobs
+        yield self._text_frame("delta", text, delta=more, logprobs=logprobs)
 
     def _close_text(self, status: str) -> Iterator[Frame]:
         if self._text is None:
             return
-        part, item = self._text.part(), self._text.item(status)
-        yield self._text_frame("done", text=part["text"], logprobs=list(self._text.logprobs))
-        yield self._frame("response.content_part.done", **self._part_place(), part=part)
-        yield self._item_done(item)
-        self._text = None
+        text, self._text = self._text, None
+        part = text.part()
+        yield self._text_frame("done", text, text=part["text"], logprobs=list(text.logprobs))
+        yield self._part_frame("response.content_part.done", text, part=part)
+        yield self._item_done(text.item(status))
 
-    def _text_frame(self, name: str, *, logprobs: list[Json], **data: str) -> Frame:
-        assert self._text is not None
-        if self._text.kind == "reasoning":
-            return self._frame(f"response.reasoning_text.{name}", **self._part_place(), **data)
-        place = self._part_place()
-        return self._frame(f"response.output_text.{name}", **place, **data, logprobs=logprobs)
+    def _text_frame(self, name: str, of: _Text, /, *, logprobs: list[Json], **data: str) -> Frame:
+        if of.kind == "reasoning":
+            return self._part_frame(f"response.reasoning_text.{name}", of, **data)
+        return self._part_frame(f"response.output_text.{name}", of, **data, logprobs=logprobs)
+
+    def _part_frame(self, kind: str, of: _Text, **data: object) -> Frame:
+        return self._frame(kind, item_id=of.id, **self._place(), content_index=0, **data)
 
     # --- calls -----------------------------------------------------------------------------------
 
@@ -176,10 +175,6 @@ class ResponsesWriter:
 
     def _place(self) -> Json:
         return {"output_index": len(self._output)}
-
-    def _part_place(self) -> Json:
-        assert self._text is not None
-        return {"item_id": self._text.id, **self._place(), "content_index": 0}
 
     def _frame(self, kind: str, **data: object) -> Frame:
         self._sequence_number += 1

@@ -1,0 +1,308 @@
+"""Responses that are kept, so that later ones may follow on them.
+
+cache/responses.sqlite
+
+    responses   one row each: whose it is, which one it followed, its input and itself as JSON
+    items       id of an item ─▶ the responses it stands in
+    held        bytes held by each tenant, kept up to date by triggers
+
+One thread of its own does all reading and writing; several processes may use the file at a time.
+What was not used for longest goes first, of the tenant that holds most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from f1.errors import F1Error
+from f1.store.folder import remove
+
+Json = dict[str, Any]
+T = TypeVar("T")
+log = logging.getLogger("f1.store")
+
+MAX_AGE_SECONDS = 30 * 86_400.0
+_VERSION = 1
+_ROW_BYTES = 1024  # what a row takes beside its JSON, with its place in the indices
+_BUSY_SECONDS = 5.0  # how long another process may hold the file
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, previous TEXT, used REAL NOT NULL,
+    bytes INTEGER NOT NULL, input BLOB NOT NULL, response BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS by_use ON responses (used);
+CREATE INDEX IF NOT EXISTS by_tenant ON responses (tenant, used);
+CREATE TABLE IF NOT EXISTS items (
+    id TEXT NOT NULL, response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE,
+    PRIMARY KEY (id, response)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_response ON items (response);
+CREATE TABLE IF NOT EXISTS held (tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON responses BEGIN
+    INSERT INTO held VALUES (NEW.tenant, NEW.bytes)
+        ON CONFLICT (tenant) DO UPDATE SET bytes = bytes + NEW.bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON responses BEGIN
+    UPDATE held SET bytes = bytes - OLD.bytes WHERE tenant = OLD.tenant;
+    DELETE FROM held WHERE bytes <= 0;
+END;
+"""
+
+
+class NotStored(F1Error):
+    """The response was made and could not be kept, or kept ones cannot be read now."""
+
+    status = 503
+    code = "not_stored"
+
+
+class TooMuch(Exception):
+    """What is asked for is larger than the caller allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """`input` are the items it was asked with, `response` is itself, as it was answered."""
+
+    id: str
+    previous: str | None
+    input: list[Json]
+    response: Json
+    num_bytes: int = 0  # as it is kept
+
+    def items(self) -> list[Json]:
+        """What was said, in order."""
+        return [*self.input, *self.response["output"]]
+
+
+class ResponseStore:
+    """`max_bytes` holds for the file, whosever responses are in it; 0: nothing is kept.
+
+    Every method raises NotStored where the file cannot be used. A file that is no database, or a
+    broken one, is set aside under the name `….broken`, and a new one begun.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, *, max_age: float = MAX_AGE_SECONDS):
+        self._path = path if max_bytes else None
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, "f1-responses")
+
+    @property
+    def keeps(self) -> bool:
+        return self._max_bytes > 0
+
+    async def check(self) -> None:
+        """Whether anything could be kept now."""
+        await self._do(lambda db: db.execute("BEGIN IMMEDIATE"))
+
+    async def put(self, tenant: str, stored: StoredResponse) -> None:
+        """Kept when this returns, also if the process is killed then."""
+        await self._do(lambda db: self._put(db, tenant, stored))
+
+    async def get(self, tenant: str, response_id: str) -> StoredResponse | None:
+        """None where there is none of that id, or it is another tenant's."""
+        return await self._do(lambda db: _get(db, tenant, response_id))
+
+    async def chain(
+        self, tenant: str, response_id: str, *, max_items: int, max_bytes: int
+    ) -> list[StoredResponse] | None:
+        """The response, and before it those it followed, oldest first. None where one of them is
+        not kept. Raises TooMuch."""
+        return await self._do(lambda db: _chain(db, tenant, response_id, max_items, max_bytes))
+
+    async def items(self, tenant: str, ids: Iterable[str], *, max_bytes: int) -> dict[str, Json]:
+        """Those of the items that are kept, by id. Raises TooMuch where the responses that they
+        stand in are larger in all."""
+        return await self._do(lambda db: _items(db, tenant, ids, max_bytes))
+
+    async def delete(self, tenant: str, response_id: str) -> bool:
+        """False where there was none. Responses that followed it can no longer be followed."""
+        return await self._do(lambda db: _delete(db, tenant, response_id))
+
+    def close(self) -> None:
+        self._thread.submit(self._disconnect)
+        self._thread.shutdown()
+
+    # --- in the thread ---------------------------------------------------------------------------
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+
+    def _try(self, work: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
+        try:
+            with self._connected() as db:  # a transaction
+                return work(db)
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            if self._path is None or not again or _code(error) not in _BROKEN:
+                told = f"stored responses cannot be used now: {_told(error)}"
+                raise NotStored(told) from error
+            _set_aside(self._path, error)
+            return self._try(work, again=False)
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):  # readable by us alone
+                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
+            self._connection = sqlite3.connect(
+                self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE"
+            )
+            _prepare(self._connection)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _put(self, db: sqlite3.Connection, tenant: str, stored: StoredResponse) -> None:
+        given, response = orjson.dumps(stored.input), orjson.dumps(stored.response)
+        ids = {item["id"] for item in stored.items()}
+        size = len(given) + len(response) + _ROW_BYTES + 128 * len(ids)
+        if size > self._max_bytes:
+            raise NotStored(f"the response takes {size} bytes, {self._max_bytes} are kept in all")
+        db.execute("DELETE FROM responses WHERE used < ?", (time.time() - self._max_age,))
+        while _held(db) + size > self._max_bytes and _remove_oldest(db):
+            pass
+        crc = _crc(given, response)
+        row = (stored.id, tenant, stored.previous, time.time(), size, given, response, crc)
+        db.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.executemany("INSERT INTO items VALUES (?, ?)", [(item, stored.id) for item in ids])
+
+
+def _set_aside(path: Path, reason: object) -> None:
+    aside = path.with_name(path.name + ".broken")
+    log.error("%s is broken and set aside as %s: %s", path.name, aside.name, reason)
+    os.replace(path, aside)
+    for ending in ("-wal", "-shm"):
+        remove(path.with_name(path.name + ending))
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # what is kept is kept when the power fails, too
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA secure_delete = ON")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _VERSION):
+        broken = sqlite3.DatabaseError(f"made by another version of F1 ({version})")
+        broken.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise broken
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+
+def _get(db: sqlite3.Connection, tenant: str, response_id: str) -> StoredResponse | None:
+    row = db.execute(
+        "SELECT previous, input, response, crc FROM responses WHERE id = ? AND tenant = ?",
+        (response_id, tenant),
+    ).fetchone()
+    if row is None:
+        return None
+    try:
+        return _read(response_id, *row)
+    except (ValueError, KeyError, TypeError):
+        log.error("stored response %s is broken and removed", response_id)
+        _delete(db, tenant, response_id)
+        return None
+
+
+def _read(
+    response_id: str, previous: str | None, given: bytes, response: bytes, crc: int
+) -> StoredResponse:
+    """Raises ValueError, KeyError or TypeError where it is not what `_put` writes."""
+    if _crc(given, response) != crc:
+        raise ValueError
+    items, whole = orjson.loads(given), orjson.loads(response)
+    stored = StoredResponse(response_id, previous, items, whole, len(given) + len(response))
+    if stored.response["id"] != response_id or not all(item["id"] for item in stored.items()):
+        raise ValueError
+    return stored
+
+
+def _chain(
+    db: sqlite3.Connection, tenant: str, response_id: str, max_items: int, max_bytes: int
+) -> list[StoredResponse] | None:
+    chain: list[StoredResponse] = []
+    num_items = num_bytes = 0
+    following: str | None = response_id
+    while following is not None:
+        stored = _get(db, tenant, following)
+        if stored is None:
+            return None
+        chain.append(stored)
+        num_items += 1 + len(stored.items())
+        num_bytes += stored.num_bytes
+        if num_items > max_items or num_bytes > max_bytes:
+            raise TooMuch(f"more than {max_items} items or {max_bytes} bytes")
+        following = stored.previous
+    now = time.time()
+    db.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, s.id) for s in chain])
+    return chain[::-1]
+
+
+def _items(
+    db: sqlite3.Connection, tenant: str, ids: Iterable[str], max_bytes: int
+) -> dict[str, Json]:
+    wanted, responses = set(ids), dict[str, int]()
+    for item_id in wanted:
+        row = db.execute(
+            "SELECT responses.id, bytes FROM items JOIN responses ON responses.id = items.response"
+            " WHERE items.id = ? AND tenant = ? ORDER BY used DESC LIMIT 1",
+            (item_id, tenant),
+        ).fetchone()
+        if row is not None:
+            responses[row[0]] = row[1]
+    if sum(responses.values()) > max_bytes:
+        raise TooMuch(f"more than {max_bytes} bytes")
+    found = [_get(db, tenant, response_id) for response_id in responses]
+    items = [item for stored in found if stored for item in stored.items()]
+    return {item["id"]: item for item in items if item["id"] in wanted}
+
+
+def _delete(db: sqlite3.Connection, tenant: str, response_id: str) -> bool:
+    found = db.execute("DELETE FROM responses WHERE id = ? AND tenant = ?", (response_id, tenant))
+    return found.rowcount > 0
+
+
+def _held(db: sqlite3.Connection) -> int:
+    (size,) = db.execute("SELECT coalesce(sum(bytes), 0) FROM held").fetchone()
+    return int(size)
+
+
+def _remove_oldest(db: sqlite3.Connection) -> bool:
+    removed = db.execute(
+        "DELETE FROM responses WHERE id = (SELECT id FROM responses WHERE tenant ="
+        " (SELECT tenant FROM held ORDER BY bytes DESC LIMIT 1) ORDER BY used LIMIT 1)"
+    )
+    return removed.rowcount > 0
+
+
+def _crc(given: bytes, response: bytes) -> int:
+    return zlib.crc32(response, zlib.crc32(given))
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest of it says more closely
+
+
+def _told(error: Exception) -> str:
+    """No paths go out."""
+    return error.strerror or "" if isinstance(error, OSError) else str(error)
