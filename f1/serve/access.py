@@ -1,7 +1,7 @@
 """Who may ask: keys, and which names and origins browsers may use.
 
-    scope ─▶ Host known? ─▶ Origin known? ─▶ key known? ─▶ the app, with scope["f1.tenant"]
-               403             403             401
+    scope ─▶ head bounded? ─▶ Host known? ─▶ Origin known? ─▶ key known? ─▶ the app, with
+                4xx              403             403             401     scope["f1.tenant"]
 
 Decided from `scope["path"]` and the raw headers: what is rebuilt from the Host header (URLs) can be
 forged. Only hashes of keys are kept.
@@ -25,6 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import F1Error, Forbidden, InvalidRequest, Unauthorized
 from f1.serve.exchange import json_response
+from f1.serve.head import check_head
+from f1.serve.limits import Limits
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # need no key: who watches a server has none
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -151,9 +153,11 @@ class Guard:
         self,
         app: ASGIApp,
         access: Access,
+        limits: Limits,
         write: Callable[[Request, F1Error, int], dict[str, Any]],
     ):
         self.app = app
+        self.limits = limits
         self.access = access
         self.write = write
 
@@ -164,6 +168,7 @@ class Guard:
         origin = _one(scope, b"origin")
         foreign = None
         try:
+            check_head(scope, self.limits)
             self._check_host(_one(scope, b"host"))
             foreign = self._foreign(origin, _one(scope, b"host"))
             if foreign is not None:
@@ -172,7 +177,7 @@ class Guard:
                 await _preflight()(scope, receive, send)
                 return
             scope["f1.tenant"] = self._tenant(scope)
-        except (Unauthorized, Forbidden) as error:
+        except F1Error as error:
             headers = {"www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
             body = self.write(Request(scope), error, error.status)
             await json_response(body, error.status, **headers)(scope, receive, send)

@@ -72,7 +72,8 @@ def create_app(
 
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)
-    app.add_middleware(Guard, access=access or Access(), write=_error_body)  # asked last
+    # The one that is added last is asked first.
+    app.add_middleware(Guard, access=access or Access(), limits=limits, write=_error_body)
     app.add_middleware(RequestIds)
     tell = (metrics, RequestLog(log_to)) if log_to else (metrics,)
     app.add_middleware(Recorder, tell=tell)

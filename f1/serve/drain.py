@@ -40,7 +40,10 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=connection,
+                h11_max_incomplete_event_size=connection.max_head_bytes,
                 ws="none",
+                proxy_headers=False,  # anybody can send them
+                server_header=False,
                 log_level=log_level,
                 access_log=False,
                 timeout_graceful_shutdown=_LAST_BYTES,

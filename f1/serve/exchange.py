@@ -17,9 +17,10 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from f1.errors import F1Error, InvalidRequest
+from f1.errors import F1Error, InvalidRequest, Overloaded
 from f1.planning.orchestrator import gather
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
@@ -82,12 +83,24 @@ def internal_error() -> F1Error:
 
 
 async def read_json(request: Request, max_bytes: int) -> object:
-    """The body. Raises InvalidRequest."""
+    """The body. Raises InvalidRequest, Overloaded where too many send theirs at a time."""
+    server: Server = request.app.state.server
+    too_large = BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+    try:
+        async for piece in request.stream():
+            body += piece
+            server.receiving += len(piece)
+            if len(body) > max_bytes:
+                raise too_large
+            if server.receiving > server.limits.max_bodies_bytes:
+                raise Overloaded("too many bodies are being received; try again later")
+    except ClientDisconnect:
+        raise ClientGone from None
+    finally:
+        server.receiving -= len(body)
     request.scope["f1.num_bytes"] = len(body)
     return parse_json(bytes(body))
 

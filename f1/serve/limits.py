@@ -11,6 +11,10 @@ class Limits:
     is in f1.serve.wire.bodies."""
 
     max_body_bytes: int = 4 << 20
+    max_bodies_bytes: int = 64 << 20  # of all that are being received
+    max_head_bytes: int = 64 << 10
+    max_headers: int = 100
+    max_url_bytes: int = 8 << 10
     max_messages: int = 2048
     max_parts: int = 256
     max_tools: int = 512

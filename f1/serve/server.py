@@ -64,6 +64,7 @@ class Server:
     created: int = field(default_factory=lambda: int(time.time()))
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
+    receiving: int = 0  # bytes of bodies that are not whole yet
     keep_prompts: bool = False  # in the records of requests
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
 
