@@ -89,6 +89,8 @@ class Preparation:
     def prompt(self, request: GenerateRequest) -> list[int]:
         """The tokens that the model reads. Raises InvalidRequest and its kin."""
         check_request(request)
+        if request.prompt is not None:
+            return self._raw_prompt(request.prompt)
         parallel = request.parallel_tool_calls
         messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
         return self._checkpoint.template.render(messages)
@@ -100,15 +102,25 @@ class Preparation:
         max_tokens = room if request.max_tokens is None else request.max_tokens
         if room < 1 or max_tokens > room:
             raise ContextLengthExceeded(
-                f"the context holds {self._context_length} tokens; the messages and tools take "
-                f"{len(prompt)} and the completion may take {max(max_tokens, 1)}",
-                param="messages",
+                f"the context holds {self._context_length} tokens; the prompt with all its tools "
+                f"takes {len(prompt)} and the completion may take {max(max_tokens, 1)}",
+                param="messages" if request.prompt is None else "prompt",
             )
         choices = [
             self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
         ]
         choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
         return choices
+
+    def _raw_prompt(self, prompt: str | tuple[int, ...]) -> list[int]:
+        tokenizer = self._checkpoint.tokenizer
+        if isinstance(prompt, str):
+            return [*tokenizer.leading_token_ids, *tokenizer.encode(prompt)]
+        for token_id in prompt:
+            if not 0 <= token_id < tokenizer.vocab_size:
+                told = f"prompt: token ids are 0 to {tokenizer.vocab_size - 1}, not {token_id}"
+                raise InvalidRequest(told, param="prompt")
+        return list(prompt)
 
     def settle(self, choice: Choice) -> Choice | None:
         """What is left to do for an `unsettled` turn: None when that is its report, which is now

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
-from f1.errors import EngineStopped
+from f1.errors import EngineStopped, InvalidRequest
 from f1.serve.wire.remote import ChunkReader, read_error
 from f1.serve.wire.request import ChatRequest, write_chat_request
 from f1.types import Event, GenerateRequest
@@ -35,6 +35,8 @@ class RemoteEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """Raises what the server answered, as the F1Error of its code; EngineStopped when the
         server cannot be reached or goes away."""
+        if request.prompt is not None:
+            raise InvalidRequest("prompt: a server is asked with messages", param="prompt")
         chat = ChatRequest(self.model_id, request, stream=True, include_usage=True)
         body = orjson.dumps(write_chat_request(chat))
         reader = ChunkReader(eager=request.eager_arguments)

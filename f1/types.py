@@ -80,7 +80,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One assistant turn to decode, `n` times."""
+    """One assistant turn to decode, `n` times.
+
+    With a `prompt`, which stands alone: what follows on this text, or on these token ids, without
+    roles. In text no spelling is a control token; ids may be any.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
@@ -92,6 +96,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     n: int = 1
     eager_arguments: bool = False  # also tell of calls piece by piece, before they are known valid
+    prompt: str | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

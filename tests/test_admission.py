@@ -229,7 +229,7 @@ async def test_what_is_cut_ends_wherever_it_is() -> None:
     limits = Limits(max_running=1)
     server = Server(limits, Admission(limits), engine=engine)
     request = GenerateRequest((Message("user", "Hello"),))
-    running, waiting = (server.events("f1", request, Caller()) for _ in range(2))
+    running, waiting = (server.events("f1", [request], Caller()) for _ in range(2))
     assert isinstance(await anext(running), TextDelta)
     ends = [asyncio.ensure_future(gather(events, 1)) for events in (running, waiting)]
     while server.admission.queued.requests == 0:

@@ -170,6 +170,14 @@ def test_stop_and_control_tokens(qwen: Tokenizer, smollm: Tokenizer):
     assert qwen.vocab_size == 151936
 
 
+def test_text_without_a_template_leads_with_what_the_file_says(
+    qwen: Tokenizer, smollm: Tokenizer, smollm_metadata: Metadata
+):
+    assert qwen.leading_token_ids == smollm.leading_token_ids == []
+    leads = tokenizer_from_gguf(smollm_metadata | {"tokenizer.ggml.add_bos_token": True})
+    assert leads.leading_token_ids == [leads.token_id("<|im_start|>")]
+
+
 def test_grammar_vocabulary_has_no_control_token(qwen: Tokenizer):
     vocabulary = qwen.vocabulary()
     assert len(vocabulary) == qwen.vocab_size

@@ -14,7 +14,10 @@ from f1.types import GenerateRequest
 
 def check_request(request: GenerateRequest) -> None:
     """Raises InvalidRequest or InvalidSchema naming what is wrong."""
-    if not request.messages:
+    if request.prompt is not None:
+        if not request.prompt or request.messages or request.tools:
+            raise InvalidRequest("prompt: expected text or tokens, alone", param="prompt")
+    elif not request.messages:
         raise InvalidRequest("messages: expected at least one message", param="messages")
     names = [tool.name for tool in request.tools]
     if len(set(names)) < len(names):

@@ -113,7 +113,8 @@ class Turn:
         self._state: State = "text"
         self._fresh = True  # no text was read yet
         self.prefix = ""  # text the turn begins with, settled before any token is sampled
-        self._begin(request, family.reasoning, prompt_end)
+        # What goes on with a raw prompt is its text, thoughts and all.
+        self._begin(request, family.reasoning if request.prompt is None else None, prompt_end)
 
     def _begin(
         self, request: GenerateRequest, reasoning: Reasoning | None, prompt_end: bytes

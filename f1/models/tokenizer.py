@@ -49,6 +49,7 @@ class Vocabulary:
     stop_token_ids: frozenset[int]
     bos_token: str = ""
     eos_token: str = ""
+    leads_with_bos: bool = False  # text without a template begins with it, as in training
 
 
 Encode = Callable[[str], list[int]]
@@ -73,6 +74,9 @@ class Tokenizer:
         self.control_token_ids = frozenset(t.id for t in vocabulary.added if t.control)
         self.bos_token = vocabulary.bos_token
         self.eos_token = vocabulary.eos_token
+        leads = vocabulary.leads_with_bos and vocabulary.bos_token in self._added
+        # Of text without a template.
+        self.leading_token_ids = [self._added[self.bos_token]] if leads else []
 
     @property
     def vocab_size(self) -> int:

@@ -63,6 +63,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         stop_token_ids=_stop_token_ids(metadata, spellings, kinds),
         bos_token=_spelling_of(metadata, "bos", spellings),
         eos_token=_spelling_of(metadata, "eos", spellings),
+        # SentencePiece models were trained with it, whether their files say so or not.
+        leads_with_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", model == "llama")),
     )
     return Tokenizer(vocabulary, encode, encode)
 

@@ -52,6 +52,7 @@ def _from_spec(spec: dict[str, Any], folder: Path, vocab_size: int) -> Tokenizer
         stop_token_ids=_stop_token_ids(folder, config, added) & set(range(vocab_size)),
         bos_token=_content(config.get("bos_token")),
         eos_token=_content(config.get("eos_token")),
+        leads_with_bos=bool(config.get("add_bos_token")),
     )
     return Tokenizer(vocabulary, *_encoders(spec, added))
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
-from f1.serve import anthropic, chat, health, responses, tokens
+from f1.serve import anthropic, chat, completions, health, responses, tokens
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
@@ -86,6 +86,7 @@ def create_app(
 
 def _add_routes(app: FastAPI, server: Server) -> None:
     chat.add_routes(app, server)
+    completions.add_routes(app, server)
     responses.add_routes(app, server)
     anthropic.add_routes(app, server)
     tokens.add_routes(app, server)

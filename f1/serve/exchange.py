@@ -66,6 +66,7 @@ class Work:
     writer: Writer
     timeout: float | None = None  # seconds, where the body says
     finished: Callable[[], Awaitable[None]] = _nothing
+    more: Sequence[GenerateRequest] = ()  # decoded beside it; their choices are numbered on
 
 
 class ClientGone(Exception):
@@ -145,10 +146,12 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
     """Decodes. Until the first event a wrong request is an ordinary 4xx, also for a stream."""
     caller = caller_of(request)
     deadline = deadline_of(request, caller, server.limits, work.timeout)
-    events = server.events(work.model, work.request, caller, deadline)
+    requests = (work.request, *work.more)
+    events = server.events(work.model, requests, caller, deadline)
     if not work.stream:
         async with aclosing(events):
-            completions = await unless_gone(request.receive, gather(events, work.request.n))
+            num_choices = sum(asked.n for asked in requests)
+            completions = await unless_gone(request.receive, gather(events, num_choices))
         body = work.writer.whole(completions)
         await work.finished()
         return json_response(body)

@@ -20,6 +20,8 @@ class Limits:
     max_tools: int = 512
     max_calls_per_message: int = 128
     max_choices: int = 32
+    max_prompts: int = 16  # in one request
+    max_prompt_tokens: int = 1 << 18  # given as ids
     max_stop_chars: int = 256
     max_logit_bias: int = 1024
     max_name_chars: int = 256  # ids of calls, names of models, people, tools in the history

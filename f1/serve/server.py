@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar
@@ -16,6 +16,7 @@ from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.serve.record import Record
+from f1.serve.side_by_side import side_by_side
 from f1.store.responses import ResponseStore
 from f1.types import Event, GenerateRequest
 
@@ -108,24 +109,26 @@ class Server:
     async def events(
         self,
         model: str,
-        request: GenerateRequest,
+        requests: Sequence[GenerateRequest],
         caller: Caller,
         deadline: Deadline | None = None,
     ) -> AsyncGenerator[Event]:
-        """Every request that decodes passes here: it is admitted, waits its turn, is decoded.
+        """All that decodes passes here: it is admitted, waits its turn, is decoded, side by side.
         Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
-        decoder = self.decoder(model)
-        tokens = estimate(request, caller.num_bytes, self.loaded().context_length)
+        decoder, context_length = self.decoder(model), self.loaded().context_length
+        num_bytes = caller.num_bytes // len(requests)
+        tokens = sum(estimate(request, num_bytes, context_length) for request in requests)
         deadline = deadline or Deadline(caller.record.began, self.limits.default_timeout)
         record = caller.record
         record.model = model
         if self.keep_prompts:
-            record.prompt = [message.content for message in request.messages]
-        ticket = self.admission.enter(caller.tenant, request.n, tokens)
+            record.prompt = [text for request in requests for text in prompt_of(request)]
+        num_choices = sum(request.n for request in requests)
+        ticket = self.admission.enter(caller.tenant, num_choices, tokens)
         with self._place(self.admission, ticket, deadline), told(record):
             await deadline.wait(ticket.started.wait())
             record.started = time.monotonic()
-            async with aclosing(decoder.generate(request)) as events:
+            async with aclosing(side_by_side(decoder, requests)) as events:
                 while (event := await deadline.wait(anext(events, None))) is not None:
                     record.see(event)
                     yield event
@@ -149,6 +152,12 @@ class Server:
         finally:
             self.deadlines.discard(deadline)
             admission.leave(ticket)
+
+
+def prompt_of(request: GenerateRequest) -> list[str]:
+    if request.prompt is not None:
+        return [str(request.prompt)]
+    return [message.content for message in request.messages]
 
 
 @contextmanager
