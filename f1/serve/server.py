@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
@@ -61,7 +62,7 @@ class Server:
 
     limits: Limits
     admission: Admission
-    responses: ResponseStore
+    responses: ResponseStore = field(default_factory=lambda: ResponseStore(Path(), 0))
     created: int = field(default_factory=lambda: int(time.time()))
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
