@@ -17,7 +17,7 @@ from f1.calling.again import Broken
 from f1.calling.family import Family, family_for
 from f1.calling.request import check_request
 from f1.calling.shared import shared_prefix
-from f1.calling.turn import Turn, TurnEvent
+from f1.calling.turn import Turn, TurnEvent, held_to
 from f1.calling.vocabulary import make_vocabulary
 from f1.drafting import Drafter, History
 from f1.errors import ContextLengthExceeded, F1Error, InvalidRequest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from f1.calling.grammar import Grammars
 
 _END_TOKENS = 16  # of a prompt: room for what may open a thought
+MAX_WAIT_SECONDS = 10.0  # for a grammar that a turn begins with, behind those of others
 
 # Sends one event, or the error that ends the request, to its stream.
 Send = Callable[[Event | F1Error], None]
@@ -56,6 +57,7 @@ class Choice:
     num_cached_tokens: int = 0
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
+    mask_seconds: float = 0.0  # of processor time, spent on what may follow
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""
@@ -98,6 +100,7 @@ class Preparation:
     def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
         """One for each of the request's n. Raises InvalidRequest and its kin."""
         prompt = self.prompt(request)
+        self.admit(request)
         room = self._context_length - len(prompt)
         max_tokens = room if request.max_tokens is None else request.max_tokens
         if room < 1 or max_tokens > room:
@@ -145,6 +148,20 @@ class Preparation:
             raise broken.error()
         return self._choice(request, prompt, max_tokens, choice.index, choice.send, after=broken)
 
+    def admits_at_once(self, request: GenerateRequest) -> bool:
+        """Whether admit() takes no time worth mentioning. Raises InvalidRequest and its kin."""
+        check_request(request)
+        return self._grammars.admits_at_once(_tools(request), request.response_format)
+
+    def admit(self, request: GenerateRequest) -> None:
+        """Has its grammars judged, and begins to make those that it will surely need. Raises
+        InvalidRequest and its kin, Overloaded."""
+        tools, choice = _tools(request), request.tool_choice
+        self._grammars.admit(tools, request.response_format)
+        if tools and choice.mode != "none":
+            single = not request.parallel_tool_calls or choice.mode == "named"
+            self._grammars.prepare(self._family.forms, tools, single=single)
+
     def _choice(
         self,
         request: GenerateRequest,
@@ -170,6 +187,10 @@ class Preparation:
         prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
         turn.spend_prefix(len(prefix))
         forced, events = turn.force()
+        while (segment := turn.awaited) is not None:
+            segment.wait(MAX_WAIT_SECONDS)
+            more, told = turn.force()
+            forced, events = forced + more, events + told
         prefix += forced
         core_request = None
         if max_tokens > len(prefix):
@@ -193,6 +214,12 @@ class Preparation:
         """The tokens that all prompts with these tools and this system message begin with."""
         template = self._checkpoint.template
         return shared_prefix(self._family, template, tools, system, parallel=parallel)
+
+
+def _tools(request: GenerateRequest) -> list[Tool]:
+    """Those that can be called, with the schemas that they are held to."""
+    name = request.tool_choice.name
+    return [held_to(tool) for tool in request.tools if name in (None, tool.name)]
 
 
 def _sampling(params: SamplingParams) -> _core.SamplingParams:

@@ -15,13 +15,14 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from f1.choices import Choice, Preparation
+from f1.choices import Choice, Preparation, Send
 from f1.delivery import Delivery, Stream
 from f1.errors import EngineStopped, F1Error
 from f1.models.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
+RECHECK_SECONDS = 0.1  # while all that runs waits for grammars
 _PRELOADED_SHARE = 8  # snapshots may fill one of so many parts of the cache before any request
 
 
@@ -59,15 +61,22 @@ class AsyncEngine:
         trained = checkpoint.config.max_positions
         self.context_length = min(settings.context_length or trained, trained, core.capacity)
         self._snapshots = snapshots
+        self._grammars = grammars
         self._preparation = Preparation(
             checkpoint, grammars, settings, snapshots, context_length=self.context_length
         )
         token_bytes = self._preparation.vocabulary.token_bytes
         self._delivery = Delivery()
-        self._stepper = Stepper(core, snapshots, self._delivery, token_bytes, self._settle)
-        self._settling = ThreadPoolExecutor(1, thread_name_prefix="f1-settling")
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stepper = Stepper(
+            core, snapshots, self._delivery, token_bytes, self._settle, self._inbox.put
+        )
+        self._settling = ThreadPoolExecutor(1, thread_name_prefix="f1-settling")
+        self._preparing = ThreadPoolExecutor(32, thread_name_prefix="f1-preparing")
+        # Where schemas are judged, one request after another: nobody else waits for that.
+        self._admitting = ThreadPoolExecutor(1, thread_name_prefix="f1-admitting")
         self._failure: F1Error | None = None
+        self._busy = False  # the last step computed something
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
         self._thread.start()
@@ -103,7 +112,7 @@ class AsyncEngine:
         """
         events: Stream = asyncio.Queue()
         send = partial(self._delivery.send, asyncio.get_running_loop(), events)
-        choices = await asyncio.to_thread(self._preparation.choices, request, send)
+        choices = await self._prepare(request, send)
         self._post(lambda: self._submit(choices))
         try:
             open_choices = len(choices)
@@ -119,6 +128,15 @@ class AsyncEngine:
     async def tokenize(self, request: GenerateRequest) -> list[int]:
         """The tokens of the request's prompt. Raises InvalidRequest and its kin."""
         return await asyncio.to_thread(self._preparation.prompt, request)
+
+    async def _prepare(self, request: GenerateRequest, send: Send) -> list[Choice]:
+        def run(threads: Executor, work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+            return asyncio.get_running_loop().run_in_executor(threads, work, *args)
+
+        preparation = self._preparation
+        if not await run(self._preparing, preparation.admits_at_once, request):
+            await run(self._admitting, preparation.admit, request)
+        return await run(self._preparing, preparation.choices, request, send)
 
     async def register_tools(
         self, tools: Sequence[Tool], *, system: str = "", parallel_tool_calls: bool = True
@@ -165,7 +183,9 @@ class AsyncEngine:
         """Ends what still runs with EngineStopped and stops the thread."""
         self._inbox.put(lambda: self._fail_all(EngineStopped("the engine was closed")))
         self._thread.join()
-        self._settling.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._settling, self._preparing, self._admitting):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._grammars.close()
         atexit.unregister(self.close)
 
     # --- stepping thread -------------------------------------------------------------------------
@@ -192,8 +212,7 @@ class AsyncEngine:
         try:
             while self._failure is None:
                 self._obey()
-                if self._stepper.running:
-                    self._stepper.step()
+                self._busy = bool(self._stepper.running) and self._stepper.step()
                 self._progress = time.monotonic()
         except Exception as error:
             log.exception("the engine failed")
@@ -204,15 +223,16 @@ class AsyncEngine:
             self._delivery.close()
 
     def _obey(self) -> None:
-        """Does what callers ask for; waits for that where nothing runs."""
-        running = bool(self._stepper.running)
-        if running and self._inbox.empty():
+        """Does what callers ask for; waits for that where there is nothing to compute."""
+        if self._busy and self._inbox.empty():
             return
         self._delivery.flush()  # what they ask may take its time
-        if not running:
-            command = self._inbox.get()
-            self._progress = time.monotonic()  # to have waited for work is not to be stuck
-            command()
+        if not self._busy:
+            seconds = RECHECK_SECONDS if self._stepper.running else None
+            with suppress(queue.Empty):
+                command = self._inbox.get(timeout=seconds)
+                self._progress = time.monotonic()  # to have waited for work is not to be stuck
+                command()
         while not self._inbox.empty():
             self._inbox.get()()
 

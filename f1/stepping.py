@@ -8,21 +8,22 @@ What Python does here every model waits for, token by token: nothing is done tha
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from f1.calling.turn import TurnEvent
-from f1.choices import Choice
+from f1.choices import MAX_WAIT_SECONDS, Choice
 from f1.delivery import Delivery
 from f1.drafting import rows_for_drafts
-from f1.errors import ConstraintError, F1Error, InvalidRequest
+from f1.errors import ConstraintError, F1Error, InvalidRequest, Overloaded
 from f1.store.snapshots import Snapshots
 from f1.types import Finished, FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.grammar import TokenMask
+    from f1.calling.grammar import Segment, TokenMask
 
 log = logging.getLogger("f1.stepping")
 
@@ -37,10 +38,15 @@ class Stepper:
         delivery: Delivery,
         token_bytes: Sequence[bytes],
         settle: Callable[[Choice], None],
+        post: Callable[[Callable[[], None]], None],
     ):
-        """`settle` sees to a turn that is `unsettled`, aside, and has settled() called."""
+        """`settle` sees to a turn that is `unsettled`, aside, and has settled() called. `post` has
+        something done between steps, asked for by any thread."""
         self.core = core
         self.running: dict[int, Choice] = {}  # by the core's id: all that the core has to do
+        self._post = post
+        # Of those, until when each waits for its grammar.
+        self._waiting: dict[int, float] = {}
         self._snapshots = snapshots
         self._delivery = delivery
         self._token_bytes = token_bytes
@@ -99,6 +105,7 @@ class Stepper:
             self._aside.discard(choice)
             if choice.sequence_id in self.running:
                 del self.running[choice.sequence_id]
+                self._waiting.pop(choice.sequence_id, None)
                 self.core.abort(choice.sequence_id)
                 if choice.drafter is not None:
                     choice.drafter.close()
@@ -109,6 +116,7 @@ class Stepper:
             choice.send(error)
         self.running.clear()
         self._aside.clear()
+        self._waiting.clear()
 
     def _fail_one(self, choice: Choice, error: Exception) -> None:
         """Whatever goes wrong with one choice ends its request and no other."""
@@ -148,7 +156,12 @@ class Stepper:
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def step(self) -> None:
+    def step(self) -> bool:
+        """Whether there was something to compute: not where what is left waits for grammars."""
+        before = 0
+        if self._waiting:
+            self._end_late()
+            before = self.core.stats()["num_steps"]
         masks = self._draft()
         drafted = {sequence_id: len(rows) - 1 for sequence_id, rows in masks.items()}
         self._delivery.flush()  # of the step before: its callers read while the core computes
@@ -177,15 +190,16 @@ class Stepper:
             settler = running.get(sequence_id)
             if settler is not None and settler.drafter is not None and num_tokens:
                 settler.drafter.settle(num_drafts, num_tokens - 1)
+        return not self._waiting or self.core.stats()["num_steps"] > before
 
     def _draft(self) -> dict[int, TokenMask]:
         """Has some sequences try what may come next, as far as it is legal; returns the masks."""
         masks: dict[int, TokenMask] = {}
         room = rows_for_drafts(len(self.running))
         for sequence_id, choice in list(self.running.items()) if room else ():
-            if choice.drafter is None or not (match := choice.turn.draft_match):
-                continue
             try:
+                if choice.drafter is None or not (match := choice.turn.draft_match):
+                    continue
                 if not (draft := choice.drafter.draft(match, room)):
                     continue
                 rows = choice.turn.masks(draft)
@@ -211,22 +225,64 @@ class Stepper:
             reason = turn.reason
         else:
             events = turn.accept(token_id, self._logprob(output))
-            forced, more = turn.force()
-            events += more
-            choice.num_tokens += len(forced)
             if choice.drafter is not None:
-                choice.drafter.push([token_id, *forced])
+                choice.drafter.push([token_id])
+            events += self._force(choice, appends=finish is None)
             if turn.ended:
                 reason = turn.reason
             elif finish == "length" or turn.looped:
                 events += turn.finish(cut=True)
                 reason = "length"
-            elif forced:
-                self.core.append(output.sequence_id, forced)
+            elif turn.awaited is not None:
+                self._wait(choice, turn.awaited)
         for event in events:
             choice.send(event)
         if reason is not None:
             self._finish(choice, reason)
+
+    def _force(self, choice: Choice, *, appends: bool) -> list[TurnEvent]:
+        """Commits what must follow."""
+        forced, events = choice.turn.force()
+        if not forced:
+            return events
+        choice.num_tokens += len(forced)
+        if choice.drafter is not None:
+            choice.drafter.push(forced)
+        if appends and not choice.turn.ended and choice.sequence_id is not None:
+            self.core.append(choice.sequence_id, forced)
+        return events
+
+    # --- waiting for a grammar -------------------------------------------------------------------
+
+    def _wait(self, choice: Choice, segment: Segment) -> None:
+        """The others go on. Which tokens come does not depend on how long it takes."""
+        if choice.sequence_id is None:
+            return
+        self.core.pause(choice.sequence_id)
+        self._waiting[choice.sequence_id] = time.monotonic() + MAX_WAIT_SECONDS
+        segment.when_ready(lambda: self._post(lambda: self._go_on(choice)))
+
+    def _go_on(self, choice: Choice) -> None:
+        if choice.sequence_id not in self._waiting:
+            return  # it has ended meanwhile
+        del self._waiting[choice.sequence_id]
+        try:
+            self.core.resume(choice.sequence_id)
+            for event in self._force(choice, appends=True):
+                choice.send(event)
+            if choice.turn.ended:
+                self._finish(choice, choice.turn.reason)
+            elif choice.turn.awaited is not None:
+                self._wait(choice, choice.turn.awaited)
+        except Exception as error:
+            self._fail_one(choice, error)
+
+    def _end_late(self) -> None:
+        """Nothing waits for ever."""
+        now = time.monotonic()
+        for sequence_id in [i for i, until in self._waiting.items() if until < now]:
+            late = Overloaded("too many grammars wait to be compiled; try again later")
+            self._fail_one(self.running[sequence_id], late)
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
         if (logprob := output.logprob) is None:

@@ -58,7 +58,8 @@ class Kit:
 def make_kit(model_path: Path, *, freely: bool = False, forced: bool = False) -> Kit:
     tokenizer = load_checkpoint(str(model_path)).tokenizer
     stops = sorted(tokenizer.stop_token_ids)
-    grammars = Grammars(tokenizer.vocabulary(), tokenizer.vocab_size, stops, freely=freely)
+    vocabulary_given = (tokenizer.vocabulary(), tokenizer.vocab_size, stops)
+    grammars = Grammars(*vocabulary_given, freely=freely, background=False)
     token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     mask = grammars.token_mask(tokenizer.control_token_ids - tokenizer.stop_token_ids)
     canonical = make_canonical(tokenizer) if forced else None

@@ -262,7 +262,7 @@ class SlowInbox:
         self.empty, self.put = inbox.empty, inbox.put
         self.inbox, self.clock = inbox, clock
 
-    def get(self) -> Any:
+    def get(self, timeout: float | None = None) -> Any:
         hours = 10_000.0 if self.inbox.empty() else 0.0
         command = self.inbox.get()
         self.clock.now += hours

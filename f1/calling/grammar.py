@@ -17,32 +17,37 @@ tokenisation crosses over (the pre-tokenisers split there).
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
-from threading import Lock
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import xgrammar
 from numpy.typing import NDArray
 
+from f1.calling.compiler import Compiler
 from f1.calling.family import Form, elements, pieces
-from f1.calling.lowering import RELAXATIONS, Lowered, lower
+from f1.calling.judge import Judge
 from f1.calling.scanner import Closer
-from f1.calling.schema import schema_text
-from f1.errors import InvalidRequest, InvalidSchema
+from f1.calling.source import MAX_WHITESPACE, Source
+from f1.calling.verdicts import Subject, Verdicts
+from f1.errors import Overloaded
 from f1.types import JsonSchema, Relaxed, ResponseFormat, Tool
 
-MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
-MAX_CACHE_BYTES = 256 << 20  # of compiled grammars kept
-MAX_RELAXED = 4096  # schemas of which it is kept what their grammars leave to validation
+MAX_PREPARED = 64  # tools whose arguments are compiled before one of them is called
+
 TokenMask = NDArray[np.int32]
 
 
 class Grammars:
-    """Compiles segments for one model's vocabulary and keeps the latest; thread-safe."""
+    """Compiles segments for one model's vocabulary and keeps the latest; thread-safe.
+
+    In the `background` what a request gives is judged before it is used (`admit`), and compiled
+    beside the caller's thread: a segment may not be `ready` yet. Else all is done on the spot.
+    """
 
     def __init__(
         self,
@@ -51,18 +56,52 @@ class Grammars:
         stop_token_ids: Sequence[int],
         *,
         freely: bool = False,
+        background: bool = True,
     ):
         self._freely = freely
-        self._info = xgrammar.TokenizerInfo(
-            list(vocabulary), vocab_size=vocab_size, stop_token_ids=list(stop_token_ids)
-        )
-        self._compiler = xgrammar.GrammarCompiler(self._info, max_threads=2, cache_enabled=False)
-        self._compiled: OrderedDict[object, Any] = OrderedDict()
-        self._compiled_bytes = 0
-        self._relaxed: OrderedDict[bytes, tuple[Relaxed, ...]] = OrderedDict()
-        self._lock = Lock()
+        given = (vocabulary, vocab_size, stop_token_ids)
+        self._compiler = Compiler(*given, background=background)
+        self._judge = Judge(*given, _COMMON) if background else None
+        self._verdicts = Verdicts(self._judge)
         self._vocab_size = vocab_size
         self._closers = _closer_masks(vocabulary, vocab_size)
+
+    def close(self) -> None:
+        """Ends what is compiled and judged for nobody now."""
+        self._compiler.close()
+        if self._judge is not None:
+            self._judge.close()
+
+    # --- what requests give --------------------------------------------------------------------
+
+    def admit(self, tools: Iterable[Tool], format: ResponseFormat) -> None:
+        """Decides once for each schema whether a grammar can be made of it. Raises InvalidSchema
+        and its kin, Overloaded where there was no time to tell. Takes up to 3 s, and as long as
+        others take that asked before."""
+        self._verdicts.admit(self._subjects(tools, format))
+
+    def admits_at_once(self, tools: Iterable[Tool], format: ResponseFormat) -> bool:
+        """Whether admit() takes no time worth mentioning."""
+        return self._verdicts.at_once(self._subjects(tools, format))
+
+    def relaxed(self, given: Tool | ResponseFormat) -> tuple[Relaxed, ...]:
+        """What the grammar of an admitted schema leaves to validation."""
+        where = given.name if isinstance(given, Tool) else "response_format"
+        admitted = self._verdicts.known(self._subject(given))
+        return tuple(replace(r, where=where) for r in (admitted.relaxed if admitted else ()))
+
+    def _subjects(self, tools: Iterable[Tool], format: ResponseFormat) -> list[Subject]:
+        subjects = [self._subject(tool) for tool in tools]
+        return subjects if format.kind == "text" else [*subjects, self._subject(format)]
+
+    def _subject(self, given: Tool | ResponseFormat) -> Subject:
+        if isinstance(given, Tool):
+            param = f"tools.{given.name}.parameters"
+            return Subject("json_schema", _object(given.parameters), param, self._freely)
+        if given.kind in ("regex", "ebnf"):
+            return Subject(given.kind, str(given.value), "response_format")
+        schema = given.value if isinstance(given.value, Mapping) else _ANY_OBJECT
+        return Subject("json_schema", schema, "response_format.json_schema.schema", freely=True)
 
     # --- segments ------------------------------------------------------------------------------
 
@@ -91,100 +130,61 @@ class Grammars:
 
     def arguments(self, form: Form, tool: Tool, *, last: bool) -> Segment:
         """A call's arguments and what follows them; the `last` call can only be closed."""
-        text = schema_text(tool.parameters, f"tools.{tool.name}.parameters")
-        key = ("arguments", form.next, form.close, text, last)
-        return self._get(key, lambda: self._compile_arguments(form, tool, last=last))
+        before, after = self._around(form, last=last)
+        return self._compiled(self._subject(tool), before, after)
 
     def content(self, format: ResponseFormat) -> Segment:
         """All of a turn's content under a response format other than text."""
-        value = format.value
-        key = (
-            "content",
-            format.kind,
-            value if isinstance(value, str) else schema_text(value or {}, "schema"),
-        )
-        return self._get(key, lambda: self._compile_content(format))
+        return self._compiled(self._subject(format))
 
-    def relaxed(self, given: Tool | ResponseFormat) -> tuple[Relaxed, ...]:
-        """What the grammar made last for this schema leaves to validation."""
-        where: str = "response_format"
-        schema: JsonSchema | str | None
-        if isinstance(given, Tool):
-            where, schema = given.name, given.parameters
-        else:
-            schema = given.value
-        if not isinstance(schema, Mapping):
-            return ()
-        with self._lock:
-            found = self._relaxed.get(schema_text(schema, "schema"), ())
-        return tuple(replace(relaxed, where=where) for relaxed in found)
+    def prepare(self, forms: Iterable[Form], tools: Sequence[Tool], *, single: bool) -> None:
+        """Makes what calls of these tools need first, and what they may need if there is time."""
+        names = [tool.name for tool in tools]
+        for form in forms:
+            for freely in {self._freely, True}:
+                self.head(form, names, opened=form.marker, freely=freely)
+                self.middle(form, freely=freely)
+            if not single:
+                self.head(form, names, opened=None)
+            around = self._around(form, last=single)
+            for tool in tools if len(tools) <= MAX_PREPARED else ():
+                subject = self._subject(tool)
+                if not self._is_slow(subject):
+                    self._compiler.prepare(*self._recipe(subject, *around))
 
     def _segment(self, ebnf: str) -> Segment:
-        return self._get(ebnf, lambda: self._compiler.compile_grammar(ebnf))
+        source = Source("ebnf", ebnf)
+        return Segment(self._compiler.now(source.key, source.grammar), self._vocab_size)
 
-    def _get(self, key: object, compile: Callable[[], Any]) -> Segment:
-        with self._lock:
-            compiled = self._compiled.pop(key, None)
-            if compiled is None:
-                compiled = compile()
-                self._compiled_bytes += compiled.memory_size_bytes
-            self._compiled[key] = compiled
-            while self._compiled_bytes > MAX_CACHE_BYTES and len(self._compiled) > 1:
-                _, oldest = self._compiled.popitem(last=False)
-                self._compiled_bytes -= oldest.memory_size_bytes
+    def _compiled(self, subject: Subject, before: str = "", after: str = "") -> Segment:
+        recipe = self._recipe(subject, before, after)
+        compiled = self._compiler.get(*recipe, slow=self._is_slow(subject))
         return Segment(compiled, self._vocab_size)
 
-    def _compile_arguments(self, form: Form, tool: Tool, *, last: bool) -> Any:
+    def _recipe(
+        self, subject: Subject, before: str = "", after: str = ""
+    ) -> tuple[bytes, Callable[[], Any]]:
+        """What a compiled grammar is kept by, and what makes it."""
+
+        def make() -> Any:
+            (admitted,) = self._verdicts.admit([subject])
+            _, source = subject.at(admitted.level)
+            return replace(source, before=before, after=after).grammar()
+
+        around = f"{before}\0{after}".encode()
+        return blake2b(subject.key + around, digest_size=16).digest(), make
+
+    def _is_slow(self, subject: Subject) -> bool:
+        admitted = self._verdicts.known(subject)
+        return admitted is None or admitted.slow
+
+    def _around(self, form: Form, *, last: bool) -> tuple[str, str]:
+        """EBNF of what stands before and after a call's arguments."""
         ends = [form.close] if last else [form.close, form.next]
         if self._freely:
             tail = " | ".join(" ".join(map(_piece, pieces(end))) for end in ends)
-            after = xgrammar.Grammar.from_ebnf(f"root ::= ws ({tail})\n{_WS}")
-            before = xgrammar.Grammar.from_ebnf(f"root ::= ws\n{_WS}")
-        else:
-            after = xgrammar.Grammar.from_ebnf(f"root ::= {' | '.join(map(_quote, ends))}")
-            before = xgrammar.Grammar.from_ebnf('root ::= " "')
-
-        def compile(lowered: Lowered) -> Any:
-            schema = {"type": "object", **lowered.schema}
-            body = _json_grammar(schema, freely=self._freely)
-            return self._compiler.compile_grammar(xgrammar.Grammar.concat(before, body, after))
-
-        return self._compile_relaxing(compile, tool.parameters, f"tools.{tool.name}.parameters")
-
-    def _compile_content(self, format: ResponseFormat) -> Any:
-        kind, value = format.kind, format.value
-        if kind in ("json_object", "json_schema"):
-            schema = value if isinstance(value, Mapping) else _ANY_OBJECT
-
-            def compile(lowered: Lowered) -> Any:
-                return self._compiler.compile_grammar(_json_grammar(lowered.schema, freely=True))
-
-            param = "response_format.json_schema.schema"
-            return self._compile_relaxing(compile, schema, param)
-        try:
-            if kind == "regex":
-                return self._compiler.compile_regex(str(value))
-            return self._compiler.compile_grammar(xgrammar.Grammar.from_ebnf(str(value)))
-        except RuntimeError as error:
-            message = f"response_format: the {kind} does not compile: {_reason(error)}"
-            raise InvalidRequest(message, param="response_format") from None
-
-    def _compile_relaxing(
-        self, compile: Callable[[Lowered], Any], schema: JsonSchema, param: str
-    ) -> Any:
-        for keywords in RELAXATIONS:
-            lowered = lower(schema, param, without=keywords)
-            try:
-                compiled = compile(lowered)
-            except RuntimeError as error:
-                reason = _reason(error)
-                continue
-            if lowered.relaxed:
-                self._relaxed[schema_text(schema, param)] = lowered.relaxed
-                if len(self._relaxed) > MAX_RELAXED:
-                    self._relaxed.popitem(last=False)
-            return compiled
-        raise InvalidSchema(f"{param}: cannot be made into a grammar: {reason}", param=param)
+            return f"root ::= ws\n{_WS}", f"root ::= ws ({tail})\n{_WS}"
+        return 'root ::= " "', f"root ::= {' | '.join(map(_quote, ends))}"
 
     # --- masks ---------------------------------------------------------------------------------
 
@@ -218,10 +218,28 @@ class TokenSet:
 class Segment:
     """One sequence's way through one compiled segment."""
 
-    def __init__(self, compiled: Any, vocab_size: int):
-        self._matcher = xgrammar.GrammarMatcher(compiled)
+    def __init__(self, compiled: Future[Any], vocab_size: int):
+        self._compiled = compiled
         self._mask = np.zeros((1, (vocab_size + 31) // 32), np.int32)
         self._scratch = np.zeros_like(self._mask)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled. All else waits until it is, and raises where it cannot be."""
+        return self._compiled.done()
+
+    def when_ready(self, call: Callable[[], None]) -> None:
+        """Calls once, from any thread."""
+        self._compiled.add_done_callback(lambda _: call())
+
+    def wait(self, seconds: float) -> None:
+        """Until it is ready. Raises Overloaded where that takes too long."""
+        if not wait([self._compiled], seconds).done:
+            raise Overloaded("too many grammars wait to be compiled; try again later")
+
+    @cached_property
+    def _matcher(self) -> Any:
+        return xgrammar.GrammarMatcher(self._compiled.result())
 
     def mask(self) -> TokenMask:
         """What may follow, as bits; valid until the next call."""
@@ -269,17 +287,13 @@ class Segment:
 
 
 _ANY_OBJECT: JsonSchema = {"type": "object", "additionalProperties": True}
+# What many schemas hold: the judge compiles it once, for all that it tries.
+_COMMON = ('{"type": "object"}', '{"type": "string", "maxLength": 64}')
 _WS = f"ws ::= [ \\n\\t]{{0,{MAX_WHITESPACE}}}"
 
 
-def _json_grammar(schema: JsonSchema, *, freely: bool) -> Any:
-    text = schema_text(schema, "schema").decode()
-    return xgrammar.Grammar.from_json_schema(
-        text,
-        any_whitespace=freely,
-        max_whitespace_cnt=MAX_WHITESPACE if freely else None,
-        strict_mode=True,
-    )
+def _object(schema: JsonSchema) -> JsonSchema:
+    return {"type": "object", **schema}
 
 
 def _piece(piece: str) -> str:
@@ -289,12 +303,6 @@ def _piece(piece: str) -> str:
 def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
-
-
-def _reason(error: RuntimeError) -> str:
-    """xgrammar's message without the source position it starts with."""
-    text = str(error).strip() or "internal limit"
-    return re.sub(r"^(\[[^\]]*\]\s*)?(\S+:\d+:\s*)?", "", text.splitlines()[-1])
 
 
 def _closer_masks(vocabulary: Sequence[bytes], vocab_size: int) -> dict[Closer, TokenMask]:

@@ -72,7 +72,7 @@ class Turn:
         """`prompt_end`: the last bytes of the prompt, which may open a thought. `after`: what an
         earlier turn wrote amiss; this one writes it anew, and goes on."""
         mode = request.tool_choice.mode
-        self._tools: Mapping[str, Tool] = {tool.name: _held_to(tool) for tool in request.tools}
+        self._tools: Mapping[str, Tool] = {tool.name: held_to(tool) for tool in request.tools}
         self._eager = request.eager_arguments
         self._shown_tools = bool(request.tools)
         self._may_call = self._shown_tools and mode != "none"
@@ -96,6 +96,7 @@ class Turn:
         self._json = self._format.kind in ("json_object", "json_schema")
         self._relaxed: dict[Relaxed, None] = {}  # in the order met
         self._segment: Segment | None = None  # None: any text
+        self.awaited: Segment | None = None  # what force() did not find ready
         self._alternative: Segment | None = (
             None  # the call that may still stand in place of content
         )
@@ -192,7 +193,7 @@ class Turn:
             return TEXT_MATCH if self._thought.inside else 0
         if self._state == "text" or (self._state == "content" and not self._json):
             return TEXT_MATCH
-        if self._state not in ("content", "arguments"):
+        if self._state not in ("content", "arguments") or self.awaited is not None:
             return 0
         scanner = self._json_scanner()
         num_tokens = (scanner and scanner.string_tokens(self._remaining)) or 0
@@ -229,9 +230,11 @@ class Turn:
 
     def force(self) -> tuple[list[int], list[TurnEvent]]:
         """Takes the tokens that follow now whatever the model says, perhaps none; returns them and
-        what they complete. At least one token of the budget is left to be sampled."""
+        what they complete. At least one token of the budget is left to be sampled. Stops where a
+        segment is not ready, which is then `awaited`: nothing is sampled before force() again."""
         taken: list[int] = []
-        if self._segment is None:
+        self.awaited = None
+        if self._segment is None or self._awaits():
             return taken, []
         while self._may_force() and self._segment is not None and self._canonical is not None:
             segment = self._segment
@@ -327,9 +330,15 @@ class Turn:
 
     def _may_force(self) -> bool:
         ended = self._segment is None or self._state == "ended"
-        if ended or self._alternative is not None or self._remaining <= 1:
+        if ended or self._awaits() or self._alternative is not None or self._remaining <= 1:
             return False
         return not self._number_is_full()
+
+    def _awaits(self) -> bool:
+        if self._segment is None or self._segment.ready:
+            return False
+        self.awaited = self._segment
+        return True
 
     def _number_is_full(self) -> bool:
         scanner = self._json_scanner()
@@ -510,7 +519,7 @@ class Turn:
         return events
 
 
-def _held_to(tool: Tool) -> Tool:
+def held_to(tool: Tool) -> Tool:
     """The tool with the schema that its calls must satisfy."""
     return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
 
