@@ -7,6 +7,8 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import httpx
 import pytest
@@ -15,7 +17,9 @@ from serving import HELLO, Running, leave_after_sending, serving, wait_until_loa
 
 from f1.errors import Overloaded, ShuttingDown
 from f1.planning.orchestrator import gather
+from f1.serve.access import Access, Key
 from f1.serve.admission import Admission, Ticket, estimate
+from f1.serve.app import create_app
 from f1.serve.limits import Limits
 from f1.serve.server import Caller, Server
 from f1.types import GenerateRequest, Message, TextDelta
@@ -130,7 +134,7 @@ def test_what_a_request_is_taken_to_need() -> None:
     assert tokens(0, max_tokens=10) == 100 + 10  # a conversation that was kept here
     assert tokens(0, max_tokens=10, n=4) == 100 + 40
     assert tokens(0) == 100 + 1024
-    assert tokens(2**20, max_tokens=2**30) == 2 * 2048  # refused later, by those who know more
+    assert tokens(3 * 2**20, max_tokens=2**30) == 2**20 + 2048  # refused by those who know more
 
 
 def test_a_closed_door_stays_closed() -> None:
@@ -214,6 +218,42 @@ def test_what_ends_while_it_waits_never_reaches_the_engine(http: httpx.Client) -
     assert (admission.in_flight, admission.running, admission.queued.tokens) == (0, 0, 0)
 
 
+def test_keys_share_what_there_is(http: httpx.Client) -> None:
+    """One asks for ten times what it is served; the other's request is the next all the same."""
+    keys = (Key(name, sha256(name.encode()).digest()) for name in ("heavy", "light"))
+    access = Access(tuple(keys))
+    engine = ScriptedEngine("Words …", "Hello.")
+    with serving(lambda: engine, Limits(max_running=1), access=access) as server:
+        wait_until_loaded(http, server)
+        admission = server.state.admission
+
+        def send(name: str) -> httpx.Response:
+            messages = [{"role": "user", "content": name}]
+            body = HELLO | {"messages": messages}
+            return http.post(url_of(server), json=body, headers={"x-api-key": name})
+
+        def wait_for(queued: int) -> None:
+            while admission.queued.requests < queued:
+                http.get(f"{server.url}/health")
+
+        with ThreadPoolExecutor(12) as pool:
+            first = {"messages": [{"role": "user", "content": "first"}], "timeout": 60}
+            head = {"x-api-key": "heavy"}
+            with http.stream(
+                "POST", url_of(server), json=HELLO | first | {"stream": True}, headers=head
+            ) as running:
+                lines = running.iter_lines()
+                next(lines)
+                heavy = [pool.submit(send, "heavy") for _ in range(10)]
+                wait_for(10)
+                light = pool.submit(send, "light")
+                wait_for(11)
+            assert light.result().status_code == 200
+            assert {answer.result().status_code for answer in heavy} == {200}
+    served = [request.messages[0].content for request in engine.requests]
+    assert served == ["first", "light"] + ["heavy"] * 10
+
+
 def test_while_the_door_closes_nothing_is_let_in(http: httpx.Client) -> None:
     with serving(lambda: ScriptedEngine("Hello.")) as server:
         wait_until_loaded(http, server)
@@ -226,8 +266,8 @@ def test_while_the_door_closes_nothing_is_let_in(http: httpx.Client) -> None:
 
 async def test_what_is_cut_ends_wherever_it_is() -> None:
     engine = ScriptedEngine("Words …")
-    limits = Limits(max_running=1)
-    server = Server(limits, Admission(limits), engine=engine)
+    server: Server = create_app(lambda: engine, limits=Limits(max_running=1)).state.server
+    server.engine = engine
     request = GenerateRequest((Message("user", "Hello"),))
     running, waiting = (server.events("f1", [request], Caller()) for _ in range(2))
     assert isinstance(await anext(running), TextDelta)

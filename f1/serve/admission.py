@@ -30,11 +30,12 @@ _LONGEST_RETRY = 60.0  # seconds; clients take more for a mistake
 
 
 def estimate(request: GenerateRequest, num_bytes: int, context_length: int) -> int:
-    """Tokens that a request of so many bytes may take: known before anything is tokenised."""
+    """Tokens that a request of so many bytes may take: known before anything is tokenised. More of
+    a prompt than the context holds counts, too: it is kept, and read before it is refused."""
     told = sum(len(message.content) for message in request.messages)  # some are kept here
     prompt = max(told, num_bytes) // _BYTES_PER_TOKEN
     wanted = _UNSAID_TOKENS if request.max_tokens is None else request.max_tokens
-    return min(prompt, context_length) + request.n * min(wanted, context_length)
+    return prompt + request.n * min(wanted, context_length)
 
 
 @dataclass(slots=True, eq=False)

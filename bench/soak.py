@@ -1,0 +1,455 @@
+"""A server at several times its capacity, with clients that crash, lie, leave and hurry.
+
+    python bench/soak.py [--model smollm2-135m] [--minutes 10] [--times 4] [--json FILE]
+
+A real `f1 serve` process; first each good request alone (what it must answer ever after), then as
+many clients as it serves side by side (its peak), then open arrivals at so many times that rate,
+then the peak again: the machine may have changed meanwhile. Bounds are in BOUNDS; exit code 1 when
+one is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from f1.bench.machine import describe_run
+
+HUNG = 120.0  # seconds in which every request has to have some end
+SIDE_BY_SIDE = 36  # clients that keep the server's batch full
+# Of the arrivals, in percent; the rest are good requests.
+MISCHIEF = {
+    "leaves a stream": 4, "leaves": 2, "hurries": 2, "bad schema": 2, "too large": 1, "no JSON": 1,
+}  # fmt: skip
+Body = dict[str, Any]
+
+
+def _tool(name: str, **properties: Body) -> Body:
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+TEXT = {"type": "string"}
+TOOLS = [
+    _tool("get_weather", city=TEXT, unit={"enum": ["C", "F"]}),
+    _tool("book_table", place=TEXT, people={"type": "integer", "minimum": 1, "maximum": 20}),
+    _tool("note", title=TEXT, lines={"type": "array", "items": TEXT, "maxItems": 4}),
+]
+
+
+def good_bodies(model: str) -> list[Body]:
+    """Prose, calls, and content under a schema; with prompts of 30 to 500 tokens."""
+    bodies: list[Body] = []
+    for index, place in enumerate(["Oslo", "Rome", "Lima", "Bern", "Cairo", "Quito"]):
+        told = " ".join(f"Visitor {k} liked {place}." for k in range(8 * index))
+        for ask, fields in (
+            ("Name three streets in", {}),
+            ("What is the weather in", {"tools": TOOLS, "tool_choice": "required"}),
+            ("Book a table in", {"tools": TOOLS[:2], "parallel_tool_calls": False}),
+            ("Describe", {"response_format": {"type": "json_object"}}),
+        ):
+            messages = [{"role": "user", "content": f"{told} {ask} {place}."}]
+            sampled = {"temperature": 0.8, "seed": index} if index % 2 else {}
+            bodies.append(
+                {"model": model, "messages": messages, "max_tokens": 48, **fields, **sampled}
+            )
+    return bodies
+
+
+def bad_schemas(number: int) -> Body:
+    """One of several, each with something that makes it a new one."""
+    name = f"f{number}"
+    nested: Body = {"type": "string"}
+    for _ in range(40):
+        nested = {"type": "array", "items": nested}
+    doubled: Body = {"type": "string"}
+    for _ in range(4):
+        doubled = {"oneOf": [doubled, {"type": "object", "properties": {name: doubled}}]}
+    kinds: list[Body] = [
+        {"tools": [_tool(name, deep=nested)], "tool_choice": "required"},
+        {"tools": [_tool(name, doubled=doubled)], "tool_choice": "required"},
+        {"tools": [_tool(name, a={"enum": [f"{number}-{k}" for k in range(4000)]})]},
+        {"tools": [_tool(name, a={"type": "string", "pattern": f"((a+)+)+b{number}"})]},
+        {"tools": [_tool(name, a={"$ref": "#/$defs/none"})]},
+        {"tools": [_tool(name, a={"type": "strnig"})]},
+        {"response_format": {"type": "regex", "pattern": f"(({number}|a)+)+b"}},
+        {"response_format": {"type": "ebnf", "grammar": f"root ::= root | other{number}"}},
+    ]
+    messages = [{"role": "user", "content": "Call it."}]
+    return {"model": "f1", "messages": messages, "max_tokens": 24} | kinds[number % len(kinds)]
+
+
+# --- one request over a connection of its own ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+
+async def ask(server: Server, body: bytes, *, leave_after: int | None = None) -> tuple[int, bytes]:
+    """Status and body; (0, b"") where it left after so many bytes of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        head = f"Host: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(f"POST /v1/chat/completions HTTP/1.1\r\n{head}".encode() + body)
+        if leave_after is not None:
+            with suppress(asyncio.IncompleteReadError):
+                await reader.readexactly(leave_after)
+            return 0, b""
+        answer = await reader.read()
+        start, _, rest = answer.partition(b"\r\n\r\n")
+        return int(start.split(b" ", 2)[1]), rest
+    finally:
+        writer.transport.abort()  # as a client that crashes does
+
+
+def get(server: Server, path: str) -> str:
+    import httpx
+
+    return httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=60).text
+
+
+def figures(server: Server) -> dict[str, float]:
+    """Those of /metrics that have no labels."""
+    found = re.findall(r"^(f1_\w+) (\S+)$", get(server, "/metrics"), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+@contextmanager
+def serving(model: str) -> Iterator[Server]:
+    """`f1 serve`, loaded."""
+    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", "0", "-m", model]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as errors:
+            env = {"F1_KV_MEMORY": "512M", "NO_COLOR": "1"} | os.environ
+            process = subprocess.Popen(command, stderr=errors, env=env)
+        try:
+            while not (found := re.search(r"ready .* at http://[^:]*:(\d+)", log.read_text())):
+                if process.poll() is not None:
+                    raise SystemExit(log.read_text())
+                time.sleep(0.1)
+            yield Server(process, int(found[1]), log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+# --- what is found out ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the process holds."""
+
+    at: float  # of time.monotonic()
+    rss: int  # bytes
+    processor: float  # seconds spent
+    files: int
+    threads: int
+    children: int
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[bytes]) -> Held:
+        root = Path("/proc") / str(process.pid)
+        status = dict(line.split(":", 1) for line in (root / "status").read_text().splitlines())
+        children = sum(
+            len((task / "children").read_text().split()) for task in (root / "task").iterdir()
+        )
+        ticks = (root / "stat").read_text().rpartition(")")[2].split()[11:15]  # and of its children
+        return cls(
+            at=time.monotonic(),
+            rss=int(status["VmRSS"].split()[0]) << 10,
+            processor=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+            files=len(list((root / "fd").iterdir())),
+            threads=int(status["Threads"]),
+            children=children,
+        )
+
+
+def meaning(answer: bytes) -> tuple[Any, ...]:
+    """What has to be the same whoever else is served. Ids of calls are drawn anew each time."""
+    (choice,) = json.loads(answer)["choices"]
+    calls = choice["message"].get("tool_calls") or []
+    functions = [call["function"] for call in calls]
+    return choice["message"]["content"], json.dumps(functions), choice["finish_reason"]
+
+
+@dataclass(slots=True)
+class Found:
+    statuses: Counter[str] = field(default_factory=Counter)
+    tokens: list[tuple[float, int]] = field(default_factory=list)  # when, of a good answer
+    refused_in: list[float] = field(default_factory=list)  # seconds
+    took: list[float] = field(default_factory=list)  # seconds of good answers
+    late: list[float] = field(default_factory=list)  # seconds behind the deadline
+    wrong: int = 0
+    hung: int = 0
+    crashed: int = 0  # answers 5xx
+
+    def goodput(self, begin: float, end: float) -> float:
+        """Tokens a second of answers that came whole."""
+        return sum(count for when, count in self.tokens if begin <= when < end) / (end - begin)
+
+    def by_processor(self, samples: list[Held]) -> float:
+        """The same a second of the server's processor time."""
+        begin, end = samples[0], samples[-1]
+        spent = end.processor - begin.processor
+        return self.goodput(begin.at, end.at) * (end.at - begin.at) / spent
+
+
+class Crowd:
+    def __init__(self, server: Server, model: str):
+        self.server = server
+        self.bodies = good_bodies(model)
+        self.encoded = [json.dumps(body).encode() for body in self.bodies]
+        self.solo: list[tuple[Any, ...]] = []
+        self.found = Found()
+        self.number = itertools.count()
+
+    async def learn(self) -> None:
+        for body in self.encoded:
+            status, answer = await ask(self.server, body)
+            if status != 200:
+                raise SystemExit(f"a good request got {status}: {answer[:300]!r}")
+            self.solo.append(meaning(answer))
+
+    async def fill(self) -> None:
+        """Has every page of the cache used once: memory that is touched for the first time later
+        would be taken for growth."""
+        for number in range(500):
+            if figures(self.server)["f1_engine_free_pages"] == 0:
+                return
+            text = " ".join(f"{number} and {k} are {number + k}." for k in range(100))
+            messages = [{"role": "user", "content": text}]
+            body = {"model": "f1", "messages": messages, "max_tokens": 1}
+            await ask(self.server, json.dumps(body).encode())
+
+    async def good(self, choose: random.Random) -> None:
+        index = choose.randrange(len(self.bodies))
+        status, answer = await self.end(ask(self.server, self.encoded[index]), "good")
+        if status == 200:
+            usage = json.loads(answer)["usage"]
+            self.found.tokens.append((time.monotonic(), usage["completion_tokens"]))
+            self.found.wrong += meaning(answer) != self.solo[index]
+
+    async def mischief(self, kind: str, choose: random.Random) -> None:
+        body = self.bodies[choose.randrange(len(self.bodies))]
+        match kind:
+            case "leaves a stream":
+                sent = json.dumps(body | {"stream": True}).encode()
+                await self.end(ask(self.server, sent, leave_after=choose.randrange(1, 4000)), kind)
+            case "leaves":
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(choose.uniform(0, 3)):
+                        await ask(self.server, json.dumps(body).encode(), leave_after=1)
+                self.found.statuses[f"{kind}: 0"] += 1
+            case "hurries":
+                timeout = choose.uniform(0.05, 3)
+                began = time.monotonic()
+                sent = json.dumps(body | {"timeout": timeout}).encode()
+                status, _ = await self.end(ask(self.server, sent), kind)
+                if status == 408:
+                    self.found.late.append(time.monotonic() - began - timeout)
+            case "bad schema":
+                sent = json.dumps(bad_schemas(next(self.number))).encode()
+                await self.end(ask(self.server, sent), kind)
+            case "too large":
+                messages = [{"role": "user", "content": "x" * (5 << 20)}]
+                sent = json.dumps({"messages": messages}).encode()
+                try:
+                    await self.end(ask(self.server, sent), kind)
+                except (OSError, IndexError):  # it may hang up before all is sent
+                    self.found.statuses[f"{kind}: hung up on"] += 1
+            case "no JSON":
+                await self.end(ask(self.server, b'{"model": "f1", "messages": [' * 9), kind)
+
+    async def end(self, work: Any, kind: str) -> tuple[int, bytes]:
+        """Waits for the end of a request, whatever it is, and counts it."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(HUNG):
+                status, answer = await work
+        except TimeoutError:
+            self.found.hung += 1
+            return -1, b""
+        took = time.monotonic() - began
+        self.found.statuses[f"{kind}: {status}"] += 1
+        self.found.crashed += status >= 500
+        if status == 429:
+            self.found.refused_in.append(took)
+        elif status == 200 and kind == "good":
+            self.found.took.append(took)
+        return status, answer
+
+    async def closed_loop(self, seconds: float) -> tuple[float, float]:
+        """(tokens, good answers) a second with as many clients as are served side by side."""
+        until = time.monotonic() + seconds
+
+        async def client(seed: int) -> None:
+            choose = random.Random(seed)
+            while time.monotonic() < until:
+                await self.good(choose)
+
+        begin, count = time.monotonic() + seconds / 5, len(self.found.took)
+        await asyncio.gather(*map(client, range(SIDE_BY_SIDE)))
+        rate = (len(self.found.took) - count) / (time.monotonic() - begin + seconds / 5)
+        return self.found.goodput(begin, until), rate
+
+    async def open_loop(self, seconds: float, rate: float, choose: random.Random) -> None:
+        """Arrivals at random, whether or not there are answers."""
+        kinds = ["good", *MISCHIEF]
+        weights = [100 - sum(MISCHIEF.values()), *MISCHIEF.values()]
+        until = due = time.monotonic()
+        until += seconds
+        tasks: set[asyncio.Task[None]] = set()
+        while (due := due + choose.expovariate(rate)) < until:
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            (kind,) = choose.choices(kinds, weights)
+            work = self.good(choose) if kind == "good" else self.mischief(kind, choose)
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[int(share * (len(values) - 1))] if values else 0.0
+
+
+async def run(server: Server, model: str, minutes: float, times: float) -> dict[str, float]:
+    crowd = Crowd(server, model)
+    found = crowd.found
+    seconds = minutes * 60
+    aside = max(seconds / 10, 10)  # of each measurement of the peak
+    samples: list[Held] = []
+
+    async def watch(progress: Progress, what: str, of: float) -> None:
+        task, began = progress.add_task(what, total=of), time.monotonic()
+        while True:
+            progress.update(task, completed=min(time.monotonic() - began, of))
+            samples.append(Held.of(server.process))
+            await asyncio.sleep(1)
+
+    with Progress(console=Console(stderr=True)) as progress:
+
+        async def phase(what: str, of: float, work: Any) -> Any:
+            watching = asyncio.create_task(watch(progress, what, of))
+            try:
+                return await work
+            finally:
+                watching.cancel()
+
+        await phase("each alone", 10, crowd.learn())
+        await phase("fill the cache", 30, crowd.fill())
+        before, rate = await phase("peak", aside, crowd.closed_loop(aside))
+        idle = Held.of(server.process)
+        samples.clear()
+        begin = time.monotonic()
+        arriving = crowd.open_loop(seconds, times * rate, random.Random(1))
+        await phase(f"{times:g} times too much", seconds, arriving)
+        flooded = found.goodput(begin + seconds / 10, begin + seconds)
+        flood = samples[len(samples) // 10 :]
+        rss = [held.rss for held in samples]
+        warm, window = len(rss) // 5, max(len(rss) // 10, 1)
+        growth = statistics.median(rss[-window:]) / statistics.median(rss[warm : warm + window]) - 1
+        samples.clear()
+        after, _ = await phase("peak again", aside, crowd.closed_loop(aside))
+        calm = samples[len(samples) // 10 :]
+    held = Held.of(server.process)
+    now = figures(server)
+    inside = now["f1_running_choices"] + now["f1_queue_requests"] + now["f1_engine_running"]
+    for name, count in sorted(found.statuses.items()):
+        Console(stderr=True).print(f"{count:7,d}  {name}", highlight=False)
+    return {
+        "arrivals a second": times * rate,
+        "peak before, tokens/s": before,
+        "peak after, tokens/s": after,
+        "goodput, tokens/s": flooded,
+        "goodput, % of peak": 100 * flooded / ((before + after) / 2),
+        # What is left of the noise of a machine that does other things, too.
+        "the same by processor time, %": 100 * found.by_processor(flood) / found.by_processor(calm),
+        "good answers, p50 s": percentile(found.took, 0.5),
+        "good answers, p99 s": percentile(found.took, 0.99),
+        "refused": len(found.refused_in),
+        "refusals, p99 ms": 1000 * percentile(found.refused_in, 0.99),
+        "deadlines": len(found.late),
+        "behind the deadline at most, ms": 1000 * max(found.late, default=0),
+        "hung": found.hung,
+        "answers 5xx": found.crashed,
+        "unlike alone": found.wrong,
+        "memory, MB": rss[-1] / 1e6,
+        "memory growth, %": 100 * growth,
+        "more files": held.files - idle.files,
+        "more threads": held.threads - idle.threads,
+        "child processes": held.children,
+        "preemptions": now["f1_engine_preemptions_total"],
+        "left inside": inside,
+    }
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "goodput, % of peak": (90, float("inf")),
+    "refusals, p99 ms": (0, 50),
+    "behind the deadline at most, ms": (0, 250),
+    "hung": (0, 0),
+    "answers 5xx": (0, 0),
+    "unlike alone": (0, 0),
+    "memory growth, %": (-100, 2),
+    "more files": (-1000, 2),
+    "more threads": (-1000, 4),
+    "left inside": (0, 0),
+    "exit code": (0, 0),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--times", type=float, default=4, help="arrivals, over the peak's rate")
+    parser.add_argument("--json", type=Path, help="also write everything here")
+    options = parser.parse_args()
+    with serving(options.model) as server:
+        found = asyncio.run(run(server, "f1", options.minutes, options.times))
+        server.process.send_signal(signal.SIGTERM)
+        found["exit code"] = server.process.wait(60)
+    broken = [name for name, (low, high) in BOUNDS.items() if not low <= found[name] <= high]
+    table = Table("", "found", "bound", box=None)
+    for name, value in found.items():
+        low, high = BOUNDS.get(name, (None, None))
+        bound = "" if high is None else (f"≥ {low:g}" if high == float("inf") else f"≤ {high:g}")
+        style = "red" if name in broken else None
+        table.add_row(name, f"{value:,.1f}".removesuffix(".0"), bound, style=style)
+    Console(highlight=False).print(table)
+    if options.json:
+        run_of = describe_run(model=options.model, minutes=options.minutes, times=options.times)
+        options.json.write_text(json.dumps(run_of | {"found": found, "broken": broken}, indent=1))
+    sys.exit(bool(broken))
+
+
+if __name__ == "__main__":
+    main()
