@@ -77,6 +77,7 @@ class AsyncEngine:
         self._admitting = ThreadPoolExecutor(1, thread_name_prefix="f1-admitting")
         self._failure: F1Error | None = None
         self._busy = False  # the last step computed something
+        self._idle = False  # it waits for somebody to ask for something
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="f1-engine", daemon=True)
         self._thread.start()
@@ -167,10 +168,9 @@ class AsyncEngine:
         return len(token_ids)
 
     def healthy(self) -> bool:
-        """The stepping thread lives and, when it has work, has made a step lately."""
-        idle = not self._stepper.running
+        """The stepping thread lives and, when it has work, has got on with it lately."""
         recent = time.monotonic() - self._progress < STALLED_SECONDS
-        return self._failure is None and self._thread.is_alive() and (idle or recent)
+        return not self.failed() and (self._idle or recent)
 
     def failed(self) -> bool:
         """It will answer no more."""
@@ -228,10 +228,11 @@ class AsyncEngine:
             return
         self._delivery.flush()  # what they ask may take its time
         if not self._busy:
-            seconds = RECHECK_SECONDS if self._stepper.running else None
+            self._idle = not self._stepper.running
             with suppress(queue.Empty):
-                command = self._inbox.get(timeout=seconds)
+                command = self._inbox.get(timeout=None if self._idle else RECHECK_SECONDS)
                 self._progress = time.monotonic()  # to have waited for work is not to be stuck
+                self._idle = False
                 command()
         while not self._inbox.empty():
             self._inbox.get()()

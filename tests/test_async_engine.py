@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -282,6 +283,33 @@ async def test_a_pause_without_work_is_not_being_stuck(
     await complete(engine, ask("Hi", max_tokens=2))
     assert healthy
     assert all(healthy)
+
+
+@pytest.mark.parametrize("where", ["in a step", "between steps"])
+async def test_to_hang_with_work_is_to_be_stuck(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("f1.engine.time", clock)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(60)
+
+    if where == "in a step":
+        monkeypatch.setattr(engine._stepper, "core", Watched(engine._stepper.core, hang))
+    else:
+        engine._post(hang)
+    answer = asyncio.create_task(complete(engine, ask("Hi", max_tokens=2)))
+    assert await asyncio.to_thread(hangs.wait, 60)
+    clock.now += 9
+    assert engine.healthy()
+    clock.now += 2
+    assert not engine.healthy()
+    goes_on.set()
+    await answer
+    assert engine.healthy()
 
 
 def test_a_caller_whose_loop_is_gone_harms_no_other(engine: AsyncEngine) -> None:
