@@ -422,7 +422,7 @@ def _entry(dtype: Any = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dic
         (_header({"w": _entry(shape=[-1])}), "'w': dtype, shape or data_offsets"),
         (_header({"w": _entry(shape=[True])}), "'w': dtype, shape or data_offsets"),
         (_header({"w": _entry(shape=[2**31, 2**31])}), "'w': F32"),
-        (_header({"w": _entry(dtype="I64")}), "'w': dtype 'I64'"),
+        (_header({"w": _entry(dtype="I32")}), "'w': dtype 'I32'"),
         (_header({"w": _entry(offsets=[0, 12])}), "takes 16 bytes"),
         (_header({"w": _entry(offsets=[56, 72])}), r"\[56, 72\] exceed the 64 bytes"),
         (_header({"w": _entry(offsets=[-16, 0])}), "exceed"),

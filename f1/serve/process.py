@@ -16,6 +16,7 @@ from f1.models.pull import resolve
 from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
+from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.settings import Settings
 from f1.store.responses import ResponseStore
@@ -59,6 +60,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
         load,
         limits=Limits(max_running=settings.max_sequences + _MADE_READY),
         access=access,
+        embedder=Embedder(settings),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,

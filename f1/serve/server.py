@@ -15,6 +15,7 @@ from f1.models.tokenizer import Tokenizer
 from f1.planning.orchestrator import Engine, Orchestrator
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
+from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.serve.record import Record
 from f1.serve.side_by_side import side_by_side
@@ -67,6 +68,7 @@ class Server:
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
     receiving: int = 0  # bytes of bodies that are not whole yet
+    embedder: Embedder | None = None
     keep_prompts: bool = False  # in the records of requests
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
 
@@ -87,7 +89,16 @@ class Server:
         return self.engine
 
     def model_ids(self) -> list[str]:
+        """Of all models, those that decode first."""
+        embedding = [self.embedder.model_id] if self.embedder else []
+        return self._decoding() + embedding
+
+    def _decoding(self) -> list[str]:
         return [ORCHESTRATED] + ([self.engine.model_id] if self.engine else [])
+
+    def in_flight(self) -> int:
+        """Requests that are being answered, or wait."""
+        return self.admission.in_flight + self.aside.in_flight
 
     def decoder(self, model: str) -> Engine:
         """Raises ModelNotFound."""
@@ -99,7 +110,7 @@ class Server:
         engine = self.loaded()
         if model in (ORCHESTRATED, engine.model_id):
             return engine
-        known = ", ".join(self.model_ids())
+        known = ", ".join(self._decoding())
         raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
 
     def cut(self) -> None:

@@ -1,0 +1,117 @@
+"""The embedding model behind one thread, fetched and loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from f1.errors import ContextLengthExceeded, DownloadError, InvalidRequest, ModelNotFound
+from f1.models.catalogue import EMBEDDING_MODEL
+from f1.models.pull import pull
+from f1.settings import Settings
+
+if TYPE_CHECKING:
+    from f1.models.embedding import SentenceEncoder
+
+_BEHIND = 10  # niceness: decoding, which people watch, goes first
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """`vectors` is [N, D] float32, each of length 1; `num_tokens` is of all texts."""
+
+    vectors: np.ndarray
+    num_tokens: int
+
+
+class Embedder:
+    """Its thread takes one core, and that behind the engine's. For one event loop."""
+
+    model_id = EMBEDDING_MODEL
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._encoder: SentenceEncoder | None = None
+        self._thread = ThreadPoolExecutor(1, "f1-embedder", initializer=_step_back)
+
+    async def embed(
+        self, texts: Sequence[str], *, max_tokens: int, dimensions: int | None = None
+    ) -> Embedded:
+        """A vector for each text; cancelling it stops the work. Raises InvalidRequest where a text
+        is longer than the model reads, or all together have more than `max_tokens`; ModelNotFound
+        where its files cannot be had."""
+        stopped = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._thread, self._embed, texts, max_tokens, dimensions, stopped
+            )
+        finally:
+            stopped.set()
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    # --- its thread ------------------------------------------------------------------------------
+
+    def _embed(
+        self,
+        texts: Sequence[str],
+        max_tokens: int,
+        dimensions: int | None,
+        stopped: threading.Event,
+    ) -> Embedded:
+        encoder = self._encoder = self._encoder or self._load()
+        if dimensions not in (None, encoder.num_dimensions):
+            told = f"must be {encoder.num_dimensions}, as many as this model's vectors have"
+            raise InvalidRequest(f"'dimensions' {told}, not {dimensions}", param="dimensions")
+        sentences = []
+        for index, text in enumerate(texts):
+            sentences.append(token_ids := encoder.tokenize(text))
+            max_tokens -= len(token_ids)
+            if len(token_ids) > encoder.max_tokens or max_tokens < 0:
+                raise _too_long(encoder, sentences, index)
+        vectors = [np.zeros((0, encoder.num_dimensions), np.float32)]
+        for batch in encoder.embed(sentences):
+            vectors.append(batch)
+            if stopped.is_set():
+                break  # nobody reads it
+        return Embedded(np.concatenate(vectors), sum(map(len, sentences)))
+
+    def _load(self) -> SentenceEncoder:
+        # Takes a second, and torch with it; needed by those alone who ask for embeddings.
+        import torch
+
+        from f1.models.embedding import SentenceEncoder
+
+        torch.set_num_threads(1)
+        try:
+            return SentenceEncoder.load(pull(EMBEDDING_MODEL, self._settings))
+        except DownloadError as error:
+            told = f"the files of {EMBEDDING_MODEL} are not here: run `f1 pull {EMBEDDING_MODEL}`"
+            raise ModelNotFound(f"{told} ({error.message})", param="model") from error
+
+
+def _too_long(
+    encoder: SentenceEncoder, sentences: Sequence[Sequence[int]], index: int
+) -> InvalidRequest:
+    found = len(sentences[index])
+    if found > encoder.max_tokens:
+        told = f"'input[{index}]' has {found} tokens, and the model reads {encoder.max_tokens}"
+        return ContextLengthExceeded(told, param=f"input[{index}]")
+    most = sum(map(len, sentences[:index]))
+    told = f"'input' has more tokens than are embedded at once: {most} up to 'input[{index}]'"
+    return InvalidRequest(told, param="input")
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":  # elsewhere niceness is the whole process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
