@@ -16,6 +16,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from f1.errors import ModelFileError
+
+MAX_ADDED = 10_000  # each is looked for wherever a spelling may begin; Gemma 3 has 6,414
+
 # Control tokens that end a turn or a document in every model that has them; the files' own
 # `eos_token_id` often names only one of two.
 STOP_SPELLINGS = frozenset(
@@ -65,6 +69,10 @@ class Tokenizer:
         self._encode_first = encode
         self._encode_after = encode_after_token
         self._added = {token.text: token.id for token in vocabulary.added}
+        if len(vocabulary.added) > MAX_ADDED:
+            raise ModelFileError(
+                f"{len(vocabulary.added)} added tokens: at most {MAX_ADDED} are looked for"
+            )
         longest_first = sorted(vocabulary.added, key=lambda token: -len(token.text))
         self._added_pattern = re.compile("|".join(map(_matched, longest_first)) or "(?!)")
         self._any_start = _starts_of(longest_first)
@@ -95,6 +103,8 @@ class Tokenizer:
         token_ids: list[int] = []
         begin = 0
         for match in self._added_pattern.finditer(text):
+            if marker and text.startswith(marker, match.end()):
+                continue  # a protected spelling of one character
             token_ids += self._encode_piece(text[begin : match.start()], marker, begin)
             spelling = match[0] if match[0] in self._added else match[0].strip()
             token_ids.append(self._added[spelling])
@@ -151,17 +161,18 @@ def _without_surrogates(text: str) -> str:
 
 
 def _matched(token: AddedToken) -> str:
-    left = r"\s*" if token.strips_left and not token.text.isspace() else ""
+    # From the first of several spaces alone: to begin at each of them would take quadratic time.
+    left = r"(?:(?<!\s)\s+)?" if token.strips_left and not token.text.isspace() else ""
     right = r"\s*" if token.strips_right and not token.text.isspace() else ""
     return f"{left}{re.escape(token.text)}{right}"
 
 
 def _starts_of(tokens: Iterable[AddedToken]) -> re.Pattern[str]:
-    """Matches the first character of each spelling, overlapping ones too. A spelling of a single
-    character cannot be broken and is left alone."""
+    """Matches the first character of each spelling, overlapping ones too. Tokens of a single
+    character are left alone (a line feed, a tab), unless they steer."""
     behind: dict[str, list[str]] = {}  # by first character: `re` is quick to look for those
     for token in tokens:
-        if len(token.text) > 1:
+        if len(token.text) > 1 or token.control:
             behind.setdefault(token.text[0], []).append(re.escape(token.text[1:]))
     starts = [f"{re.escape(first)}(?={'|'.join(rests)})" for first, rests in behind.items()]
     return re.compile("|".join(starts) or "(?!)")

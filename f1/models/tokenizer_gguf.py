@@ -15,6 +15,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
+from f1.models.encoder import refusals_of
 from f1.models.spelling import SENTENCEPIECE_SPACE, byte_level_bytes, sentencepiece_bytes
 from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
 
@@ -34,6 +35,9 @@ class _Kind(IntEnum):
     UNUSED = 5
     BYTE = 6
 
+
+_UNHEARD_OF = 2**31  # kinds from here on
+_MAX_SPLITS = 2**26  # characters of all splits of all pieces; of the largest vocabularies 2^24
 
 _PLAIN_KINDS = (_Kind.NORMAL, _Kind.BYTE)
 _ADDED_KINDS = (_Kind.UNKNOWN, _Kind.CONTROL, _Kind.USER_DEFINED)
@@ -134,6 +138,8 @@ def _sentencepiece_bpe(
         )
     ids = _plain_ids(spellings, kinds)
     normal = {piece for piece, token_id in ids.items() if kinds[token_id] == _Kind.NORMAL}
+    if sum(len(piece) ** 2 for piece in normal) > _MAX_SPLITS:
+        raise ModelFileError("tokenizer.ggml.tokens: pieces too long to be split everywhere")
     merges = [
         (-scores[ids[piece]], ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
         for piece in normal
@@ -160,10 +166,8 @@ def _sentencepiece_bpe(
 
 
 def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
-    try:
+    with refusals_of("tokenizer.ggml.merges"):  # a merge of unknown tokens
         return models.BPE(ids, merges, **options)
-    except Exception as error:  # the library raises plain Exception: a merge of unknown tokens
-        raise ModelFileError(f"tokenizer.ggml.merges: {error}") from error
 
 
 def _plain_ids(spellings: Sequence[str], kinds: Kinds) -> dict[str, int]:
@@ -227,7 +231,8 @@ def _spellings(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _kinds(metadata: Mapping[str, Any], num_tokens: int) -> Kinds:
-    kinds = np.asarray(_list(metadata, "tokenizer.ggml.token_type", int), dtype=np.int64)
+    listed = _list(metadata, "tokenizer.ggml.token_type", int)
+    kinds = np.asarray([min(kind, _UNHEARD_OF) for kind in listed], dtype=np.int64)
     if len(kinds) != num_tokens:
         raise ModelFileError(
             f"tokenizer.ggml.token_type has {len(kinds)} entries for {num_tokens} tokens"

@@ -10,6 +10,7 @@ import orjson
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
+from f1.models.encoder import refusals_of
 from f1.models.files import read_file
 from f1.models.spelling import byte_level_bytes, sentencepiece_bytes
 from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
@@ -58,6 +59,8 @@ def _from_spec(spec: dict[str, Any], folder: Path, vocab_size: int) -> Tokenizer
 
 
 def _added_token(entry: Mapping[str, Any]) -> AddedToken:
+    if not isinstance(entry["content"], str) or not entry["content"]:
+        raise ModelFileError(f"tokenizer.json: an added token is {entry['content']!r}")
     return AddedToken(
         id=entry["id"],
         text=entry["content"],
@@ -128,25 +131,31 @@ def _encoders(spec: dict[str, Any], added: list[AddedToken]) -> tuple[Encode, En
 
 
 def _encoder(spec: Mapping[str, Any]) -> Encode:
-    try:
+    with refusals_of("tokenizer.json"):
         encoder = Encoder.from_buffer(orjson.dumps(spec))
-    except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(f"tokenizer.json: {error}") from error
+        encoder.encode("a\U0010fffd")  # of a character without a token the unknown one is made
     return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
 
 
 def _without(model: dict[str, Any], added: list[AddedToken]) -> dict[str, Any]:
-    """The model unable to make added tokens out of text. The unknown token must stay in."""
-    texts = {token.text for token in added}
+    """The model unable to make added tokens out of text, neither by spelling nor by id. The unknown
+    token must stay in."""
+    texts, ids = {token.text for token in added}, {token.id for token in added}
     if isinstance(model["vocab"], list):
         unknown = model.get("unk_id")
         vocab = [
-            [_OUT_OF_REACH + piece if piece in texts and n != unknown else piece, score]
+            [
+                _OUT_OF_REACH + piece if n != unknown and (piece in texts or n in ids) else piece,
+                score,
+            ]
             for n, (piece, score) in enumerate(model["vocab"])
         ]
         return {**model, "vocab": vocab}
-    texts.discard(model.get("unk_token") or "")
-    return {**model, "vocab": {k: v for k, v in model["vocab"].items() if k not in texts}}
+    unknown = model.get("unk_token") or ""
+    plain = {
+        k: v for k, v in model["vocab"].items() if k == unknown or not (k in texts or v in ids)
+    }
+    return {**model, "vocab": plain}
 
 
 def _stop_token_ids(
