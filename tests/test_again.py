@@ -119,6 +119,30 @@ async def test_the_model_is_asked_again(engine: AsyncEngine, kind: str) -> None:
     assert list(map(essence, together)) == list(map(essence, alone))
 
 
+@pytest.mark.parametrize("switched_off", ["", "forced_text", "speculation"])
+async def test_the_same_in_any_company(smollm_path: Path, switched_off: str) -> None:
+    """Several choices, calls of two tools, and what is asked again among them."""
+    switches = {switched_off: False} if switched_off else {}
+    engine = AsyncEngine.start(str(smollm_path), Settings(max_sequences=16, **switches))
+    required = replace(ASK, tool_choice=ToolChoice("required"))
+    several = [seeded(replace(required, n=3, max_tokens=40), seed) for seed in range(3)]
+    requests = [*several, *(seeded(ASK, seed) for seed in range(5))]
+
+    async def outcomes(request: GenerateRequest) -> list[object]:
+        try:
+            return [essence(each) for each in await gather(engine.generate(request), request.n)]
+        except ConstraintError as error:
+            return [error.code]
+
+    try:
+        alone = [await outcomes(request) for request in requests]
+        together = await asyncio.gather(*map(outcomes, requests), *map(outcomes, requests[::-1]))
+    finally:
+        engine.close()
+    # Which choice of a request fails first is a matter of steps; that one does is not.
+    assert together == alone + alone[::-1]
+
+
 async def test_streams_show_what_is_valid_only(engine: AsyncEngine) -> None:
     """Of an invalid answer nothing is shown, so that a stream adds up to what is not streamed."""
     format = ResponseFormat("json_schema", COLOR)
