@@ -160,7 +160,7 @@ class Preparation:
         self._grammars.admit(tools, request.response_format)
         if tools and choice.mode != "none":
             single = not request.parallel_tool_calls or choice.mode == "named"
-            self._grammars.prepare(self._family.forms, tools, single=single)
+            self._grammars.prepare((self._family.form,), tools, single=single)
 
     def _choice(
         self,

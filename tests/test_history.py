@@ -1,5 +1,5 @@
-"""Conversations of any shape, in the words of every family: nothing is lost
-and every result stands with its call."""
+"""Conversations of any shape, in the words of every family: nothing is lost, and every result
+stands with its call."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from f1.calling.family import Form, elements
-from f1.calling.grammar import MAX_WHITESPACE
+from f1.calling.source import MAX_WHITESPACE
 
 _WHITESPACE = b" \n\t\r"
 
