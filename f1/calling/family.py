@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -63,7 +63,7 @@ class Example:
     messages: tuple[Message, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Family:
     """One model family. The first form is the one written; all are recognised."""
 
@@ -97,11 +97,14 @@ class Family:
         system, rest = "\n\n".join(m.content for m in leading), messages[len(leading) :]
         if not tools:
             return [*([Message("system", system)] if leading else []), *self._plain(rest, ())]
-        text = _render(self.system, system=system, tools=tools, parallel=parallel)
-        shown = [
+        text = _system_text(self.system, tools_key(tools), system, parallel)
+        return [Message("system", text), *self._shown, *self._plain(rest, tools)]
+
+    @cached_property
+    def _shown(self) -> list[Message]:
+        return [
             m for example in self.examples for m in self._plain(example.messages, example.tools)
         ]
-        return [Message("system", text), *shown, *self._plain(rest, tools)]
 
     def _plain(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Message]:
         """Tools go into the first user message, results of one step into one message, in the order
@@ -109,7 +112,7 @@ class Family:
         calls: dict[str, ToolCall] = {}  # by id, which later turns may use again; latest last
         asked = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
         untold = bool(tools)
-        if untold and asked < 0 and (text := _render(self.request, content="", tools=tools)):
+        if untold and asked < 0 and (text := self._ask("", tools)):
             yield Message("user", text)
         for is_results, group in groupby(enumerate(messages), lambda item: item[1].role == "tool"):
             if is_results:
@@ -121,12 +124,15 @@ class Family:
                     calls[call.id] = call
                 if message.role == "user" and untold:
                     untold = False
-                    text = _render(self.request, content=message.content, tools=tools)
-                    yield Message("user", text)
+                    yield Message("user", self._ask(message.content, tools))
                 elif message.role == "assistant":
                     yield Message("assistant", self._write_said(message, thinks=index > asked))
                 else:
                     yield message
+
+    def _ask(self, content: str, tools: Sequence[Tool]) -> str:
+        before, after = _around_request(self.request, tools_key(tools))
+        return before + content + after
 
     def _write_said(self, message: Message, *, thinks: bool) -> str:
         parts = [message.content, self.write_calls(message.tool_calls)]

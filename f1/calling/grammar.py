@@ -17,19 +17,22 @@ tokenisation crosses over (the pre-tokenisers split there).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import orjson
 import xgrammar
 from numpy.typing import NDArray
 
 from f1.calling.compiler import Compiler
-from f1.calling.family import Form, elements, pieces
+from f1.calling.family import Form, elements, pieces, tools_key
 from f1.calling.judge import Judge
 from f1.calling.scanner import Closer
 from f1.calling.source import MAX_WHITESPACE, Source
@@ -40,6 +43,33 @@ from f1.types import JsonSchema, Relaxed, ResponseFormat, Tool
 MAX_PREPARED = 64  # tools whose arguments are compiled before one of them is called
 
 TokenMask = NDArray[np.int32]
+
+
+class Recent:
+    """What was seen lately; thread-safe. The same tools come with every request."""
+
+    def __init__(self, capacity: int = 256):
+        self._seen: OrderedDict[object, None] = OrderedDict()
+        self._capacity = capacity
+        self._lock = Lock()
+
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            if key in self._seen:
+                self._seen.move_to_end(key)
+            return key in self._seen
+
+    def add(self, key: object) -> None:
+        with self._lock:
+            self._seen[key] = None
+            if len(self._seen) > self._capacity:
+                self._seen.popitem(last=False)
+
+
+def _given_key(tools: Sequence[Tool], format: ResponseFormat) -> bytes:
+    """A hash: the schemas of a request may be large."""
+    given = orjson.dumps((format.kind, format.value))
+    return blake2b(tools_key(tools) + b"\0" + given, digest_size=16).digest()
 
 
 class Grammars:
@@ -63,6 +93,7 @@ class Grammars:
         self._compiler = Compiler(*given, background=background)
         self._judge = Judge(*given, _COMMON) if background else None
         self._verdicts = Verdicts(self._judge)
+        self._admitted, self._prepared = Recent(), Recent()
         self._vocab_size = vocab_size
         self._closers = _closer_masks(vocabulary, vocab_size)
 
@@ -74,14 +105,19 @@ class Grammars:
 
     # --- what requests give --------------------------------------------------------------------
 
-    def admit(self, tools: Iterable[Tool], format: ResponseFormat) -> None:
+    def admit(self, tools: Sequence[Tool], format: ResponseFormat) -> None:
         """Decides once for each schema whether a grammar can be made of it. Raises InvalidSchema
         and its kin, Overloaded where there was no time to tell. Takes up to 3 s, and as long as
         others take that asked before."""
-        self._verdicts.admit(self._subjects(tools, format))
+        key = _given_key(tools, format)
+        if key not in self._admitted:
+            self._verdicts.admit(self._subjects(tools, format))
+            self._admitted.add(key)
 
-    def admits_at_once(self, tools: Iterable[Tool], format: ResponseFormat) -> bool:
+    def admits_at_once(self, tools: Sequence[Tool], format: ResponseFormat) -> bool:
         """Whether admit() takes no time worth mentioning."""
+        if _given_key(tools, format) in self._admitted:
+            return True
         return self._verdicts.at_once(self._subjects(tools, format))
 
     def relaxed(self, given: Tool | ResponseFormat) -> tuple[Relaxed, ...]:
@@ -139,6 +175,12 @@ class Grammars:
 
     def prepare(self, forms: Iterable[Form], tools: Sequence[Tool], *, single: bool) -> None:
         """Makes what calls of these tools need first, and what they may need if there is time."""
+        key = blake2b(
+            tools_key(tools), digest_size=16, person=b"single" if single else b""
+        ).digest()
+        if key in self._prepared:
+            return
+        self._prepared.add(key)
         names = [tool.name for tool in tools]
         for form in forms:
             for freely in {self._freely, True}:
