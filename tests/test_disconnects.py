@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Running, serving, wait_until_loaded
+from serving import Running, leave_after_sending, serving, wait_until_loaded
 
 from f1.engine import AsyncEngine
 from f1.serve.limits import Limits
@@ -143,3 +143,26 @@ def test_all_is_free_again_when_clients_have_gone(server: Running, count: int, s
         assert engine.stats()["num_waiting"] == 0
         engine._stepper.core.check()  # the books of its pages
         assert http.post(f"{server.url}/v1/chat/completions", json=GOOD).status_code == 200
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stream", [False, True])
+def test_its_slot_is_free_two_steps_later(server: Running, stream: bool) -> None:
+    """On a machine with time for both: the server hears of it while a step is computed."""
+    engine = engine_of(server)
+    body = {"model": "f1", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3000}
+    sent = json.dumps(body | {"logit_bias": NEVER_ENDS, "stream": stream}).encode()
+    taken = []
+    for number in range(100):
+        begin = engine.stats()["num_steps"] + 3 + number % 7
+        steps = [0]
+
+        def computed(begin: int = begin, steps: list[int] = steps) -> bool:
+            steps[0] = engine.stats()["num_steps"]
+            return steps[0] >= begin
+
+        leave_after_sending(server, sent, computed)
+        while engine.stats()["num_running"]:
+            pass
+        taken.append(engine.stats()["num_steps"] - steps[0])
+    assert sorted(taken)[97] <= 2, Counter(taken)
