@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from test_app import Faulty
 
 from f1.engine import AsyncEngine
 from f1.errors import ConstraintError
+from f1.serve.access import Access, Key
 from f1.serve.limits import Limits
 from f1.settings import Settings
 
@@ -240,8 +243,37 @@ def test_headers_of_the_api_are_of_no_effect(client: anthropic.Anthropic) -> Non
     assert comparable(one) == comparable(client.messages.create(**asked))
 
 
+def test_who_has_no_key_is_told_so_in_anthropics_shape() -> None:
+    asked: Any = {"model": "f1", "messages": HELLO, "max_tokens": 1}
+    key = Key("alice", hashlib.sha256(b"open sesame").digest())
+    with serving(lambda: ScriptedEngine("Hi."), access=Access((key,))) as running:
+        with client_of(running) as client, pytest.raises(anthropic.AuthenticationError) as refused:
+            client.messages.create(**asked)
+        assert refused.value.type == "authentication_error"
+        wait_until_ready(running)
+        with client_of(running).copy(api_key="open sesame") as client:
+            assert client.messages.create(**asked).content[0].text == "Hi. "
+
+
 def test_a_server_that_cannot_answer_says_so() -> None:
     asked: Any = {"model": "f1", "messages": HELLO, "max_tokens": 1}
+    may_load = threading.Event()
+
+    def load() -> ScriptedEngine:
+        may_load.wait(60)
+        return ScriptedEngine("Hi …")
+
+    with serving(load) as running, client_of(running) as client:
+        try:
+            with pytest.raises(anthropic.InternalServerError) as early:
+                client.messages.create(**asked)
+            assert early.value.type == "overloaded_error"
+        finally:
+            may_load.set()
+        wait_until_ready(running)
+        with pytest.raises(anthropic.APIStatusError) as late:
+            client.messages.create(**asked, extra_body={"timeout": 0.01})
+        assert (late.value.status_code, late.value.type) == (408, "timeout_error")
     with serving(lambda: ScriptedEngine("Hi …"), Limits(max_running=1, max_queued=0)) as running:
         wait_until_ready(running)
         with client_of(running) as client:

@@ -29,7 +29,7 @@ class EmbeddingsRequest:
 
 
 @cache
-def body_of(limits: Limits) -> Record:
+def embeddings_body(limits: Limits) -> Record:
     """POST /v1/embeddings. Token ids are not taken: they are of some other model's vocabulary."""
     return Record(
         {
@@ -46,7 +46,7 @@ def body_of(limits: Limits) -> Record:
 
 def parse_embeddings_request(body: object, limits: Limits) -> EmbeddingsRequest:
     """Raises InvalidRequest naming the first field that is wrong."""
-    body_of(limits).check(body, "")
+    embeddings_body(limits).check(body, "")
     fields = Fields(body)
     given = fields.get("input")
     return EmbeddingsRequest(
