@@ -257,6 +257,12 @@ async def test_one_that_fails_ends_all() -> None:
     assert engine.stopped_early == 2
 
 
+async def test_nothing_is_told_before_all_have_begun() -> None:
+    events = side_by_side(Picky(), asks("a b c d", "bad"))
+    with pytest.raises(ConstraintError):
+        await anext(events)
+
+
 async def test_what_is_left_early_ends_all() -> None:
     engine = Picky()
     async with aclosing(side_by_side(engine, asks("a …", "b …", "c …"))) as events:

@@ -28,6 +28,10 @@ async def side_by_side(engine: Engine, requests: Sequence[GenerateRequest]) -> S
         first_choice += request.n
     waiting = {_next(stream): (first, stream) for first, stream in streams}
     try:
+        # All have begun before one is told of, so that a wrong one is refused and not broken off.
+        begun, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        for task in begun:
+            task.result()
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=lambda task: waiting[task][0]):
