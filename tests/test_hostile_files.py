@@ -180,6 +180,14 @@ NAMED = {
         build([entry("k", ARRAY, _array(STRING, 1, struct.pack("<Q", 2**31)))], [], bytes(64)),
         "needs 2147483648 bytes",
     ),
+    "a string that wraps around": (
+        build([entry("k", STRING, struct.pack("<Q", 2**64 - 8))], [], bytes(64)),
+        "needs 18446744073709551608 bytes",
+    ),
+    "a key that wraps around": (
+        build([struct.pack("<Q", 2**64 - 8) + b"key" * 30], [], bytes(64)),
+        "needs 18446744073709551608 bytes",
+    ),
     "a key of 2^64-1": (build([struct.pack("<Q", 2**64 - 1)], [], bytes(64)), "metadata key"),
     "a key with NUL": (build([entry("a\0b", UINT32, bytes(4))], []), "printable"),
     "a name of escapes": (build([], [tensor("\x1b[2J", [1], 0, 0)], bytes(64)), "printable"),
@@ -229,6 +237,15 @@ def test_named_files(case: str, reader: Reader) -> None:
 
 def test_an_empty_key_is_a_key(reader: Reader) -> None:
     assert reader.read(build([entry("", UINT32, bytes(4))], [])) == "read 0 1"
+
+
+def test_a_file_cut_between_two_looks_is_refused(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole)
+    checkpoint = load_gguf(path, "m")
+    os.truncate(path, len(whole) // 2)
+    with pytest.raises(ModelFileError, match="leave the file"):
+        load_model(checkpoint, num_threads=1)
 
 
 SPECIAL: dict[str, Callable[[Path], object]] = {
