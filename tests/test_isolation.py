@@ -144,7 +144,7 @@ def test_secrets_stay_with_their_owners(
     assert traffic.num_checked == num_requests
     assert traffic.num_cancelled >= num_requests // 100
     assert traffic.num_foreign_drafts > num_requests // 10
-    assert (stats["num_preemptions"] > num_requests // 50) == (num_pages < 10)
+    assert num_pages > 10 or stats["num_preemptions"] > num_requests // 50
     assert (stats["num_reused_tokens"] > 2 * num_requests) == prefix_reuse
 
 
