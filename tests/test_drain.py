@@ -6,12 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,12 +26,18 @@ from f1.types import Event, GenerateRequest, TextDelta
 LONG = HELLO | {"stream": True, "max_tokens": 2000, "logit_bias": {"0": -100, "2": -100}}
 
 
+def start(smollm_path: Path, grace: int, port: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", str(port)]
+    env = {**os.environ, "NO_COLOR": "1", "F1_SHUTDOWN_GRACE": str(grace), "F1_KV_MEMORY": "64M"}
+    return subprocess.Popen(
+        [*command, "-m", str(smollm_path)], env=env, stderr=subprocess.PIPE, text=True
+    )
+
+
 @contextmanager
 def f1_serve(smollm_path: Path, grace: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address, loaded."""
-    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", "0", "-m", str(smollm_path)]
-    env = {**os.environ, "NO_COLOR": "1", "F1_SHUTDOWN_GRACE": str(grace), "F1_KV_MEMORY": "64M"}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+    with start(smollm_path, grace) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
@@ -51,7 +58,10 @@ def stream(url: str, body: dict[str, object], lines: list[str], begun: threading
             begun.set()
 
 
-def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path) -> None:
+@pytest.mark.parametrize(
+    "_time", [0, *(pytest.param(time, marks=pytest.mark.full) for time in range(1, 40))]
+)
+def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path, _time: int) -> None:
     with f1_serve(smollm_path, grace=60) as (process, url):
         lines: list[str] = []
         begun = threading.Event()
@@ -74,6 +84,24 @@ def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path) -> No
         assert process.stderr is not None
         records = [json.loads(line) for line in process.stderr if line.startswith("{")]
         assert {record.get("error") for record in records} == {None, "shutting_down"}
+
+
+@pytest.mark.parametrize(
+    "_time", [0, *(pytest.param(time, marks=pytest.mark.full) for time in range(1, 10))]
+)
+def test_sigterm_while_the_model_is_loading(smollm_path: Path, _time: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with start(smollm_path, 60, port) as process, httpx.Client(timeout=60) as http:
+        try:
+            ready = 0
+            while not ready:
+                with suppress(httpx.TransportError):
+                    ready = http.get(f"http://127.0.0.1:{port}/ready").status_code
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("signals", [1, 2])

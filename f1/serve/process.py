@@ -42,13 +42,13 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
         listener = socket.create_server((host, port))
     except OSError as error:
         raise F1Error(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    address = f"http://{host}:{listener.getsockname()[1]}/v1"
     failures: list[BaseException] = []
 
     def load() -> AsyncEngine:
         engine = AsyncEngine.start(model, settings)
         # What was imported stays. To look through it again takes 0.3 s, in which nothing moves.
         gc.freeze()
-        address = f"http://{host}:{listener.getsockname()[1]}/v1"
         console.print(f"[green]ready[/] {escape(engine.model_id)} at [bold]{escape(address)}[/]")
         return engine
 
