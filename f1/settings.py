@@ -38,6 +38,7 @@ class Settings:
     # Looks up what may come next in the prompt and in what was decoded lately, and verifies it in
     # one go. The same tokens, sooner.
     speculation: bool = True
+    max_queued: int = 256  # requests that wait for a server's turn; more are refused
     log_requests: bool = True  # the server writes a line of JSON a request to stderr
     log_prompts: bool = False  # what users wrote is in it, too
     shutdown_grace: int = 30  # seconds a server that is told to stop gives what it has begun
@@ -58,6 +59,7 @@ class Settings:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
         for name in (
             "num_threads", "snapshot_disk", "packed_disk", "responses_disk", "shutdown_grace",
+            "max_queued",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"{name} must not be negative", param=name)

@@ -58,7 +58,9 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
 
     app = create_app(
         load,
-        limits=Limits(max_running=settings.max_sequences + _MADE_READY),
+        limits=Limits(
+            max_running=settings.max_sequences + _MADE_READY, max_queued=settings.max_queued
+        ),
         access=access,
         embedder=Embedder(settings),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
