@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+from f1.engine import AsyncEngine
 from f1.types import CallDelta, Event, Finished, GenerateRequest, TextDelta, ToolCall, Usage
 
 Turn = str | Sequence[ToolCall]
@@ -57,6 +58,20 @@ class ScriptedEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Spelling(ScriptedEngine):
+    """Says what it is told to, and splits text as a real engine does."""
+
+    def __init__(self, engine: AsyncEngine, *turns: Turn):
+        super().__init__(*turns)
+        self.engine = engine
+        self.tokenizer = engine.tokenizer
+        self.tokenize = engine.tokenize
+
+    def close(self) -> None:
+        super().close()
+        self.engine.close()
 
 
 def _events(choice: int, turn: Turn) -> list[Event]:

@@ -553,7 +553,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"include": "message.output_text.logprobs"}, "include"),
     ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
     ({"metadata": {"a": 1}}, "metadata.a"),
-    ({"metadata": {"a": "x" * 513}}, "metadata"),
+    ({"metadata": {"a": "x" * 513}}, "metadata.a"),
     ({"truncation": "always"}, "truncation"),
     ({"service_tier": "gold"}, "service_tier"),
     ({"reasoning": {"amount": 1}}, "reasoning.amount"),

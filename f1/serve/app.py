@@ -13,10 +13,20 @@ from typing import Any, TextIO
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
-from f1.serve import anthropic, chat, completions, embeddings, health, responses, tokens
+from f1.serve import (
+    anthropic,
+    chat,
+    completions,
+    embeddings,
+    health,
+    openapi,
+    responses,
+    tokens,
+)
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
 from f1.serve.embedder import Embedder
@@ -85,6 +95,7 @@ def create_app(
     app.state.server = server
     _add_routes(app, server)
     health.add_routes(app, server, metrics)
+    openapi.add_routes(app, limits)
     _add_error_handlers(app)
     return app
 
@@ -127,6 +138,12 @@ def _advice(error: F1Error) -> dict[str, str]:
     return {}
 
 
+def _methods(app: FastAPI, scope: Scope) -> set[str]:
+    """That the path can be asked with."""
+    matching = [route for route in app.routes if route.matches(scope)[0] is not Match.NONE]
+    return {method for route in matching for method in getattr(route, "methods", None) or ()}
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
@@ -138,8 +155,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         path = request.scope["path"][:200]  # not from request.url: that one is built of the Host
         shaped = InvalidRequest(f"{request.method} {path}: {error.detail}")
-        status = error.status_code
-        return json_response(_error_body(request, shaped, status), status, **(error.headers or {}))
+        status, headers = error.status_code, error.headers or {}
+        if status == 405:  # the framework knows those of one route
+            headers = {"allow": ", ".join(sorted(_methods(app, request.scope)))}
+        return json_response(_error_body(request, shaped, status), status, **headers)
 
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)  # nobody reads it; the access log does

@@ -279,10 +279,12 @@ class Record(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Tagged(Shape):
-    """One of several records, told apart by the word in the field `tag`, which each of them has."""
+    """One of several records, told apart by the word in the field `tag`, which each of them has.
+    `otherwise` is the one that leaves it out."""
 
     tag: str
     records: Mapping[str, Record]
+    otherwise: Record | None = None
     takes: ClassVar[Types] = (Mapping,)
     words = "an object"
 
@@ -290,24 +292,29 @@ class Tagged(Shape):
         if not isinstance(value, Mapping):
             raise self.wrong(value, path)
         word = value.get(self.tag)
-        if not isinstance(word, str) or word not in self.records:
+        record = self.records.get(word) if isinstance(word, str) else None
+        if word is None:
+            record = self.otherwise
+        if record is None:
             known = Word(tuple(self.records))
             raise known.wrong(word, f"{path}.{self.tag}" if path else self.tag)
-        self.records[word].check(value, path)
+        record.check(value, path)
 
     def schema(self) -> JsonSchema:
-        return {"oneOf": [record.schema() for record in self.records.values()]}
+        records = [*self.records.values(), *([self.otherwise] if self.otherwise else [])]
+        return {"oneOf": [record.schema() for record in records]}
 
 
-def tagged(tag: str, records: Mapping[str, Record]) -> Tagged:
+def tagged(tag: str, records: Mapping[str, Record], otherwise: Record | None = None) -> Tagged:
     """The records, each with its tag."""
-    return Tagged(
-        tag,
-        {
-            word: Record({tag: Word((word,))} | record.fields, (tag, *record.required), record.open)
-            for word, record in records.items()
-        },
-    )
+    with_tags = {
+        word: Record({tag: Word((word,))} | record.fields, (tag, *record.required), record.open)
+        for word, record in records.items()
+    }
+    if otherwise is not None:
+        fields = {tag: Unsupported()} | otherwise.fields
+        otherwise = Record(fields, otherwise.required, otherwise.open)
+    return Tagged(tag, with_tags, otherwise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from f1.serve.wire.request import (
     parse_timeout,
     parse_tool_choice,
 )
+from f1.serve.wire.responses.bodies import LOGPROBS, responses
 from f1.serve.wire.responses.items import Item, Reference, conversation, parse_items
 from f1.types import GenerateRequest, ResponseFormat, Tool
 
@@ -28,31 +29,7 @@ Json = dict[str, Any]
 
 # Told again in the response; they do not change what is decoded.
 _ECHOED = ("prompt_cache_key", "safety_identifier", "user")
-_KNOWN = frozenset(
-    {
-        "background", "f1", "frequency_penalty", "include", "input", "instructions", "logit_bias",
-        "max_output_tokens", "max_tool_calls", "metadata", "min_p", "model", "parallel_tool_calls",
-        "presence_penalty", "previous_response_id", "prompt_cache_retention", "reasoning",
-        "repetition_penalty", "seed", "service_tier", "stop", "store", "stream", "stream_options",
-        "temperature", "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
-        "truncation", *_ECHOED,
-    }
-)  # fmt: skip
-# OpenAI's own, not offered here: null passes, anything else is refused by name.
-_REFUSED = (
-    "access_programs", "background_options", "context_management", "conversation", "image",
-    "moderation", "prompt", "prompt_cache_options",
-)  # fmt: skip
-_LOGPROBS = "message.output_text.logprobs"
-_INCLUDABLE = (  # the others are parts of items that are never made here
-    "code_interpreter_call.outputs", "computer_call_output.output.image_url",
-    "file_search_call.results", "message.input_image.image_url", _LOGPROBS,
-    "reasoning.encrypted_content", "web_search_call.action.sources", "web_search_call.results",
-)  # fmt: skip
-_TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
-_FUNCTION = frozenset({"type", "name", "description", "parameters", "strict"})
 _FUNCTION_REFUSED = ("allowed_callers", "async", "defer_loading", "output_schema")
-_MAX_INT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +53,8 @@ def parse_responses_request(
 ) -> ResponsesRequest:
     """Raises InvalidRequest naming the first field that is wrong. Where this server stores none,
     the response says so; it is answered all the same, for to store is what clients leave unsaid."""
+    responses(limits).check(body, "")
     fields = Fields(body)
-    for name in _REFUSED:
-        if fields.has(name):
-            raise fields.refuse(name, "is not supported by this server", code="unsupported_field")
-    fields.only(_KNOWN | frozenset(_REFUSED))
     if fields.boolean("background"):
         raise fields.refuse("background", "is not supported by this server")
     own = parse_own(fields)
@@ -88,7 +62,6 @@ def parse_responses_request(
     choice, allowed = parse_tool_choice(fields, tools, flat=True)
     parallel = fields.boolean("parallel_tool_calls")
     text = fields.object("text") or Fields({}, "text")
-    text.only(frozenset({"format", "verbosity"}))
     generate = GenerateRequest(
         messages=(),
         tools=allowed,
@@ -96,7 +69,7 @@ def parse_responses_request(
         parallel_tool_calls=True if parallel is None else parallel,
         response_format=_parse_format(text),
         sampling=parse_sampling(fields, limits, _parse_logprobs(fields)),
-        max_tokens=fields.integer("max_output_tokens", 1, _MAX_INT),
+        max_tokens=fields.get("max_output_tokens"),
         stop=parse_stop(fields, limits),
         eager_arguments=own.eager_arguments,
     )
@@ -127,42 +100,28 @@ def whole_request(
 
 
 def _parse_tool(item: Fields) -> Tool:
-    if item.get("type") != "function":
-        raise item.refuse("type", "must be 'function': no other tools are run here")
     for name in _FUNCTION_REFUSED:
         if item.get(name):
             raise item.refuse(name, "is not supported by this server", code="unsupported_field")
-    item.only(_FUNCTION | frozenset(_FUNCTION_REFUSED))
     return parse_function(item)
 
 
 def _parse_format(text: Fields) -> ResponseFormat:
-    value = text.object("format")
-    if value is not None and value.get("type") == "json_schema":
-        value.required_object("schema")
-    return parse_format(value, flat=True)
+    return parse_format(text.object("format"), flat=True)
 
 
 def _parse_logprobs(fields: Fields) -> int | None:
     """Asked for by `include`, and by `top_logprobs` alone: what else could that mean?"""
-    wanted = False
-    for index, item in enumerate(fields.array("include", len(_INCLUDABLE))):
-        if item not in _INCLUDABLE:
-            known = ", ".join(f"'{name}'" for name in _INCLUDABLE)
-            raise fields.refuse(f"include[{index}]", f"must be one of {known}")
-        wanted = wanted or item == _LOGPROBS
-    num_top = fields.integer("top_logprobs", 0, 20) or 0
+    wanted = LOGPROBS in (fields.get("include") or ())
+    num_top: int = fields.get("top_logprobs") or 0
     return num_top if wanted or num_top else None
 
 
 def _parse_stream(fields: Fields) -> bool:
     stream = fields.boolean("stream") or False
     options = fields.object("stream_options")
-    if options is not None:
-        if not stream:
-            raise fields.refuse("stream_options", "is only allowed with 'stream': true")
-        options.only(frozenset({"include_obfuscation"}))
-        options.boolean("include_obfuscation")
+    if options is not None and not stream:
+        raise fields.refuse("stream_options", "is only allowed with 'stream': true")
     return stream
 
 
@@ -170,53 +129,31 @@ def _parse_stream(fields: Fields) -> bool:
 
 
 def _echo(fields: Fields, generate: GenerateRequest, text: Fields, tools: tuple[Tool, ...]) -> Json:
-    fields.one_of("service_tier", _TIERS)
-    fields.one_of("prompt_cache_retention", ("in_memory", "24h"))
-    # Nothing is ever left out of a conversation: one that is too long is refused.
-    fields.one_of("truncation", ("auto", "disabled"))
+    metadata = fields.get("metadata") or {}
+    reasoning = fields.get("reasoning") or {}
     return {
         "background": False,
         "instructions": fields.string("instructions"),
         "max_output_tokens": generate.max_tokens,
-        "max_tool_calls": fields.integer("max_tool_calls", 1, _MAX_INT),
-        "metadata": _parse_metadata(fields),
+        "max_tool_calls": fields.get("max_tool_calls"),
+        "metadata": {name: value for name, value in metadata.items() if value is not None},
         "model": fields.required_string("model"),
         "parallel_tool_calls": generate.parallel_tool_calls,
         "previous_response_id": fields.string("previous_response_id"),
-        "reasoning": _parse_reasoning(fields),
+        "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
         "service_tier": "default",
         "temperature": generate.sampling.temperature,
         "text": {
             "format": _write_format(text),
-            "verbosity": text.one_of("verbosity", ("low", "medium", "high")) or "medium",
+            "verbosity": text.get("verbosity") or "medium",
         },
         "tool_choice": _write_choice(fields, generate),
         "tools": [_write_tool(tool) for tool in tools],
         "top_logprobs": generate.sampling.num_logprobs or 0,
         "top_p": generate.sampling.top_p,
+        # Nothing is ever left out of a conversation: one that is too long is refused.
         "truncation": "disabled",
     } | {name: fields.string(name) for name in _ECHOED}
-
-
-def _parse_metadata(fields: Fields) -> Json:
-    metadata = fields.object("metadata")
-    if metadata is None:
-        return {}
-    if len(metadata.value) > 16:
-        raise fields.refuse("metadata", "may hold at most 16 pairs")
-    for name in metadata.value:
-        value = metadata.string(name) or ""
-        if len(name) > 64 or len(value) > 512:
-            raise fields.refuse("metadata", "may have names of 64 and values of 512 characters")
-    return {name: value for name, value in metadata.value.items() if value is not None}
-
-
-def _parse_reasoning(fields: Fields) -> Json:
-    reasoning = fields.object("reasoning") or Fields({}, "reasoning")
-    reasoning.only(frozenset({"context", "effort", "generate_summary", "mode", "summary"}))
-    for name in ("context", "generate_summary", "mode"):
-        reasoning.string(name)
-    return {"effort": reasoning.string("effort"), "summary": reasoning.string("summary")}
 
 
 def _write_tool(tool: Tool) -> Json:
