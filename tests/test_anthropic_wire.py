@@ -275,6 +275,12 @@ ANSWERS: dict[str, list[Event]] = {
 }  # fmt: skip
 
 
+REASONS = {
+    "text": "end_turn", "stopped": "stop_sequence", "thought": "tool_use", "eager": "tool_use",
+    "cut": "max_tokens", "nothing": "max_tokens",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_events_add_up_to_the_message(name: str) -> None:
     """By the rules of Anthropic's client, which test_anthropic.py asks."""
@@ -316,6 +322,8 @@ def test_the_events_add_up_to_the_message(name: str) -> None:
                 message |= data["delta"] | {k: data[k] for k in ("usage", "f1") if k in data}
     assert [frame.event for frame in frames[-2:]] == ["message_delta", "message_stop"]
     assert message == writer.whole([collector.completion()])
+    assert message["stop_reason"] == REASONS[name]
+    assert message["stop_sequence"] == ("lo" if name == "stopped" else None)
     assert message["usage"]["input_tokens"] + message["usage"]["cache_read_input_tokens"] == 10
 
 

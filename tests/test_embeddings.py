@@ -75,6 +75,14 @@ def test_vectors_are_those_of_transformers(encoder: SentenceEncoder, folder: Pat
         np.testing.assert_allclose(embed(encoder, [text])[0], vector, atol=1e-6)
 
 
+def test_vectors_of_many_batches_are_in_order(encoder: SentenceEncoder) -> None:
+    sentences = [encoder.tokenize(text) for text in TEXTS] * 10
+    batches = list(encoder.embed(sentences))
+    assert len(batches) > 1
+    expected = np.tile(embed(encoder, TEXTS), (10, 1))
+    np.testing.assert_allclose(np.concatenate(batches), expected, atol=1e-6)
+
+
 def test_what_means_the_same_is_near(encoder: SentenceEncoder) -> None:
     vectors = embed(encoder, TEXTS)
     near = vectors @ vectors[0]
@@ -182,6 +190,8 @@ def test_a_text_too_long_is_refused_with_the_numbers(client: openai.OpenAI) -> N
         client.embeddings.create(model=MODEL, input="word " * 300)
     assert told.value.code == "context_length_exceeded"
     client.embeddings.create(model=MODEL, input="word " * 254)
+    with pytest.raises(openai.BadRequestError, match=r"1000 tokens.*input\[4\]' there are 1010"):
+        client.embeddings.create(model=MODEL, input=["word " * 200] * 6)
 
 
 def test_files_that_cannot_be_had_are_told_of(tmp_path: Path, monkeypatch: Any) -> None:

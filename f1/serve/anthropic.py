@@ -28,5 +28,5 @@ def add_routes(app: FastAPI, server: Server) -> None:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_count_request(body, server.limits)
         tokenize = partial(server.local(asked.model).tokenize, asked.generate)
-        token_ids = await answer_aside(server, request, tokenize)
+        token_ids = await answer_aside(server, request, asked.model, tokenize)
         return json_response({"input_tokens": len(token_ids)})

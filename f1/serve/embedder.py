@@ -73,12 +73,7 @@ class Embedder:
         if dimensions not in (None, encoder.num_dimensions):
             told = f"must be {encoder.num_dimensions}, as many as this model's vectors have"
             raise InvalidRequest(f"'dimensions' {told}, not {dimensions}", param="dimensions")
-        sentences = []
-        for index, text in enumerate(texts):
-            sentences.append(token_ids := encoder.tokenize(text))
-            max_tokens -= len(token_ids)
-            if len(token_ids) > encoder.max_tokens or max_tokens < 0:
-                raise _too_long(encoder, sentences, index)
+        sentences = _read(encoder, texts, max_tokens)
         vectors = [np.zeros((0, encoder.num_dimensions), np.float32)]
         for batch in encoder.embed(sentences):
             vectors.append(batch)
@@ -100,16 +95,20 @@ class Embedder:
             raise ModelNotFound(f"{told} ({error.message})", param="model") from error
 
 
-def _too_long(
-    encoder: SentenceEncoder, sentences: Sequence[Sequence[int]], index: int
-) -> InvalidRequest:
-    found = len(sentences[index])
-    if found > encoder.max_tokens:
-        told = f"'input[{index}]' has {found} tokens, and the model reads {encoder.max_tokens}"
-        return ContextLengthExceeded(told, param=f"input[{index}]")
-    most = sum(map(len, sentences[:index]))
-    told = f"'input' has more tokens than are embedded at once: {most} up to 'input[{index}]'"
-    return InvalidRequest(told, param="input")
+def _read(encoder: SentenceEncoder, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """The tokens of the texts; nothing is cut. Raises InvalidRequest."""
+    sentences: list[list[int]] = []
+    room = max_tokens
+    for index, text in enumerate(texts):
+        sentences.append(token_ids := encoder.tokenize(text))
+        if len(token_ids) > encoder.max_tokens:
+            told = f"has {len(token_ids)} tokens, and the model reads {encoder.max_tokens}"
+            raise ContextLengthExceeded(f"'input[{index}]' {told}", param=f"input[{index}]")
+        room -= len(token_ids)
+        if room < 0:
+            told = f"may have {max_tokens} tokens in all; up to 'input[{index}]' there are"
+            raise InvalidRequest(f"'input' {told} {max_tokens - room}", param="input")
+    return sentences
 
 
 def _step_back() -> None:

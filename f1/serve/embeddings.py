@@ -27,7 +27,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
             dimensions=asked.dimensions,
         )
         tokens = sum(map(len, asked.texts)) // _BYTES_PER_TOKEN
-        found = await answer_aside(server, request, embed, tokens, asked.timeout)
+        found = await answer_aside(server, request, asked.model, embed, tokens, asked.timeout)
         return json_response(write_embeddings(asked, list(found.vectors), found.num_tokens))
 
 

@@ -166,12 +166,14 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
 async def answer_aside(
     server: Server,
     request: Request,
+    model: str,
     work: Callable[[], Awaitable[T]],
     tokens: int = 1,
     timeout: float | None = None,
 ) -> T:
     """What `work` returns, which is not decoding and about as dear as so many tokens."""
     caller = caller_of(request)
+    caller.record.model = model
     deadline = deadline_of(request, caller, server.limits, timeout)
     return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
 

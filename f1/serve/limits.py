@@ -29,7 +29,7 @@ class Limits:
     max_pattern_chars: int = 4096
     max_grammar_chars: int = 1 << 16
     max_embedding_inputs: int = 2048
-    max_embedding_tokens: int = 1 << 16  # of all inputs; some 80 s of one core
+    max_embedding_tokens: int = 1 << 16  # of all inputs; some 20 s of one core
     # Choices decoded side by side: what fills the engine's batch, and a few that are made ready
     # meanwhile. What is beyond waits.
     max_running: int = 36

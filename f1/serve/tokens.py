@@ -26,7 +26,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_tokenize_request(body, server.limits)
         engine = server.local(asked.model)
-        token_ids = await answer_aside(server, request, partial(_tokenize, engine, asked))
+        token_ids = await answer_aside(
+            server, request, asked.model, partial(_tokenize, engine, asked)
+        )
         strings = None
         if asked.strings:
             strings = [_decode(engine.tokenizer, [token_id]) for token_id in token_ids]
