@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from f1.calling.again import Broken
+from f1.calling.calls import held_to
 from f1.calling.family import Family, family_for
 from f1.calling.request import check_request
 from f1.calling.shared import shared_prefix
-from f1.calling.turn import Turn, TurnEvent, held_to
+from f1.calling.turn import Turn, TurnEvent
 from f1.calling.vocabulary import make_vocabulary
 from f1.drafting import Drafter, History
 from f1.errors import ContextLengthExceeded, F1Error, InvalidRequest

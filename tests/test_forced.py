@@ -69,9 +69,10 @@ def play(kit: Kit, turn: Turn, token_ids: list[int]) -> tuple[int, list[TurnEven
 
 
 def behind_prefix(kit: Kit, turn: Turn, text: str) -> list[int]:
-    """The tokens of `text` behind the turn's prefix."""
+    """The tokens of `text` behind the turn's prefix, which may begin with an empty thought."""
     prefix = kit.tokenizer.encode_prompt(turn.prefix)
-    token_ids = kit.tokenizer.encode_prompt(text)
+    thought = turn.prefix[: turn.prefix.index(text[:8])]
+    token_ids = kit.tokenizer.encode_prompt(thought + text)
     assert token_ids[: len(prefix)] == prefix
     turn.spend_prefix(len(prefix))
     return token_ids[len(prefix) :]

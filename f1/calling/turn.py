@@ -2,55 +2,45 @@
 
 The same description (`Form`) drives both directions, so whatever is sampled is parsed:
 
-    text ──a call opens──▶ head ──name──▶ arguments ──next──▶ head …
-      │                                       └──close──▶ end
-    content (a response format)
+    thought ──▶ text ──a call opens──▶ calls ──▶ ended
+                content (a response format)
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
 from typing import Literal
 
 from f1.calling.again import Broken
 from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_text
 from f1.calling.answer import Answer
-from f1.calling.family import Family, elements, pieces
+from f1.calling.calls import CallEvent, Calls
+from f1.calling.family import Family
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
 from f1.calling.loops import LoopGuard
 from f1.calling.needed import MAX_STEPS, Shortest
-from f1.calling.opencall import OpenCall, identical
 from f1.calling.opening import Opened, Opening
 from f1.calling.scanner import Closer, JsonScanner
-from f1.calling.schema import validate_arguments
 from f1.calling.thought import Reasoning, Thought
 from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
 from f1.types import (
-    ArgumentsDelta,
-    CallBegun,
-    CallDelta,
     GenerateRequest,
     ReasoningDelta,
     Relaxed,
     Report,
-    ResponseFormat,
     TextDelta,
     TokenLogprob,
     Tool,
-    ToolCall,
 )
 
 MAX_CALLS = 32
 
 _ENDLESS = 1 << 30  # tokens of budget
 
-TurnEvent = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta
-State = Literal["thought", "text", "content", "either", "head", "middle", "arguments", "ended"]
+TurnEvent = TextDelta | ReasoningDelta | CallEvent
+State = Literal["thought", "text", "content", "either", "calls", "ended"]
 
 
 class Turn:
@@ -72,44 +62,34 @@ class Turn:
         """`prompt_end`: the last bytes of the prompt, which may open a thought. `after`: what an
         earlier turn wrote amiss; this one writes it anew, and goes on."""
         mode = request.tool_choice.mode
-        self._tools: Mapping[str, Tool] = {tool.name: held_to(tool) for tool in request.tools}
         self._eager = request.eager_arguments
         self._shown_tools = bool(request.tools)
         self._may_call = self._shown_tools and mode != "none"
-        self._single = not request.parallel_tool_calls or mode == "named"
         self._grammars = grammars
         self._vocabulary = vocabulary
-        self._choice = choice
-        self._budget = self._max_tokens = self._remaining = max_tokens
+        self._budget = self._remaining = max_tokens
         self._after = after
         self.broken: Broken | None = None  # how the turn ended, if it is to be asked again
         self._cut = False  # inside a call
         self._loop = LoopGuard()
         self.looped = False  # it says the same for ever and is to be cut
-        self._form = family.form
-        self._forms = family.forms
-        self._opening = Opening(family.forms if self._may_call else (), list(self._tools))
+        self._calls = Calls(request, family, grammars, choice=choice, after=after)
+        self._opening = Opening(family.forms if self._may_call else (), list(self._calls.tools))
         self._answer = Answer(request, choice, may_call=self._may_call)
         self._thought: Thought | None = None
         self._scanner = JsonScanner()  # of content
         self._format = request.response_format
         self._json = self._format.kind in ("json_object", "json_schema")
-        self._relaxed: dict[Relaxed, None] = {}  # in the order met
+        self._relaxed: tuple[Relaxed, ...] = ()  # of the content
         self._segment: Segment | None = None  # None: any text
         self.awaited: Segment | None = None  # what force() did not find ready
-        self._alternative: Segment | None = (
-            None  # the call that may still stand in place of content
-        )
+        # The call that may still stand in place of content, and what both have read.
+        self._alternative: Segment | None = None
+        self._undecided = b""
         # A request for logprobs wants one of the model for every token.
         forces = request.sampling.num_logprobs is None
         self._canonical = vocabulary.canonical if forces else None
         self._tail = b""  # what was read last
-        self._buffer = b""  # what the current segment has read, arguments apart
-        self._tool: Tool | None = None
-        self._call: OpenCall | None = None
-        self._last = False  # no call may follow the current one
-        self._calls: list[ToolCall] = list(after.calls) if after else []
-        self._bounded: list[int] = list(after.bounded) if after else []
         self._events: list[TurnEvent] = []
         self._state: State = "text"
         self._fresh = True  # no text was read yet
@@ -133,16 +113,14 @@ class Turn:
         elif must_call:
             self._force(request.tool_choice.name)
         elif self._format.kind != "text":
-            self._enter("content", self._grammars.content(self._format))
-            self._relax(self._format)
+            self._state, self._segment = "content", self._grammars.content(self._format)
+            self._relaxed = self._grammars.relaxed(self._format)
             self._answer.holds = bool(self._relaxed)
             if self._may_call:
-                self._state = "either"
-                self._alternative = self._grammars.head(self._form, self._tools, opened="")
+                self._state, self._alternative = "either", self._calls.whole()
 
     def spend_prefix(self, num_tokens: int) -> None:
         """The prefix is part of the completion: it takes this much of the token budget."""
-        self._max_tokens -= num_tokens
         self._remaining -= num_tokens
         self._tail = self.prefix.encode()
 
@@ -154,7 +132,7 @@ class Turn:
     @property
     def reason(self) -> Literal["stop", "tool_calls"]:
         """Why the turn ended, if it was not cut."""
-        return "tool_calls" if self._calls else "stop"
+        return "tool_calls" if self._calls.made else "stop"
 
     @property
     def stop(self) -> str | None:
@@ -172,8 +150,8 @@ class Turn:
             self._number_is_full()
             and (ends := self._grammars.narrowed(mask, Closer.NON_DIGIT)) is not None
         ):
-            if self._call is not None:
-                self._call.bounded = self._call.bounded or not _same(ends, mask)
+            if (call := self._calls.open) is not None:
+                call.bounded = call.bounded or not bool((ends == mask).all())
             return ends
         return mask
 
@@ -193,7 +171,7 @@ class Turn:
             return TEXT_MATCH if self._thought.inside else 0
         if self._state == "text" or (self._state == "content" and not self._json):
             return TEXT_MATCH
-        if self._state not in ("content", "arguments") or self.awaited is not None:
+        if self.awaited is not None:
             return 0
         scanner = self._json_scanner()
         num_tokens = (scanner and scanner.string_tokens(self._remaining)) or 0
@@ -257,11 +235,10 @@ class Turn:
         if self._state == "text":
             self._events += self._answer.push(self._opening.flush())
         elif self._state == "either":
-            self._events += self._answer.push(self._buffer)
+            self._events += self._answer.push(self._undecided)
         if self._state in ("text", "content", "either"):
             self._end_content(whole=not cut)
-        reading = self._state == "arguments" and self._call is not None
-        self._cut = cut and (self._state in ("head", "middle") or reading)
+        self._cut = cut and self._state == "calls" and self._calls.inside
         if not self._cut:
             self._state = "ended"
         return self._take_events()
@@ -280,9 +257,9 @@ class Turn:
     def report(self) -> Report:
         """After the end; counts `needed_tokens`, which takes a while."""
         return Report(
-            relaxed=tuple(self._relaxed),
+            relaxed=(*self._relaxed, *self._calls.relaxed),
             asked_again=int(self.asked_again),
-            bounded=tuple(self._bounded),
+            bounded=tuple(self._calls.bounded),
             needed_tokens=self._count_needed() if self._cut and not self.looped else None,
             looped=self.looped,
         )
@@ -290,13 +267,13 @@ class Turn:
     def _count_needed(self) -> int | None:
         """Tokens of a completion that has the call whose beginning was cut, and ends behind it."""
         used = self._budget - self._remaining + (self._after.num_tokens if self._after else 0)
-        shortest = Shortest(self._grammars, self._vocabulary.token_bytes)
-        num_calls, self._remaining = len(self._calls), _ENDLESS
+        way = Shortest(self._grammars, self._vocabulary.token_bytes)
+        made, self._remaining = self._calls.made, _ENDLESS
+        num_calls = len(made)
         for count in range(MAX_STEPS):
-            behind = len(self._calls) > num_calls
-            if behind and self._segment is not None and self._segment.complete:
+            if len(made) > num_calls and self._segment is not None and self._segment.complete:
                 return used + count + 1  # the token that ends the turn
-            token_id = self._choose(shortest)
+            token_id = self._calls.shortest(self.mask(), way)
             if token_id is None:
                 return None
             try:
@@ -304,29 +281,16 @@ class Turn:
             except ConstraintError:
                 return None  # more is asked of it than the grammar knows
             if self.ended:
-                return used + count + 1 if len(self._calls) > num_calls else None
+                return used + count + 1 if len(made) > num_calls else None
         return None
-
-    def _choose(self, shortest: Shortest) -> int | None:
-        mask = self.mask()
-        if self._call is not None:
-            return shortest.in_json(mask, self._call.scanner)
-        if self._state == "arguments":  # read to their end
-            return shortest.towards(mask, self._form.close.encode()[len(self._buffer) :])
-        return shortest.longest(mask)
 
     # --- the machine ---------------------------------------------------------------------------
 
     def _force(self, name: str | None) -> None:
-        self.prefix += self._form.open
-        if name is None:
-            self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
-        else:
-            self.prefix += f' "{name}"{self._form.arguments}'
-            self._begin_arguments(name)
-
-    def _enter(self, state: State, segment: Segment) -> None:
-        self._state, self._segment, self._buffer = state, segment, b""
+        prefix, events = self._calls.force(name)
+        self.prefix += prefix
+        self._events += events
+        self._state, self._segment = "calls", self._calls.segment
 
     def _may_force(self) -> bool:
         ended = self._segment is None or self._state == "ended"
@@ -346,8 +310,8 @@ class Turn:
 
     def _json_scanner(self) -> JsonScanner | None:
         """Of the JSON that is being read, if any is."""
-        if self._call is not None:
-            return self._call.scanner
+        if self._calls.open is not None:
+            return self._calls.open.scanner
         return self._scanner if self._json and self._state == "content" else None
 
     def _take(self, token_id: int) -> None:
@@ -361,13 +325,14 @@ class Turn:
 
     def _advance(self, token_id: int, segment: Segment) -> None:
         """Moves the grammar on. Between content and a call, the one that refuses is out."""
-        accepted = segment.accept(token_id)
-        if self._alternative is not None:
-            if not self._alternative.accept(token_id):
+        accepted, alternative = segment.accept(token_id), self._alternative
+        if alternative is not None:
+            if not alternative.accept(token_id):
                 self._state, self._alternative = "content", None
-                self._read(self._buffer)
+                self._read(self._undecided)
             elif not accepted:
-                self._state, self._segment, self._alternative = "head", self._alternative, None
+                self._state, self._alternative = "calls", None
+                self._calls.go_on(alternative, self._undecided)
                 accepted = True
         if not accepted:
             raise ConstraintError(f"the grammar refused token {token_id}, which it had allowed")
@@ -391,13 +356,9 @@ class Turn:
                 if self.stop is not None or (self._json and self._scanner.done):
                     self._end_content(whole=True)
             case "either":
-                self._buffer += data
-            case "head" | "middle":
-                self._buffer += data
-                if self._segment is not None and self._segment.complete:
-                    self._begin_arguments(self._read_name())
-            case "arguments":
-                self._read_arguments(data)
+                self._undecided += data
+            case "calls":
+                self._read_calls(data)
 
     def _read_thought(self, data: bytes) -> None:
         if self._thought is not None:
@@ -418,73 +379,21 @@ class Turn:
             self._read(behind)
 
     def _open(self, opened: Opened) -> None:
-        segment = self._continue_call(opened, freely=False)
-        segment = segment or self._continue_call(opened, freely=True)
-        if segment is None:  # it only began like a call: the rest of the token cannot continue one
+        if not self._calls.begin(opened):  # it only began like a call
             self._events += self._answer.push(opened.text)
             return
         self._events += self._answer.end_before_call()
-        self._form = opened.form
-        self._tool = None if opened.name is None else self._tools[opened.name]
-        self._enter("head" if opened.name is None else "middle", segment)
-        self._read(opened.rest)
+        self._state = "calls"
+        self._read_calls(opened.rest)
 
-    def _continue_call(self, opened: Opened, *, freely: bool) -> Segment | None:
-        """The segment behind a call's beginning; None where what was read is no part of it."""
-        form, grammars = opened.form, self._grammars
-        if opened.name is None:
-            segment = grammars.head(form, self._tools, opened=form.marker, freely=freely)
-        else:
-            segment = grammars.middle(form, freely=freely)
-        return segment if not opened.rest or segment.accept_bytes(opened.rest) else None
-
-    def _read_name(self) -> str:
-        if self._state == "middle" and self._tool is not None:
-            return self._tool.name
-        quoted: list[str] = re.findall(r'"([^"]*)"', self._buffer.decode())
-        behind = self._form.arguments.count('"') // 2  # quoted, too, but no name
-        return quoted[-1 - behind]
-
-    def _begin_arguments(self, name: str) -> None:
-        tool = self._tools[name]
-        self._last = self._single or len(self._calls) + 1 >= MAX_CALLS
-        self._enter("arguments", self._grammars.arguments(self._form, tool, last=self._last))
-        self._relax(tool)
-        self._call = OpenCall(tool, choice=self._choice, index=len(self._calls))
-        if self._eager:
-            self._events.append(self._call.begun())
-
-    def _read_arguments(self, data: bytes) -> None:
-        if self._call is not None:
-            told, data = self._call.feed(data, self._remaining)
-            if self._eager:
-                self._events += told
-            if not self._call.scanner.done:
-                return
-            if not self._close_call(self._call):
-                self._state = "ended"
-                return
-        self._buffer += data
-        closed = _follows(self._form.close).fullmatch(self._buffer)
-        if closed and (self._last or not _begins(self._form.next, self._form.close)):
-            self._state = "ended"  # nothing else may follow
-        elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
-            self._enter("head", self._grammars.head(self._form, self._tools, opened=None))
-
-    def _close_call(self, read: OpenCall) -> bool:
-        """Releases the call just closed. False: the turn ends with it, for it is invalid or repeats
-        an earlier one. (Eagerly told, a repeat is released all the same.)"""
-        self._call = None
-        if (wrong := validate_arguments(read.tool, read.arguments)) is not None:
-            self._break(read.tool, read.arguments, wrong, told=self._eager)
-            return False
-        closed = read.closed()
-        repeated = any(identical(call, closed.call) for call in self._calls)
-        if not repeated or self._eager:
-            self._events.append(closed)
-            self._bounded += [closed.index] if closed.bounded else []
-            self._calls.append(closed.call)
-        return not repeated
+    def _read_calls(self, data: bytes) -> None:
+        self._events += self._calls.read(data, self._remaining)
+        self._segment = self._calls.segment
+        if self._calls.ended:
+            self._state = "ended"
+        if self._calls.broken is not None:
+            call, wrong = self._calls.broken
+            self._break(call.tool, call.arguments, wrong, told=self._eager)
 
     def _end_content(self, *, whole: bool) -> None:
         events, wrong = self._answer.end(whole=whole)
@@ -495,48 +404,21 @@ class Turn:
 
     def _break(self, tool: Tool | None, written: str, wrong: str, *, told: bool) -> None:
         """The turn ends with what is not valid. Raises where it was `told` of or asked again."""
-        used = self._budget - self._remaining
         broken = Broken(
             tool,
             written,
             wrong,
             text="" if tool is None else self._answer.said,
             thought=self._answer.thought,
-            calls=tuple(self._calls),
-            bounded=tuple(self._bounded),
-            num_tokens=used,
+            calls=tuple(self._calls.made),
+            bounded=tuple(self._calls.bounded),
+            num_tokens=self._budget - self._remaining,
             remaining=self._remaining,
         )
         if told or self.asked_again:
             raise broken.error()
         self.broken = broken
 
-    def _relax(self, given: Tool | ResponseFormat) -> None:
-        self._relaxed |= dict.fromkeys(self._grammars.relaxed(given))
-
     def _take_events(self) -> list[TurnEvent]:
         events, self._events = self._events, []
         return events
-
-
-def held_to(tool: Tool) -> Tool:
-    """The tool with the schema that its calls must satisfy."""
-    return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
-
-
-@cache
-def _follows(text: str) -> re.Pattern[bytes]:
-    """What the grammar lets stand for `text` behind a call's arguments."""
-    parts = [p if p.isspace() else r"\s*" + re.escape(p) for p in pieces(text)]
-    return re.compile("".join(parts).encode())
-
-
-@cache
-def _begins(text: str, beginning: str) -> bool:
-    """Whether `text` begins so, white space apart."""
-    parts = elements(beginning)
-    return elements(text)[: len(parts)] == parts
-
-
-def _same(left: TokenMask, right: TokenMask) -> bool:
-    return bool((left == right).all())
