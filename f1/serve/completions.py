@@ -14,11 +14,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def completions(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_completions_request(body, server.limits)
-        tokenizer = server.local(asked.model).tokenizer
 
         def show(prompt: Prompt) -> str:
             if isinstance(prompt, str):
                 return prompt
+            tokenizer = server.local(asked.model).tokenizer
             known = [token_id for token_id in prompt if token_id < tokenizer.vocab_size]
             return tokenizer.decode(known).decode("utf-8", "replace")
 

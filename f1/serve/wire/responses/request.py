@@ -68,7 +68,9 @@ def parse_responses_request(
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,
         response_format=_parse_format(text),
-        sampling=parse_sampling(fields, limits, _parse_logprobs(fields)),
+        sampling=parse_sampling(
+            fields, limits, _parse_logprobs(fields), masked_mass=own.masked_mass
+        ),
         max_tokens=fields.get("max_output_tokens"),
         stop=parse_stop(fields, limits),
         eager_arguments=own.eager_arguments,
@@ -80,7 +82,7 @@ def parse_responses_request(
         items=parse_items(fields, "input", limits),
         echo=_echo(fields, generate, text, tools) | {"store": store},
         instructions=fields.string("instructions"),
-        previous_response_id=fields.string("previous_response_id"),
+        previous_response_id=fields.string("previous_response_id") or None,
         store=store,
         stream=_parse_stream(fields),
         timeout=parse_timeout(fields, limits),
@@ -139,7 +141,7 @@ def _echo(fields: Fields, generate: GenerateRequest, text: Fields, tools: tuple[
         "metadata": {name: value for name, value in metadata.items() if value is not None},
         "model": fields.required_string("model"),
         "parallel_tool_calls": generate.parallel_tool_calls,
-        "previous_response_id": fields.string("previous_response_id"),
+        "previous_response_id": fields.string("previous_response_id") or None,
         "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
         "service_tier": "default",
         "temperature": generate.sampling.temperature,
