@@ -25,6 +25,7 @@ from serving import Running, serving
 
 from f1.errors import InvalidRequest
 from f1.serve.access import OPEN_PATHS, Access, is_local, make_key, read_keys
+from f1.store.responses import ResponseStore
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
@@ -32,9 +33,10 @@ ENV = {"F1_API_KEYS": f"alice:{ALICE}, bob:{BOB}", "F1_ALLOWED_ORIGINS": "https:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     access = Access.from_env(dict(ENV), "127.0.0.1")
-    with serving(lambda: ScriptedEngine("Hello."), access=access) as running:
+    store = ResponseStore(tmp_path_factory.mktemp("store") / "responses.sqlite", 2**24)
+    with serving(lambda: ScriptedEngine("Hello."), access=access, store=store) as running:
         while httpx.get(f"{running.url}/ready").status_code != 200:
             pass
         yield running
@@ -189,6 +191,25 @@ def test_the_official_clients_get_in_with_a_key_and_are_told_without(server: Run
     with pytest.raises(anthropic.AuthenticationError, match="a key is needed") as refused:
         messages(api_key="wrong")
     assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+
+
+def test_what_is_kept_of_one_is_not_there_for_another(server: Running) -> None:
+    alice, bob = ({"authorization": f"Bearer {key}"} for key in (ALICE, BOB))
+    url = f"{server.url}/v1/responses"
+    made = httpx.post(url, json={"model": "f1", "input": "Hello"}, headers=alice).json()
+    own = f"{url}/{made['id']}"
+    item = made["output"][0]["id"]
+    for method, asked in (("GET", own), ("GET", f"{own}/input_items"), ("DELETE", own)):
+        assert httpx.request(method, asked, headers=bob).status_code == 404
+    for fields in (
+        {"previous_response_id": made["id"], "input": "And?"},
+        {"input": [{"type": "item_reference", "id": item}, {"role": "user", "content": "And?"}]},
+    ):
+        refused = httpx.post(url, json={"model": "f1"} | fields, headers=bob)
+        assert refused.status_code == 400
+        assert "Hello" not in refused.text
+        assert httpx.post(url, json={"model": "f1"} | fields, headers=alice).status_code == 200
+    assert httpx.get(own, headers=alice).json() == made
 
 
 INJECTIONS = [

@@ -13,7 +13,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -23,18 +23,32 @@ from serving import HELLO, Running, serving, wait_until_loaded
 
 from f1.serve.connection import Connection
 from f1.serve.limits import Limits
+from f1.types import Event, GenerateRequest, TextDelta
 
 BODY = json.dumps(HELLO).encode()
 PATH = "/v1/chat/completions"
+LONG = "Tell me all."
 
 
 class Hasty(Connection):
     patience = 0.5
 
 
+class Talker(ScriptedEngine):
+    """Says more than buffers hold, where that is asked for."""
+
+    much = TextDelta(0, "x" * 100_000)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        for _ in range(10 if request.messages[0].content == LONG else 0):
+            yield self.much
+        async for event in super().generate(request):
+            yield event
+
+
 @contextmanager
 def running(connection: type[Connection] = Connection) -> Iterator[Running]:
-    with serving(lambda: ScriptedEngine("Hi."), connection=connection) as server:
+    with serving(lambda: Talker("Hi."), connection=connection) as server:
         with httpx.Client() as http:
             wait_until_loaded(http, server)
         yield server
@@ -250,11 +264,11 @@ def trickle(connection: socket.socket, seconds: float) -> bool:
 def test_an_answer_may_take_longer_than_patience() -> None:
     begun = threading.Event()
 
-    def turn(request: object) -> str:
+    def endless(request: GenerateRequest) -> str:
         begun.set()
         return "Hi …"  # goes on until somebody stops it
 
-    with serving(lambda: ScriptedEngine(turn), connection=Hasty) as server, ExitStack() as stack:
+    with serving(lambda: ScriptedEngine(endless), connection=Hasty) as server, ExitStack() as stack:
         with httpx.Client() as http:
             wait_until_loaded(http, server)
         body = json.dumps(HELLO | {"stream": True, "timeout": 2.0}).encode()
@@ -298,15 +312,17 @@ def served_within(server: Running, count: int) -> float:
 
 
 def crowd(server: Running, stack: ExitStack, size: int) -> list[socket.socket]:
-    """Of ten: eight that send their heads slowly, one its body, one that does not read."""
+    """Of twenty: sixteen that send their heads slowly, three their bodies, one that does not
+    read."""
     slow = [stack.enter_context(connect(server, 4096)) for _ in range(size)]
-    long = json.dumps(HELLO | {"stream": True, "n": 32}).encode()
+    asked = HELLO | {"stream": True, "messages": [{"role": "user", "content": LONG}]}
+    long = json.dumps(asked).encode()
     for number, connection in enumerate(slow):
-        match number % 10:
-            case 0:
+        match number % 20:
+            case 0 | 1 | 2:
                 connection.sendall(head("Content-Length: 4000") + b" ")
-            case 1:
-                connection.sendall((head(f"Content-Length: {len(long)}") + long) * 8)
+            case 3:
+                connection.sendall(head(f"Content-Length: {len(long)}") + long)
             case _:
                 connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX: ")
     return slow
