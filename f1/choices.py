@@ -56,12 +56,14 @@ class Choice:
     # Other choices of the request: they fork off as soon as the prompt is computed.
     followers: Sequence[Choice] = ()
     num_cached_tokens: int = 0
+    num_thought_tokens: int = 0  # of turns before this one
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
     mask_seconds: float = 0.0  # of processor time, spent on what may follow
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""
+        self.num_thought_tokens += self.turn.num_thought_tokens
         self.turn, self.core_request, self.events = again.turn, again.core_request, again.events
         self.drafter, self.snapshot, self.sequence_id = again.drafter, None, None
         self.num_tokens += again.num_tokens

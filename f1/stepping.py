@@ -137,7 +137,8 @@ class Stepper:
             return
         # Of the prompt; what was forced behind it may be cached, too.
         num_cached = min(choice.num_cached_tokens, choice.num_prompt_tokens)
-        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, num_cached)
+        thought = choice.num_thought_tokens + choice.turn.num_thought_tokens
+        usage = Usage(choice.num_prompt_tokens, choice.num_tokens, num_cached, thought)
         report = choice.report or choice.turn.report()
         choice.send(Finished(choice.index, reason, usage, report, choice.turn.stop))
 

@@ -117,7 +117,8 @@ class TokenLogprob:
 class Usage:
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt
+    reasoning_tokens: int = 0  # of the completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +217,4 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     report: Report = Report()
     stop: str | None = None
+    num_reasoning_logprobs: int = 0  # how many of `logprobs`, the first, are of the reasoning

@@ -207,7 +207,7 @@ def token(text: str) -> TokenLogprob:
 
 
 CALL = ToolCall("call_1", "clock", '{"zone":"UTC"}')
-USAGE = Usage(7, 5, 4)
+USAGE = Usage(7, 5, 4, 2)
 SCRIPTS: dict[str, list[Event]] = {
     "thoughts, words and calls": [
         ReasoningDelta(0, "Let me "),
@@ -233,6 +233,7 @@ SCRIPTS: dict[str, list[Event]] = {
     ],
     "cut words": [TextDelta(0, "I lo"), Finished(0, "length", USAGE)],
     "logprobs": [
+        ReasoningDelta(0, "?", (token("?"),)),
         TextDelta(0, "a", (token("a"),)),
         TextDelta(0, "b", (token("b"),)),
         Finished(0, "stop", USAGE),
@@ -361,7 +362,8 @@ def test_a_cut_call_is_no_call_and_the_budget_is_told() -> None:
 def test_logprobs_stand_with_the_text() -> None:
     with answering(Playing(SCRIPTS["logprobs"])) as client:
         made: Any = client.responses.create(**HELLO, top_logprobs=1)
-    logprobs = made.output[0].content[0].logprobs
+    logprobs = made.output[1].content[0].logprobs
+    assert made.usage.output_tokens_details.reasoning_tokens == 2
     assert [(item.token, item.logprob, item.bytes) for item in logprobs] == [
         ("a", -0.5, [97]), ("b", -0.5, [98]),
     ]  # fmt: skip

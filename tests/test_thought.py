@@ -73,8 +73,13 @@ class TestATurn:
     @pytest.mark.parametrize("lead", ["", "\n"])
     def test_thinks_then_answers(self, kit: Kit, family: Family, lead: str) -> None:
         begin, end = marks(family)
-        events = list(kit.follow(kit.turn(ASK, family), f"{lead}{begin}\n{LOOKS}\n{end}\n\nIt is."))
+        turn = kit.turn(ASK, family)
+        events = list(kit.follow(turn, f"{lead}{begin}\n{LOOKS}\n{end}\n\nIt is."))
         assert (thought(events), text(events), calls(events)) == (LOOKS, "It is.", [])
+        inner, outer = (
+            len(kit.tokenizer.encode_prompt(said)) for said in (LOOKS, f"{begin}\n{LOOKS}\n{end}")
+        )
+        assert inner <= turn.num_thought_tokens <= outer
 
     @pytest.mark.parametrize("said", ["", "I look."])
     def test_thinks_then_calls(self, kit: Kit, family: Family, said: str) -> None:
@@ -92,7 +97,9 @@ class TestATurn:
     def test_that_does_not_think(self, kit: Kit, family: Family) -> None:
         begin, end = marks(family)
         said = f"I do not {begin}think{end}. "
-        events = list(kit.follow(kit.turn(ASK, family), said + CALL))
+        turn = kit.turn(ASK, family)
+        events = list(kit.follow(turn, said + CALL))
+        assert turn.num_thought_tokens == 0
         assert (thought(events), text(events), calls(events)) == ("", said.rstrip(), ["get_time"])
         (call,) = kit.follow(kit.turn(ASK, family), CALL)
         assert isinstance(call, CallDelta)

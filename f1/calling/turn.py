@@ -77,6 +77,7 @@ class Turn:
         self._opening = Opening(family.forms if self._may_call else (), list(self._calls.tools))
         self._answer = Answer(request, choice, may_call=self._may_call)
         self._thought: Thought | None = None
+        self.num_thought_tokens = 0
         self._scanner = JsonScanner()  # of content
         self._format = request.response_format
         self._json = self._format.kind in ("json_object", "json_schema")
@@ -203,7 +204,9 @@ class Turn:
         self._remaining -= 1
         if logprob is not None and self._state in ("thought", "text", "content", "either"):
             self._answer.note(logprob)
+        thought = self._thinks
         self._take(token_id)
+        self.num_thought_tokens += thought or self._thinks
         return self._take_events()
 
     def force(self) -> tuple[list[int], list[TurnEvent]]:
@@ -242,6 +245,10 @@ class Turn:
         if not self._cut:
             self._state = "ended"
         return self._take_events()
+
+    @property
+    def _thinks(self) -> bool:
+        return self._thought is not None and self._thought.inside
 
     @property
     def asked_again(self) -> bool:
@@ -369,7 +376,7 @@ class Turn:
                 self._end_thought(thought, behind)
 
     def _end_thought(self, thought: bytes, behind: bytes) -> None:
-        thinks = self._thought is not None and self._thought.inside
+        thinks = self._thinks
         self._thought, self._state = None, "text"
         if thinks:
             self._events += self._answer.think(thought)

@@ -200,6 +200,7 @@ class Collector:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     end: Finished | None = None
+    num_reasoning_logprobs: int = 0
 
     def add(self, event: Event) -> None:
         match event:
@@ -209,6 +210,7 @@ class Collector:
             case ReasoningDelta():
                 self.reasoning.append(event.text)
                 self.logprobs.extend(event.logprobs)
+                self.num_reasoning_logprobs += len(event.logprobs)
             case CallDelta():
                 self.calls.append(event.call)
             case Finished():
@@ -222,7 +224,13 @@ class Collector:
         )
         end = self.end
         return Completion(
-            message, end.reason, end.usage, tuple(self.logprobs), end.report, end.stop
+            message,
+            end.reason,
+            end.usage,
+            tuple(self.logprobs),
+            end.report,
+            end.stop,
+            self.num_reasoning_logprobs,
         )
 
 
@@ -275,4 +283,5 @@ def _add(a: Usage, b: Usage) -> Usage:
         a.prompt_tokens + b.prompt_tokens,
         a.completion_tokens + b.completion_tokens,
         a.cached_tokens + b.cached_tokens,
+        a.reasoning_tokens + b.reasoning_tokens,
     )

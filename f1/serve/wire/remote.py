@@ -145,8 +145,12 @@ def _read_report(told: dict[str, Any]) -> Report:
 
 def _read_usage(usage: dict[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
+    more = usage.get("completion_tokens_details") or {}
     return Usage(
-        usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens") or 0
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        details.get("cached_tokens") or 0,
+        more.get("reasoning_tokens") or 0,
     )
 
 

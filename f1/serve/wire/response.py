@@ -69,12 +69,14 @@ def write_usage(choices: Iterable[Usage]) -> Json:
     usages = list(choices)
     prompt = max((usage.prompt_tokens for usage in usages), default=0)
     completion = sum(usage.completion_tokens for usage in usages)
+    reasoning = sum(usage.reasoning_tokens for usage in usages)
     cached = min((usage.cached_tokens for usage in usages), default=0)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
 
 

@@ -216,7 +216,7 @@ def _write_usage(usage: Usage) -> Json:
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 
@@ -227,7 +227,8 @@ def _events(completion: Completion) -> Iterator[Event]:
     if message.reasoning:
         yield ReasoningDelta(0, message.reasoning)
     if message.content:
-        yield TextDelta(0, message.content, completion.logprobs)
+        of_content = completion.logprobs[completion.num_reasoning_logprobs :]
+        yield TextDelta(0, message.content, of_content)
     for index, call in enumerate(message.tool_calls):
         yield CallDelta(0, index, call)
     yield Finished(0, completion.reason, completion.usage, completion.report)
