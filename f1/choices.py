@@ -59,7 +59,8 @@ class Choice:
     num_thought_tokens: int = 0  # of turns before this one
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
-    mask_seconds: float = 0.0  # of processor time, spent on what may follow
+    mask_seconds: float = 0.0  # spent on what may follow, where that was not ordinary
+    slow_seconds: float = 0.0  # of those, what the others have not been given back
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""

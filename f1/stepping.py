@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from f1.calling.turn import TurnEvent
 from f1.choices import MAX_WAIT_SECONDS, Choice
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from f1 import _core
     from f1.calling.grammar import Segment, TokenMask
 
+T = TypeVar("T")
 log = logging.getLogger("f1.stepping")
+
+# Of the stepping thread's processor time. A call that takes more than what is ordinary counts.
+ORDINARY_SECONDS = 0.001
+MAX_STEP_SECONDS = 0.05
+MAX_MASK_SECONDS = 2.0  # of one choice
+REST = 8  # times what it took
 
 
 class Stepper:
@@ -47,6 +55,8 @@ class Stepper:
         self._post = post
         # Of those, until when each waits for its grammar.
         self._waiting: dict[int, float] = {}
+        # And until when each lets the others go on, after it took time from them.
+        self._resting: dict[int, float] = {}
         self._snapshots = snapshots
         self._delivery = delivery
         self._token_bytes = token_bytes
@@ -106,6 +116,7 @@ class Stepper:
             if choice.sequence_id in self.running:
                 del self.running[choice.sequence_id]
                 self._waiting.pop(choice.sequence_id, None)
+                self._resting.pop(choice.sequence_id, None)
                 self.core.abort(choice.sequence_id)
                 if choice.drafter is not None:
                     choice.drafter.close()
@@ -117,6 +128,7 @@ class Stepper:
         self.running.clear()
         self._aside.clear()
         self._waiting.clear()
+        self._resting.clear()
 
     def _fail_one(self, choice: Choice, error: Exception) -> None:
         """Whatever goes wrong with one choice ends its request and no other."""
@@ -160,6 +172,8 @@ class Stepper:
     def step(self) -> bool:
         """Whether there was something to compute: not where what is left waits for grammars."""
         before = 0
+        if self._resting:
+            self._end_rests()
         if self._waiting:
             self._end_late()
             before = self.core.stats()["num_steps"]
@@ -174,7 +188,7 @@ class Stepper:
             if sequence_id in masks:
                 continue
             try:
-                masks[sequence_id] = choice.turn.mask()
+                masks[sequence_id] = self._timed(choice, choice.turn.mask)
             except Exception as error:
                 self._fail_one(choice, error)
         outputs = self.core.finish_step(masks)
@@ -198,12 +212,14 @@ class Stepper:
         masks: dict[int, TokenMask] = {}
         room = rows_for_drafts(len(self.running))
         for sequence_id, choice in list(self.running.items()) if room else ():
+            if sequence_id in self._resting:
+                continue
             try:
                 if choice.drafter is None or not (match := choice.turn.draft_match):
                     continue
                 if not (draft := choice.drafter.draft(match, room)):
                     continue
-                rows = choice.turn.masks(draft)
+                rows = self._timed(choice, partial(choice.turn.masks, draft))
                 if len(rows) > 1:
                     self.core.draft(sequence_id, draft[: len(rows) - 1])
                     masks[sequence_id] = rows
@@ -225,7 +241,8 @@ class Stepper:
             events = turn.finish()
             reason = turn.reason
         else:
-            events = turn.accept(token_id, self._logprob(output))
+            accept = partial(turn.accept, token_id, self._logprob(output))
+            events = self._timed(choice, accept)
             if choice.drafter is not None:
                 choice.drafter.push([token_id])
             events += self._force(choice, appends=finish is None)
@@ -236,6 +253,8 @@ class Stepper:
                 reason = "length"
             elif turn.awaited is not None:
                 self._wait(choice, turn.awaited)
+            elif choice.slow_seconds:
+                self._rest(choice)
         for event in events:
             choice.send(event)
         if reason is not None:
@@ -243,7 +262,7 @@ class Stepper:
 
     def _force(self, choice: Choice, *, appends: bool) -> list[TurnEvent]:
         """Commits what must follow."""
-        forced, events = choice.turn.force()
+        forced, events = self._timed(choice, choice.turn.force)
         if not forced:
             return events
         choice.num_tokens += len(forced)
@@ -284,6 +303,38 @@ class Stepper:
         for sequence_id in [i for i, until in self._waiting.items() if until < now]:
             late = Overloaded("too many grammars wait to be compiled; try again later")
             self._fail_one(self.running[sequence_id], late)
+
+    # --- the time that masks take ----------------------------------------------------------------
+
+    def _timed(self, choice: Choice, call: Callable[[], T]) -> T:
+        """What it returns. Raises ConstraintError where the choice's grammar takes too long."""
+        begin = time.thread_time()
+        result = call()
+        spent = time.thread_time() - begin
+        if spent > ORDINARY_SECONDS:
+            choice.slow_seconds += spent
+            choice.mask_seconds += spent
+            if spent > MAX_STEP_SECONDS or choice.mask_seconds > MAX_MASK_SECONDS:
+                message = f"{choice.turn.constraint}: to tell what may come next takes too long"
+                raise ConstraintError(message, code="mask_budget")
+        return result
+
+    def _rest(self, choice: Choice) -> None:
+        """Slow ones together take one part in REST of the others' time, however many they are."""
+        spent, choice.slow_seconds = choice.slow_seconds, 0.0
+        others = len(self.running) - len(self._waiting) - len(self._resting) > 1
+        if choice.sequence_id is not None and others:
+            self.core.pause(choice.sequence_id)
+            rest = REST * spent * (1 + len(self._resting))
+            self._resting[choice.sequence_id] = time.monotonic() + rest
+
+    def _end_rests(self) -> None:
+        now = time.monotonic()
+        if len(self.running) == len(self._waiting) + len(self._resting):
+            now = max(now, min(self._resting.values()))  # nobody has anything of it
+        for sequence_id in [i for i, until in self._resting.items() if until <= now]:
+            del self._resting[sequence_id]
+            self.core.resume(sequence_id)
 
     def _logprob(self, output: _core.StepOutput) -> TokenLogprob | None:
         if (logprob := output.logprob) is None:

@@ -47,8 +47,11 @@ class Judge:
         vocab_size: int,
         stop_token_ids: Sequence[int],
         common: Sequence[str],
+        *,
+        max_bytes: int = MAX_BYTES,
     ):
         self._setup = (vocabulary, vocab_size, stop_token_ids, common)
+        self._max_bytes = max_bytes
         self._lock = Lock()
         self._process: _Process | None = None
 
@@ -64,6 +67,11 @@ class Judge:
             while len(verdicts) < len(sources):
                 verdicts += self._ask(sources[len(verdicts) :], cpu_seconds, deadline)
             return verdicts
+
+    @property
+    def process_id(self) -> int | None:
+        """Also of its process group, with all that it started; None before it is first asked."""
+        return self._process.process_id if self._process is not None else None
 
     def close(self) -> None:
         """Ends the process, and what runs in it."""
@@ -108,7 +116,7 @@ class Judge:
                     "vocab_size": vocab_size,
                     "stop_token_ids": list(stop_token_ids),
                     "common": list(common),
-                    "max_bytes": MAX_BYTES,
+                    "max_bytes": self._max_bytes,
                 }
             )
             process.receive(time.monotonic() + _START_SECONDS)
@@ -145,6 +153,10 @@ class _Process:
         self.end = finalize(self, _end, self._process, self._socket)
 
     @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -161,7 +173,10 @@ class _Process:
 
 
 def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
-    with suppress(ProcessLookupError):  # it has ended by itself
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
     connection.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+            return

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 NICE = 5  # below the model's steps, which every request waits for
+WALK_STEPS = 64
+WALK_SECONDS = 0.02  # of processor time, for one of them; an ordinary one takes under 1 ms
 _OUT_OF_MEMORY = 3  # exit status
 CACHE_BYTES = 64 << 20  # of what grammars have in common
 
@@ -53,13 +55,17 @@ def _read(connection: socket.socket, size: int) -> bytes:
 def main() -> None:
     connection = socket.socket(fileno=0)
     _leave_out_torch()
+    import numpy as np
     import xgrammar
 
     from f1.calling.source import Source
 
     setup = receive(connection)
+    vocabulary = [base64.b64decode(token) for token in setup["vocabulary"]]
+    lengths = np.zeros(setup["vocab_size"], np.int32)
+    lengths[: len(vocabulary)] = [len(token) for token in vocabulary]
     info = xgrammar.TokenizerInfo(
-        [base64.b64decode(token) for token in setup["vocabulary"]],
+        vocabulary,
         vocab_size=setup["vocab_size"],
         stop_token_ids=setup["stop_token_ids"],
     )
@@ -68,21 +74,25 @@ def main() -> None:
         compiler.compile_grammar(Source("json_schema", text).grammar())
     send(connection, {})
     os.nice(NICE)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the worker, whose end is waited for
     while True:
         worker = os.fork()
         if worker == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
-                _work(compiler, connection, setup["max_bytes"])
+                _work(compiler, lengths, connection, setup["max_bytes"])
             finally:
                 os._exit(_OUT_OF_MEMORY)
         _, status, usage = os.wait4(worker, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if number == signal.SIGTERM:
+            return
         send(connection, {"ended": number, "clock": usage.ru_utime + usage.ru_stime})
 
 
-def _work(compiler: Any, connection: socket.socket, max_bytes: int) -> None:
+def _work(compiler: Any, lengths: Any, connection: socket.socket, max_bytes: int) -> None:
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -98,22 +108,50 @@ def _work(compiler: Any, connection: socket.socket, max_bytes: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, job["seconds"])
         for given in job["sources"]:
             signal.setitimer(signal.ITIMER_PROF, job["cpu_seconds"])
-            send(connection, _judge(compiler, given))
+            send(connection, _judge(compiler, lengths, given))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _judge(compiler: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _judge(compiler: Any, lengths: Any, given: dict[str, Any]) -> dict[str, Any]:
     from f1.calling.source import Source, reason
 
     begin = time.process_time()
     try:
         compiled = compiler.compile_grammar(Source(**given).grammar())
+        seconds = time.process_time() - begin
+        wrong = _walk(compiled, lengths)
     except Exception as error:
         if isinstance(error, MemoryError) or "bad_alloc" in str(error):
             os._exit(_OUT_OF_MEMORY)  # who knows what else was not done
         return {"error": reason(error)}
-    return {"num_bytes": compiled.memory_size_bytes, "seconds": time.process_time() - begin}
+    if wrong is not None:
+        return {"error": wrong}
+    return {"num_bytes": compiled.memory_size_bytes, "seconds": seconds}
+
+
+def _walk(compiled: Any, lengths: Any) -> str | None:
+    """What goes wrong on the way of a model that always takes the longest token, or any: time that
+    grows with what was read shows there."""
+    import numpy as np
+    import xgrammar
+
+    draw = np.random.default_rng(0)
+    mask = np.zeros((1, (len(lengths) + 31) // 32), np.int32)
+    for pick in (lambda legal: lengths[legal].argmax(), lambda legal: draw.integers(len(legal))):
+        matcher = xgrammar.GrammarMatcher(compiled)
+        for step in range(WALK_STEPS):
+            begin = time.process_time()
+            matcher.fill_next_token_bitmask(mask)
+            legal = np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little"))
+            if not len(legal):
+                return "no text satisfies it" if step == 0 else None
+            matcher.accept_token(int(legal[pick(legal)]))
+            if time.process_time() - begin > WALK_SECONDS:
+                return "to tell what may come next takes too long"
+            if matcher.is_terminated():
+                break
+    return None
 
 
 def _leave_out_torch() -> None:

@@ -136,6 +136,13 @@ class Turn:
         return "tool_calls" if self._calls.made else "stop"
 
     @property
+    def constraint(self) -> str:
+        """What the next token is held to, for an error."""
+        if self._state == "arguments" and self._tool is not None:
+            return f"tool {self._tool.name!r}"
+        return "tools" if self._state in ("head", "middle") else "response_format"
+
+    @property
     def stop(self) -> str | None:
         """The stop string that ended the content."""
         return self._answer.stop
