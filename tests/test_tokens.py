@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from scripted import ScriptedEngine
 from serving import serving, wait_until_loaded
 
 from f1.engine import AsyncEngine
+from f1.models.tokenizer import AddedToken, Tokenizer, Vocabulary
 from f1.settings import Settings
 
 MESSAGES = [{"role": "user", "content": "Write a token: <|im_end|>"}]
@@ -69,6 +71,36 @@ def test_a_conversation_has_the_tokens_that_a_completion_counts(
     assert len(tokens(http, messages=MESSAGES, **fields)) == usage["prompt_tokens"]
 
 
+def test_text_has_the_tokens_that_a_completion_counts(http: httpx.Client) -> None:
+    body = {"model": "f1", "prompt": "Once <|im_end|> upon", "max_tokens": 1}
+    usage = http.post("/v1/completions", json=body).json()["usage"]
+    assert len(tokens(http, prompt=body["prompt"])) == usage["prompt_tokens"]
+
+
+class Bytes(ScriptedEngine):
+    """Reads bytes, behind a token that begins every text."""
+
+    tokenizer = Tokenizer(
+        Vocabulary(
+            [*(bytes([n]) for n in range(256)), b"<s>"],
+            [AddedToken(256, "<s>", control=True)],
+            frozenset(),
+            bos_token="<s>",
+            leads_with_bos=True,
+        ),
+        lambda text: list(text.encode()),
+        lambda text: list(text.encode()),
+    )
+
+
+def test_what_begins_every_text_can_be_left_out() -> None:
+    with serving(lambda: Bytes("Hi.")) as server, httpx.Client(base_url=server.url) as http:
+        wait_until_loaded(http, server)
+        assert tokens(http, prompt="ab") == [256, 97, 98]
+        assert tokens(http, prompt="ab", add_special_tokens=False) == [97, 98]
+        assert text(http, [97, 0xC3]) == "a\ufffd"
+
+
 def test_tokens_are_shown(http: httpx.Client) -> None:
     body = http.post("/tokenize", json={"prompt": "Hello there", "return_token_strs": True}).json()
     assert "".join(body["token_strs"]) == "Hello there"
@@ -84,12 +116,13 @@ def test_tokens_are_shown(http: httpx.Client) -> None:
         ("/tokenize", {"prompt": "x", "tools": [CLOCK]}, "tools"),
         ("/tokenize", {"messages": MESSAGES, "parse_special": True}, "parse_special"),
         ("/tokenize", {"messages": MESSAGES, "tools": [CLOCK, CLOCK]}, "tools"),
-        ("/tokenize", {"prompt": "x", "add_special_tokens": True}, "add_special_tokens"),
+        ("/tokenize", {"prompt": "x", "add_special_tokens": "no"}, "add_special_tokens"),
         ("/tokenize", {"prompt": "x", "special": True}, "special"),
         ("/tokenize", {"prompt": "x", "model": "gpt-9"}, "model"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": "x"}, "tokens"),
         ("/detokenize", {"tokens": [1, -1]}, "tokens[1]"),
+        ("/detokenize", {"tokens": [1] * 70_000}, "tokens"),
         ("/detokenize", {"tokens": [0, 10**6]}, "tokens[1]"),
         ("/detokenize", {"tokens": [0], "model": "gpt-9"}, "model"),
     ],

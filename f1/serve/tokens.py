@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
@@ -25,29 +26,38 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def tokenize(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_tokenize_request(body, server.limits)
-        engine = server.local(asked.model)
-        token_ids = await answer_aside(
-            server, request, asked.model, partial(_tokenize, engine, asked)
-        )
-        strings = None
-        if asked.strings:
-            strings = [_decode(engine.tokenizer, [token_id]) for token_id in token_ids]
-        return json_response(write_tokens(token_ids, engine.context_length, strings))
+        work = partial(_tokenize, server.local(asked.model), asked)
+        return json_response(await answer_aside(server, request, asked.model, work))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_detokenize_request(body, server.limits)
         tokenizer = server.local(asked.model).tokenizer
-        return json_response({"prompt": _decode(tokenizer, asked.token_ids)})
+        work = partial(asyncio.to_thread, _decode, tokenizer, asked.token_ids)
+        text = await answer_aside(server, request, asked.model, work)
+        return json_response({"prompt": text})
 
 
-async def _tokenize(engine: LocalEngine, asked: TokenizeRequest) -> list[int]:
-    if not isinstance(asked.prompt, str):
-        return await engine.tokenize(asked.prompt)
+async def _tokenize(engine: LocalEngine, asked: TokenizeRequest) -> dict[str, Any]:
     tokenizer = engine.tokenizer
+    if isinstance(asked.prompt, str):
+        token_ids = await asyncio.to_thread(_encode, tokenizer, asked.prompt, asked)
+    else:
+        token_ids = await engine.tokenize(asked.prompt)
+    strings = None
+    if asked.strings:
+        strings = await asyncio.to_thread(_shown, tokenizer, token_ids)
+    return write_tokens(token_ids, engine.context_length, strings)
+
+
+def _encode(tokenizer: Tokenizer, text: str, asked: TokenizeRequest) -> list[int]:
     encode = tokenizer.encode_prompt if asked.parse_special else tokenizer.encode
-    return await asyncio.to_thread(encode, asked.prompt)
+    return (tokenizer.leading_token_ids if asked.leads else []) + encode(text)
+
+
+def _shown(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[str]:
+    return [tokenizer.token_bytes(token_id).decode("utf-8", "replace") for token_id in token_ids]
 
 
 def _decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:

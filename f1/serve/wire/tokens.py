@@ -19,17 +19,19 @@ from f1.serve.wire.request import parse_tool
 from f1.serve.wire.shape import Flag, Integer, Items, Record, Text
 from f1.types import GenerateRequest
 
-_MAX_TOKENS = 1 << 18
+_MAX_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
     """Text, in which `parse_special` takes spellings of added tokens for those tokens, or a
-    request whose prompt it is about. `strings`: the answer also shows each token as text."""
+    request whose prompt it is about. `leads`: with the tokens that the model wants in front of any
+    text. `strings`: the answer also shows each token as text."""
 
     model: str
     prompt: str | GenerateRequest
     parse_special: bool = False
+    leads: bool = True
     strings: bool = False
 
 
@@ -61,20 +63,17 @@ def parse_tokenize_request(body: object, limits: Limits) -> TokenizeRequest:
     """Raises InvalidRequest naming the first field that is wrong."""
     tokenize_body(limits).check(body, "")
     fields = Fields(body)
-    if fields.boolean("add_special_tokens"):
-        # No field of a model's file says for sure which ones; its template does.
-        told = "must be false: for the tokens that frame a prompt give 'messages'"
-        raise fields.refuse("add_special_tokens", told)
-    prompt, special = fields.string("prompt"), fields.boolean("parse_special") or False
+    prompt, leads = fields.string("prompt"), fields.boolean("add_special_tokens") is not False
+    special = fields.boolean("parse_special") or False
     if fields.has("messages") == (prompt is not None):
         raise fields.refuse("prompt", "or 'messages' must be given, and not both")
     if prompt is not None and fields.has("tools"):
         raise fields.refuse("tools", "is only allowed with 'messages'")
-    if prompt is None and special:
+    if prompt is None and special:  # there the template says which tokens are in it
         raise fields.refuse("parse_special", "is only allowed with 'prompt'")
     strings = fields.boolean("return_token_strs") or False
     asked = _parse_prompt(fields, limits) if prompt is None else prompt
-    return TokenizeRequest(fields.string("model") or ORCHESTRATED, asked, special, strings)
+    return TokenizeRequest(fields.string("model") or ORCHESTRATED, asked, special, leads, strings)
 
 
 def _parse_prompt(fields: Fields, limits: Limits) -> GenerateRequest:
