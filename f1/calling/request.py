@@ -25,10 +25,10 @@ def check_request(request: GenerateRequest) -> None:
         raise InvalidRequest(f"tools: {twice!r} is given twice", param="tools")
     try:
         _check_tools(tools_key(request.tools))
-    except orjson.JSONEncodeError:  # no JSON, or nested too deep to be any
+    except orjson.JSONEncodeError as error:  # no JSON, or nested too deep to be any
         for tool in request.tools:
             schema_text(tool.parameters, f"tools.{tool.name}.parameters")
-        raise
+        raise InvalidRequest(f"tools: a description is no text: {error}", param="tools") from error
     choice = request.tool_choice
     if choice.mode in ("required", "named") and not request.tools:
         raise InvalidRequest("tool_choice: there are no tools to call", param="tool_choice")
