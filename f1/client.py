@@ -28,6 +28,7 @@ from f1.planning.orchestrator import (
 )
 from f1.portal import Portal
 from f1.serve.limits import Limits
+from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
@@ -319,6 +320,7 @@ def _described(tool: AnyTool) -> Tool:
     if isinstance(tool, Tool):
         return tool
     if isinstance(tool, Mapping):
+        bodies.tool(Limits()).check(tool, "tools")
         return parse_tool(Fields(tool, "tools"))
     return make_tool(tool).tool
 

@@ -40,7 +40,7 @@ def chat(limits: Limits) -> Record:
         {
             "model": Text(1, limits.max_name_chars),
             "messages": Items(_message(limits), 1, limits.max_messages),
-            "tools": Items(_tool(limits), 0, limits.max_tools),
+            "tools": Items(tool(limits), 0, limits.max_tools),
             "tool_choice": _tool_choice(limits),
             "parallel_tool_calls": Flag(),
             "response_format": _response_format(limits),
@@ -148,7 +148,7 @@ def function(limits: Limits, name: Text = TOOL_NAME) -> dict[str, Shape]:
     return {"name": name, "description": description, "parameters": Free(), "strict": Flag()}
 
 
-def _tool(limits: Limits) -> Record:
+def tool(limits: Limits) -> Record:
     described = Record(function(limits), ("name",), open=True)
     fields: dict[str, Shape] = {"type": Word(("function",)), "function": described}
     return Record(fields, ("type", "function"), open=True)

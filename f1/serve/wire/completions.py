@@ -19,7 +19,7 @@ from f1.serve.limits import Limits
 from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.frames import Frame
-from f1.serve.wire.request import parse_sampling, parse_stop, parse_stream, parse_timeout
+from f1.serve.wire.request import parse_sampling, parse_stop, parse_stream
 from f1.serve.wire.response import write_error, write_report
 from f1.serve.wire.shape import Either, Flag, Integer, Items, Record, Text, Unsupported
 from f1.types import Completion, Event, Finished, GenerateRequest, TextDelta, TokenLogprob, Usage
@@ -72,23 +72,23 @@ def parse_completions_request(body: object, limits: Limits) -> CompletionsReques
     """Raises InvalidRequest naming the first field that is wrong."""
     completions_body(limits).check(body, "")
     fields = Fields(body)
-    n = fields.integer("n", 1, limits.max_choices) or 1
+    n = fields.integer("n") or 1
     if fields.has("best_of") and fields.get("best_of") != n:
         raise fields.refuse("best_of", "must be as many as 'n': none is decoded and thrown away")
     prompts = _parse_prompts(fields, limits)
     if n * len(prompts) > limits.max_choices:
         raise fields.refuse("n", f"times the prompts may be at most {limits.max_choices}")
-    echo, num_logprobs = fields.boolean("echo") or False, fields.integer("logprobs", 0, 5)
+    echo, num_logprobs = fields.boolean("echo") or False, fields.integer("logprobs")
     if echo and num_logprobs is not None:
         raise fields.refuse("echo", "is not allowed with 'logprobs': there are none of the prompt")
-    sampling, stop = parse_sampling(fields, limits, num_logprobs), parse_stop(fields, limits)
-    max_tokens = fields.integer("max_tokens", 1, bodies.MAX_INT) or _MAX_TOKENS
+    sampling, stop = parse_sampling(fields, num_logprobs), parse_stop(fields)
+    max_tokens = fields.integer("max_tokens") or _MAX_TOKENS
     stream, include_usage = parse_stream(fields)
     requests = tuple(
         GenerateRequest((), sampling=sampling, max_tokens=max_tokens, stop=stop, n=n, prompt=prompt)
         for prompt in prompts
     )
-    model, timeout = fields.required_string("model"), parse_timeout(fields, limits)
+    model, timeout = fields.required_string("model"), fields.number("timeout")
     return CompletionsRequest(model, requests, echo, stream, include_usage, timeout)
 
 

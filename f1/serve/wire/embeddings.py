@@ -13,7 +13,6 @@ import numpy as np
 from f1.serve.limits import Limits
 from f1.serve.wire.bodies import MAX_INT, timeout
 from f1.serve.wire.fields import Fields
-from f1.serve.wire.request import parse_timeout
 from f1.serve.wire.shape import Either, Integer, Items, Record, Text, Word
 
 
@@ -53,8 +52,8 @@ def parse_embeddings_request(body: object, limits: Limits) -> EmbeddingsRequest:
         fields.required_string("model"),
         (given,) if isinstance(given, str) else tuple(given),
         fields.get("encoding_format") == "base64",
-        fields.integer("dimensions", 1, MAX_INT),
-        parse_timeout(fields, limits),
+        fields.integer("dimensions"),
+        fields.number("timeout"),
     )
 
 

@@ -7,22 +7,17 @@ Fields, ranges and nulls follow openai-openapi 2.3.0. Beyond OpenAI: `f1`, `time
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
 from typing import Any, cast
 
 from f1.serve.limits import Limits
 from f1.serve.wire import bodies
+from f1.serve.wire.bodies import INT64, MAX_INT
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import parse_messages, write_message
 from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
-
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_INT64 = 2**63
-_MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +56,27 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,
         response_format=parse_format(fields.object("response_format")),
-        sampling=parse_sampling(
-            fields, limits, _parse_logprobs(fields), masked_mass=own.masked_mass
-        ),
+        sampling=parse_sampling(fields, _parse_logprobs(fields), masked_mass=own.masked_mass),
         max_tokens=_parse_max_tokens(fields),
-        stop=parse_stop(fields, limits),
-        n=fields.integer("n", 1, limits.max_choices) or 1,
+        stop=parse_stop(fields),
+        n=fields.integer("n") or 1,
         eager_arguments=own.eager_arguments,
     )
     stream, include_usage = parse_stream(fields)
     model = fields.required_string("model")
-    timeout = parse_timeout(fields, limits)
+    timeout = fields.number("timeout")
     return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()), timeout)
-
-
-def parse_timeout(fields: Fields, limits: Limits) -> float | None:
-    """Seconds in which the answer has to be there. F1's own, in any API."""
-    return fields.number("timeout", limits.min_timeout, limits.max_timeout)
 
 
 def parse_own(fields: Fields) -> Own:
     """F1's own options."""
     own = fields.object("f1")
-    if own is None:
-        return Own()
-    own.only(frozenset(option.name for option in dataclass_fields(Own)))
-    return Own(**{name: own.boolean(name) or False for name in own.value})
+    return Own(**{name: own.boolean(name) or False for name in own.value}) if own else Own()
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
-    new = fields.integer("max_completion_tokens", 1, _MAX_TOKEN_ID)
-    old = fields.integer("max_tokens", 1, _MAX_TOKEN_ID)  # deprecated by OpenAI, still sent
+    new = fields.integer("max_completion_tokens")
+    old = fields.integer("max_tokens")  # deprecated by OpenAI, still sent
     return old if new is None else new
 
 
@@ -102,42 +87,34 @@ def parse_stream(fields: Fields) -> tuple[bool, bool]:
         return stream, False
     if not stream:
         raise fields.refuse("stream_options", "is only allowed with 'stream': true")
-    options.only(frozenset({"include_usage", "include_obfuscation"}))
-    options.boolean("include_obfuscation")
     return stream, options.boolean("include_usage") or False
 
 
-def parse_stop(fields: Fields, limits: Limits) -> tuple[str, ...]:
+def parse_stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
-    items = [value] if isinstance(value, str) else fields.array("stop", 4)
-    for item in items:
-        if not isinstance(item, str) or not 0 < len(item) <= limits.max_stop_chars:
-            raise fields.refuse(
-                "stop", f"must be up to 4 strings of 1 to {limits.max_stop_chars} characters"
-            )
-    return tuple(items)
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def parse_sampling(
-    fields: Fields, limits: Limits, num_logprobs: int | None, *, masked_mass: bool = False
+    fields: Fields, num_logprobs: int | None, *, masked_mass: bool = False
 ) -> SamplingParams:
-    seed = fields.integer("seed", -_INT64, _INT64 - 1)
+    seed = fields.integer("seed")
     number = fields.number
 
     def default(value: float | None, otherwise: float) -> float:
         return otherwise if value is None else value
 
     return SamplingParams(
-        temperature=default(number("temperature", 0, 2), 0.0),
-        top_k=fields.integer("top_k", 0, _MAX_TOKEN_ID) or 0,
-        top_p=default(number("top_p", 0, 1), 1.0),
-        min_p=default(number("min_p", 0, 1), 0.0),
-        repetition_penalty=default(number("repetition_penalty", 0.01, 10), 1.0),
-        presence_penalty=default(number("presence_penalty", -2, 2), 0.0),
-        frequency_penalty=default(number("frequency_penalty", -2, 2), 0.0),
+        temperature=default(number("temperature"), 0.0),
+        top_k=fields.integer("top_k") or 0,
+        top_p=default(number("top_p"), 1.0),
+        min_p=default(number("min_p"), 0.0),
+        repetition_penalty=default(number("repetition_penalty"), 1.0),
+        presence_penalty=default(number("presence_penalty"), 0.0),
+        frequency_penalty=default(number("frequency_penalty"), 0.0),
         # Random streams are keyed by 63 bits; without a seed every request draws its own.
-        seed=secrets.randbits(63) if seed is None else seed & (_INT64 - 1),
-        logit_bias=_parse_logit_bias(fields, limits),
+        seed=secrets.randbits(63) if seed is None else seed & (INT64 - 1),
+        logit_bias=_parse_logit_bias(fields),
         num_logprobs=num_logprobs,
         masked_mass=masked_mass,
     )
@@ -145,27 +122,17 @@ def parse_sampling(
 
 def _parse_logprobs(fields: Fields) -> int | None:
     wanted = fields.boolean("logprobs") or False
-    num_top = fields.integer("top_logprobs", 0, 20)
+    num_top = fields.integer("top_logprobs")
     if num_top is not None and not wanted:
         raise fields.refuse("top_logprobs", "is only allowed with 'logprobs': true")
     return (num_top or 0) if wanted else None
 
 
-def _parse_logit_bias(fields: Fields, limits: Limits) -> dict[int, float]:
-    bias = fields.object("logit_bias")
-    if bias is None:
-        return {}
-    if len(bias.value) > limits.max_logit_bias:
-        raise fields.refuse("logit_bias", f"may hold at most {limits.max_logit_bias} tokens")
-    result = {}
-    for key in bias.value:
-        token = str(key)
-        if not (token.isascii() and token.isdigit() and int(token[:11]) <= _MAX_TOKEN_ID):
-            raise fields.refuse("logit_bias", "must have token ids as keys")
-        value = bias.number(key, -100, 100)
-        if value is not None:
-            result[int(token)] = value
-    return result
+def _parse_logit_bias(fields: Fields) -> dict[int, float]:
+    bias = fields.get("logit_bias") or {}
+    if any(int(token) > MAX_INT for token in bias):
+        raise fields.refuse("logit_bias", "must have token ids as keys")
+    return {int(token): float(value) for token, value in bias.items() if value is not None}
 
 
 def _parse_tools(fields: Fields, limits: Limits) -> tuple[Tool, ...]:
@@ -174,23 +141,17 @@ def _parse_tools(fields: Fields, limits: Limits) -> tuple[Tool, ...]:
 
 def parse_tool(item: Fields) -> Tool:
     """One entry of `tools`. Whether its schema is a good one is f1.calling's to say."""
-    if item.get("type") != "function":
-        raise item.refuse("type", "must be 'function'")
     return parse_function(item.required_object("function"))
 
 
 def parse_function(function: Fields) -> Tool:
     """What it is called, what it takes, and whether calls are held to that."""
     name = function.required_string("name")
-    if not _TOOL_NAME.match(name):
-        raise function.refuse("name", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
     strict = function.boolean("strict") is not False  # held to its schema unless told otherwise
     description = function.string("description") or ""
-    if not function.has("parameters"):
-        return Tool(name, description, strict=strict)
     parameters = function.get("parameters")
-    if not isinstance(parameters, Mapping):
-        raise function.refuse("parameters", f"of tool '{name}' must be a JSON Schema object")
+    if parameters is None:
+        return Tool(name, description, strict=strict)
     return Tool(name, description, parameters, strict)
 
 
@@ -206,14 +167,10 @@ def parse_tool_choice(
         raise fields.refuse("tool_choice", "is only allowed with 'tools'")
     if value == "required":
         return ToolChoice("required"), tools
-    if isinstance(value, str):
-        fields.one_of("tool_choice", ("auto", "none", "required"))
     choice = fields.required_object("tool_choice")
     if choice.get("type") == "allowed_tools":
         # The specification nests the fields under "allowed_tools"; older SDKs put them flat.
         return _parse_allowed_tools(choice.object("allowed_tools") or choice, tools, flat)
-    if choice.get("type") != "function":
-        raise choice.refuse("type", "must be 'function' or 'allowed_tools'")
     name = _chosen_name(choice, {tool.name for tool in tools}, flat)
     return ToolChoice("named", name), tools
 
@@ -221,7 +178,7 @@ def parse_tool_choice(
 def _parse_allowed_tools(
     choice: Fields, tools: tuple[Tool, ...], flat: bool
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    mode = choice.one_of("mode", ("auto", "required"))
+    mode = choice.string("mode")
     names = {tool.name for tool in tools}
     allowed = {_chosen_name(item, names, flat) for item in choice.objects("tools", len(tools))}
     if not allowed:
@@ -243,31 +200,19 @@ def parse_format(value: Fields | None, *, flat: bool = False) -> ResponseFormat:
     type."""
     if value is None:
         return ResponseFormat()
-    kinds = ("text", "json_object", "json_schema", "regex", "ebnf")
-    match value.one_of("type", kinds):
-        case "text":
-            return ResponseFormat()
+    match value.string("type"):
         case "json_object":
             return ResponseFormat("json_object")
         case "json_schema":
-            return _parse_json_schema(value if flat else value.required_object("json_schema"))
+            # The content is held to the schema, strict or not; without one it is some object.
+            schema = (value if flat else value.required_object("json_schema")).get("schema")
+            return ResponseFormat("json_object" if schema is None else "json_schema", schema)
         case "regex":
             return ResponseFormat("regex", value.required_string("pattern"))
         case "ebnf":
             return ResponseFormat("ebnf", value.required_string("grammar"))
         case _:
-            raise value.refuse("type", "must be one of " + ", ".join(f"'{k}'" for k in kinds))
-
-
-def _parse_json_schema(value: Fields) -> ResponseFormat:
-    value.required_string("name")
-    value.boolean("strict")  # the content is held to the schema, strict or not
-    if not value.has("schema"):
-        return ResponseFormat("json_object")
-    schema = value.get("schema")
-    if not isinstance(schema, Mapping):
-        raise value.refuse("schema", "must be a JSON Schema object")
-    return ResponseFormat("json_schema", schema)
+            return ResponseFormat()
 
 
 def write_chat_request(request: ChatRequest) -> dict[str, Any]:

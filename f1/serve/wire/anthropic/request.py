@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from f1.serve.limits import Limits
 from f1.serve.wire.anthropic import bodies
 from f1.serve.wire.anthropic.history import parse_history
-from f1.serve.wire.bodies import INT64, MAX_INT
+from f1.serve.wire.bodies import INT64
 from f1.serve.wire.fields import Fields
-from f1.serve.wire.request import parse_own, parse_timeout
+from f1.serve.wire.request import parse_own
 from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
 
 
@@ -57,11 +57,11 @@ def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
         parallel_tool_calls=parallel,
         response_format=_parse_format(fields),
         sampling=_parse_sampling(fields),
-        max_tokens=fields.integer("max_tokens", 1, MAX_INT),
+        max_tokens=fields.integer("max_tokens"),
         stop=tuple(fields.get("stop_sequences") or ()),
         eager_arguments=bool(eager),
     )
-    model, timeout = fields.required_string("model"), parse_timeout(fields, limits)
+    model, timeout = fields.required_string("model"), fields.number("timeout")
     return MessagesRequest(model, generate, stream, eager, tuple(repaired or ()), timeout)
 
 
@@ -104,10 +104,10 @@ def _parse_format(fields: Fields) -> ResponseFormat:
 
 def _parse_sampling(fields: Fields) -> SamplingParams:
     """Greedy without a temperature."""
-    top_p, seed = fields.number("top_p", 0, 1), fields.integer("seed", -INT64, INT64 - 1)
+    top_p, seed = fields.number("top_p"), fields.integer("seed")
     return SamplingParams(
-        temperature=fields.number("temperature", 0, 1) or 0.0,
-        top_k=fields.integer("top_k", 0, MAX_INT) or 0,
+        temperature=fields.number("temperature") or 0.0,
+        top_k=fields.integer("top_k") or 0,
         top_p=1.0 if top_p is None else top_p,
         # Random streams are keyed by 63 bits; without a seed every request draws its own.
         seed=secrets.randbits(63) if seed is None else seed & (INT64 - 1),

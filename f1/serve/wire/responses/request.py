@@ -18,7 +18,6 @@ from f1.serve.wire.request import (
     parse_own,
     parse_sampling,
     parse_stop,
-    parse_timeout,
     parse_tool_choice,
 )
 from f1.serve.wire.responses.bodies import LOGPROBS, responses
@@ -68,11 +67,9 @@ def parse_responses_request(
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,
         response_format=_parse_format(text),
-        sampling=parse_sampling(
-            fields, limits, _parse_logprobs(fields), masked_mass=own.masked_mass
-        ),
+        sampling=parse_sampling(fields, _parse_logprobs(fields), masked_mass=own.masked_mass),
         max_tokens=fields.get("max_output_tokens"),
-        stop=parse_stop(fields, limits),
+        stop=parse_stop(fields),
         eager_arguments=own.eager_arguments,
     )
     store = fields.boolean("store") is not False and may_store
@@ -85,7 +82,7 @@ def parse_responses_request(
         previous_response_id=fields.string("previous_response_id") or None,
         store=store,
         stream=_parse_stream(fields),
-        timeout=parse_timeout(fields, limits),
+        timeout=fields.number("timeout"),
         repair_history=own.repair_history,
     )
 
