@@ -34,7 +34,7 @@ REGEXES = {f"re.{name}" for name in "compile match search fullmatch sub subn spl
 
 ALLOWED = {
     ("__init__.py", "import_module"): "of names in a table beside it",
-    ("calling/turn.py", "re of a variable"): "escaped words of a family, white space between",
+    ("calling/calls.py", "re of a variable"): "escaped words of a family, white space between",
     ("calling/family.py", "re of a variable"): "the operator's patterns of model names",
     ("models/tokenizer.py", "re of a variable"): "escaped spellings: alternatives of constants",
     ("serve/wire/shape.py", "re of a variable"): "patterns of the tables of fields",
