@@ -19,7 +19,7 @@ from f1.errors import (
 )
 from f1.planning.orchestrator import Collector
 from f1.serve.limits import Limits
-from f1.serve.wire.fields import MAX_DEPTH, parse_json
+from f1.serve.wire.fields import MAX_DEPTH, MAX_VALUES, parse_json
 from f1.serve.wire.remote import ChunkReader, read_error
 from f1.serve.wire.request import ChatRequest, parse_chat_request, write_chat_request
 from f1.serve.wire.response import ChatWriter, write_error
@@ -252,6 +252,13 @@ def test_what_parsers_differ_on_and_what_is_nested_too_deep_is_named(
     with pytest.raises(InvalidRequest) as caught:
         parse_json(body)
     assert (caught.value.param, caught.value.code) == (param, "invalid_json")
+
+
+@pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""', b'{"a":[]}'])
+def test_more_values_than_are_made_in_a_moment_are_refused(value: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="more than 400000 values"):
+        parse_json(b"[" + (value + b",") * MAX_VALUES + b"1]")
+    assert len(parse_json(b"[" + (value + b",") * (MAX_VALUES // 4) + b"1]")) > 1  # type: ignore[arg-type]
 
 
 def test_json_as_deep_as_may_be_is_read() -> None:

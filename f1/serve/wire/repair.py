@@ -3,8 +3,10 @@ or when a person says no: put right, because the caller asked for that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 
 from f1.types import Message, ToolCall
 
@@ -18,29 +20,28 @@ def repair(messages: Sequence[Message], repaired: list[str]) -> tuple[Message, .
     call of one id gets an id of its own.
     """
     whole: list[Message] = []
-    open_calls: list[ToolCall] = []
+    open_calls: dict[str, ToolCall] = {}
 
     def close() -> None:
-        for call in open_calls:
-            repaired.append(f"call '{call.id[:64]}' had no result")
-            whole.append(Message("tool", NO_RESULT, tool_call_id=call.id))
+        for call_id in open_calls:
+            repaired.append(f"call '{call_id[:64]}' had no result")
+            whole.append(Message("tool", NO_RESULT, tool_call_id=call_id))
         open_calls.clear()
 
-    renamed: dict[str, list[str]] = {}
+    renamed: dict[str, deque[str]] = {}
     for message in messages:
         if message.role == "tool":
-            ids = renamed.get(message.tool_call_id or "", [])
-            answered = next((call for call in open_calls if call.id in ids), None)
-            if answered is None:
-                told = (message.tool_call_id or "")[:64]
-                repaired.append(f"a result for '{told}' answered no open call")
+            told = message.tool_call_id or ""
+            if not renamed.get(told):
+                repaired.append(f"a result for '{told[:64]}' answered no open call")
                 continue
-            open_calls.remove(answered)
-            whole.append(replace(message, tool_call_id=answered.id))
+            own = renamed[told].popleft()
+            del open_calls[own]
+            whole.append(replace(message, tool_call_id=own))
             continue
         close()
         calls, renamed = _with_ids_of_their_own(message.tool_calls, repaired)
-        open_calls.extend(calls)
+        open_calls.update((call.id, call) for call in calls)
         whole.append(replace(message, tool_calls=calls))
     close()
     return tuple(whole)
@@ -48,16 +49,22 @@ def repair(messages: Sequence[Message], repaired: list[str]) -> tuple[Message, .
 
 def _with_ids_of_their_own(
     calls: Sequence[ToolCall], repaired: list[str]
-) -> tuple[tuple[ToolCall, ...], dict[str, list[str]]]:
+) -> tuple[tuple[ToolCall, ...], dict[str, deque[str]]]:
     """The calls, and the ids that each id given now stands for."""
-    kept: list[ToolCall] = []
-    ids: dict[str, list[str]] = {}
+    kept: dict[str, ToolCall] = {}
+    ids: dict[str, deque[str]] = {}
+    suffixes: dict[str, Iterator[str]] = {}  # of an id: the next one, however many were tried
     for call in calls:
         own = call.id
-        while any(own == other.id for other in kept):
-            own += "_"
+        while own in kept:
+            own = call.id + next(suffixes.setdefault(call.id, _suffixes()))
         if own != call.id:
             repaired.append(f"two calls had the id '{call.id[:64]}'")
-        ids.setdefault(call.id, []).append(own)
-        kept.append(replace(call, id=own))
-    return tuple(kept), ids
+        ids.setdefault(call.id, deque()).append(own)
+        kept[own] = replace(call, id=own)
+    return tuple(kept.values()), ids
+
+
+def _suffixes() -> Iterator[str]:
+    yield "_"
+    yield from (f"_{number}" for number in count(2))
