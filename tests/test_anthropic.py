@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from f1.errors import ConstraintError
 from f1.serve.access import Access, Key
 from f1.serve.limits import Limits
 from f1.settings import Settings
+from f1.types import Event, Finished, GenerateRequest, ReasoningDelta, TextDelta, Usage
 
 WEATHER: Any = {
     "name": "get_weather",
@@ -240,7 +241,8 @@ def test_headers_of_the_api_are_of_no_effect(client: anthropic.Anthropic) -> Non
     headers = {"anthropic-version": "1999-01-01", "anthropic-beta": "no-such-thing"}
     asked: Any = {"model": "f1", "messages": HELLO, "max_tokens": 4}
     one = client.messages.create(**asked, extra_headers=headers)
-    assert comparable(one) == comparable(client.messages.create(**asked))
+    beta = client.beta.messages.create(**asked, betas=["no-such-thing"])
+    assert comparable(one) == comparable(beta) == comparable(client.messages.create(**asked))
 
 
 def test_who_has_no_key_is_told_so_in_anthropics_shape() -> None:
@@ -288,6 +290,37 @@ def test_a_server_that_cannot_answer_says_so() -> None:
             with pytest.raises(anthropic.ContentTooLargeError) as large:
                 client.messages.create(**asked, system="x" * 300)
             assert large.value.type == "request_too_large"
+
+
+class Thinking(ScriptedEngine):
+    """Thinks before it speaks."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        self.requests.append(request)
+        yield ReasoningDelta(0, "They said ")
+        yield ReasoningDelta(0, "hello.")
+        yield TextDelta(0, "Hello!")
+        yield Finished(0, "stop", Usage(10, 8, reasoning_tokens=5))
+
+
+def test_thoughts_are_blocks_that_can_be_sent_back() -> None:
+    engine = Thinking("")
+    with serving(lambda: engine) as running, client_of(running) as client:
+        wait_until_ready(running)
+        asked: Any = {"model": "scripted", "max_tokens": 2048, "thinking": {"type": "adaptive"}}
+        whole = client.messages.create(messages=HELLO, **asked)
+        with client.messages.stream(messages=HELLO, **asked) as stream:
+            streamed = stream.get_final_message()
+        assert comparable(streamed) == comparable(whole)
+        thought, said = whole.content
+        assert (thought.type, thought.thinking) == ("thinking", "They said hello.")
+        assert (said.type, said.text) == ("text", "Hello!")
+        for message in (whole, streamed):
+            assert message.usage.output_tokens_details.thinking_tokens == 5
+        back = [*HELLO, {"role": "assistant", "content": whole.content}, *HELLO]
+        client.messages.create(messages=back, **asked)
+    answer = engine.requests[-1].messages[1]
+    assert (answer.reasoning, answer.content) == ("They said hello.", "Hello!")
 
 
 def test_a_failure_in_the_middle_is_an_error_event() -> None:
