@@ -138,9 +138,9 @@ class Turn:
     @property
     def constraint(self) -> str:
         """What the next token is held to, for an error."""
-        if self._state == "arguments" and self._tool is not None:
-            return f"tool {self._tool.name!r}"
-        return "tools" if self._state in ("head", "middle") else "response_format"
+        if self._state != "calls":
+            return "response_format"
+        return "tools" if self._calls.open is None else f"tool {self._calls.open.tool.name!r}"
 
     @property
     def stop(self) -> str | None:

@@ -16,8 +16,8 @@ MAX_DEPTH = 128  # levels of a body; what reads it goes down with Python's stack
 
 
 def parse_json(body: bytes) -> object:
-    """JSON, or InvalidRequest. NaN, numbers past float64, lone surrogates, nesting beyond MAX_DEPTH,
-    objects that hold a key twice and more than MAX_VALUES values are refused."""
+    """JSON, or InvalidRequest. NaN, numbers past float64, lone surrogates, nesting beyond
+    MAX_DEPTH, objects that hold a key twice and more than MAX_VALUES values are refused."""
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         told = f"the body holds more than {MAX_VALUES} values, or commas"
         raise InvalidRequest(told, code="invalid_json")
