@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import Kit, make_kit
+from kit import Kit, is_legal, make_kit
 
 from f1.calling.family import Family, families, family_for
 from f1.calling.schema import validate
 from f1.calling.turn import Turn, TurnEvent
+from f1.choices import Choice
 from f1.engine import AsyncEngine
-from f1.errors import ConstraintError
+from f1.errors import ConstraintError, EngineStopped
 from f1.planning.orchestrator import gather
 from f1.settings import Settings
 from f1.types import (
@@ -170,16 +172,67 @@ async def test_the_prompt_is_counted_once(engine: AsyncEngine) -> None:
     assert tokens[1] > tokens[0]
 
 
-async def test_who_leaves_while_it_is_asked_again_leaves_nothing(engine: AsyncEngine) -> None:
-    for seed in range(6):
-        stream = engine.generate(seeded(ASK, seed))
-        task = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+class TestAside:
+    """What happens to a choice while somebody sees to it aside."""
+
+    CUT = replace(ASK, max_tokens=14)
+
+    @pytest.fixture
+    def held(
+        self, smollm_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[tuple[AsyncEngine, threading.Event, threading.Event]]:
+        """An engine that does not go on there until it is let: it, that it is there, the leave."""
+        engine = AsyncEngine.start(str(smollm_path), Settings(max_sequences=4))
+        there, leave = threading.Event(), threading.Event()
+        settle = engine._preparation.settle
+
+        def wait(choice: Choice) -> Choice | None:
+            there.set()
+            leave.wait(60)
+            return settle(choice)
+
+        monkeypatch.setattr(engine._preparation, "settle", wait)
+        yield engine, there, leave
+        leave.set()
+        engine.close()
+
+    async def test_others_go_on(self, held: Any) -> None:
+        engine, there, leave = held
+        cut = asyncio.ensure_future(outcome(engine, self.CUT))
+        await asyncio.to_thread(there.wait, 60)
+        other = await outcome(engine, replace(ANSWER, max_tokens=8))
+        assert isinstance(other, Completion)
+        assert not cut.done()
+        leave.set()
+        found = await cut
+        assert isinstance(found, Completion)
+        assert found.report.needed_tokens is not None
+
+    async def test_who_left_is_not_asked_for_again(self, held: Any) -> None:
+        engine, there, leave = held
+        lines = {"type": "array", "items": {"enum": ["Red", "Blue"], "pattern": '^"$'}}
+        lines |= {"minItems": 20, "maxItems": 20}
+        paint = Tool("paint", "", {"properties": {"lines": lines}, "required": ["lines"]})
+        stream = engine.generate(replace(ASK, tools=(paint,), max_tokens=1000))
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.to_thread(there.wait, 60)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
         await stream.aclose()
-    found = await outcome(engine, replace(ASK, tool_choice=ToolChoice("none"), max_tokens=8))
-    assert isinstance(found, Completion)
+        leave.set()
+        await asyncio.wrap_future(engine._settling.submit(int))  # what was held is settled
+        assert isinstance(await outcome(engine, replace(ANSWER, max_tokens=2)), Completion)
+        assert not engine._stepper._aside
+        assert not engine._stepper.running
+
+    async def test_an_engine_that_closes_says_so(self, held: Any) -> None:
+        engine, there, leave = held
+        cut = asyncio.ensure_future(gather(engine.generate(self.CUT), 1))
+        await asyncio.to_thread(there.wait, 60)
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(EngineStopped):
+            await cut
+        leave.set()
 
 
 def behind(turn: Turn, written: str) -> str:
@@ -266,7 +319,9 @@ class TestCut:
 
     @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
     @pytest.mark.parametrize("mode", ["auto", "named"])
-    def test_needed_tokens_do(self, kit: Kit, family: Family, mode: str) -> None:
+    def test_needed_tokens_do(
+        self, kit: Kit, family: Family, mode: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Cut anywhere, the call has an end with so many tokens in all, each of them legal."""
         choice = ToolChoice("named", "plan") if mode == "named" else ToolChoice()
         request = replace(ASK, tools=(self.PLAN, TIME), tool_choice=choice)
@@ -274,7 +329,8 @@ class TestCut:
         text = turn.prefix + behind(turn, family.write_calls([self.CALL]))
         whole = kit.tokenizer.encode_prompt(text)
         prefix = len(kit.tokenizer.encode_prompt(turn.prefix))
-        told = 0
+        told, walked, take = 0, list[int](), Turn._take
+        monkeypatch.setattr(Turn, "_take", lambda t, i: (walked.append(i), take(t, i))[1])
         for end in range(prefix, len(whole)):
             turn = kit.turn(request, family, max_tokens=end)
             turn.spend_prefix(prefix)
@@ -285,11 +341,36 @@ class TestCut:
             turn.finish(cut=True)
             if not turn.unsettled:
                 continue
+            walked.clear()
             needed = turn.report().needed_tokens
             assert needed is not None
+            self.follow(kit, request, family, whole[:end] + walked, prefix, needed)
             assert end < needed <= max(end, len(whole)) + 5
             told += 1
         assert told > 20
+
+    def follow(
+        self,
+        kit: Kit,
+        request: GenerateRequest,
+        family: Family,
+        token_ids: list[int],
+        prefix: int,
+        needed: int,
+    ) -> None:
+        """With a budget of `needed`, these are legal, make the call, and leave room for the end."""
+        turn = kit.turn(request, family, max_tokens=needed)
+        turn.spend_prefix(prefix)
+        events: list[TurnEvent] = []
+        for token_id in token_ids[prefix:]:
+            assert is_legal(turn, token_id)
+            events += turn.accept(token_id)
+        assert [type(event) for event in events] == [CallDelta]
+        if turn.ended:
+            assert needed == len(token_ids)
+        else:
+            assert needed == len(token_ids) + 1
+            assert any(is_legal(turn, stop) for stop in kit.tokenizer.stop_token_ids)
 
     async def test_with_so_many_it_is_complete(self, engine: AsyncEngine) -> None:
         request = replace(ASK, tools=(self.PLAN,), tool_choice=ToolChoice("named", "plan"))
@@ -304,3 +385,25 @@ class TestCut:
             assert isinstance(done, Completion)
             assert done.reason == "tool_calls"
             assert done.report.needed_tokens is None
+
+
+def test_a_number_that_a_limit_ended_is_told(kit: Kit) -> None:
+    count = Tool("count", "", {"properties": {"to": {"type": "integer"}}, "required": ["to"]})
+    turn = kit.turn(
+        replace(ASK, tools=(count,), tool_choice=ToolChoice("named", "count")), family_for("hermes")
+    )
+    (one,) = kit.tokenizer.encode("1")
+    events: list[TurnEvent] = []
+    for token_id in kit.tokenizer.encode(' {"to":'):
+        events += turn.accept(token_id)
+    events += turn.accept(kit.tokenizer.encode(" ")[0])
+    for _ in range(30):
+        if not is_legal(turn, one):
+            break
+        events += turn.accept(one)
+    for token_id in kit.tokenizer.encode("}}\n</tool_call>"):
+        events += turn.accept(token_id)
+    (call,) = [event for event in events if isinstance(event, CallDelta)]
+    assert call.call.arguments == f'{{"to": {"1" * 24}}}'
+    assert call.bounded
+    assert turn.report().bounded == (0,)
