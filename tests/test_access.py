@@ -28,6 +28,13 @@ from f1.serve.access import OPEN_PATHS, Access, is_local, make_key, read_keys
 from f1.store.responses import ResponseStore
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
+PATTERNED: Any = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"a": {"pattern": "^(a|b)+c$"}}},
+    },
+}
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 ENV = {"F1_API_KEYS": f"alice:{ALICE}, bob:{BOB}", "F1_ALLOWED_ORIGINS": "https://app.example"}
 
@@ -295,33 +302,54 @@ def test_serving_to_others_needs_keys() -> None:
     assert "--no-keys" in run.stderr
 
 
-def test_the_process_listens_at_one_port_and_its_children_know_no_key(smollm_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", "0", "-m", str(smollm_path)]
-    env = os.environ | {"F1_API_KEYS": f"alice:{ALICE}", "F1_KV_MEMORY": "64M"}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+def test_the_process_listens_at_one_port_and_its_children_know_no_key(
+    smollm_path: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-P", "-m", "f1.cli"]
+    made = subprocess.run([*command, "key", "bob"], capture_output=True, text=True, check=True)
+    (tmp_path / "keys").write_text(made.stdout)
+    command += ["serve", "--port", "0", "-m", str(smollm_path)]
+    env = {"F1_API_KEYS": f"alice:{ALICE}", "F1_API_KEYS_FILE": str(tmp_path / "keys")}
+    env |= {"F1_KV_MEMORY": "64M", "NO_COLOR": "1"}
+    with subprocess.Popen(
+        command, env=os.environ | env, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
             url = re.search(r"http://\S+", line)
             assert url, line
+            for key in (ALICE, made.stderr.strip()):
+                with openai.OpenAI(base_url=url[0], api_key=key, max_retries=0) as client:
+                    client.chat.completions.create(
+                        model="f1", messages=HELLO, max_tokens=1, tools=[PATTERNED]
+                    )
+            assert httpx.get(f"{url[0]}/models").status_code == 401
             port = int(url[0].rsplit(":")[-1].split("/")[0])
             assert listening(process.pid) == {("127.0.0.1", port)}
-            with openai.OpenAI(base_url=url[0], api_key=ALICE, max_retries=0) as client:
-                client.chat.completions.create(model="f1", messages=HELLO, max_tokens=1)
-            assert httpx.get(f"{url[0]}/models").status_code == 401
+            children = family(process.pid) - {process.pid}
+            assert children  # one of them judges schemas
+            for child in children:
+                assert ALICE.encode() not in Path(f"/proc/{child}/environ").read_bytes()
         finally:
             process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
 
 
+def family(pid: int) -> set[int]:
+    """A process and those that it has started."""
+    tree = {pid}
+    for entry in Path(f"/proc/{pid}/task").glob("*/children"):
+        tree |= {int(child) for child in entry.read_text().split()}
+    return tree
+
+
 def listening(pid: int) -> set[tuple[str, int]]:
     """Addresses at which a process, or one it has started, takes connections or datagrams."""
-    tree, found = {pid}, set()
-    for entry in sorted(Path(f"/proc/{pid}/task").glob("*/children")):
-        tree |= {int(child) for child in entry.read_text().split()}
+    found = set()
     inodes = {
         os.readlink(fd)[8:-1]
-        for one in tree
+        for one in family(pid)
         for fd in Path(f"/proc/{one}/fd").iterdir()
         if os.readlink(fd).startswith("socket:")
     }
