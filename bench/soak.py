@@ -37,6 +37,7 @@ from rich.table import Table
 from f1.bench.machine import describe_run
 
 HUNG = 120.0  # seconds in which every request has to have some end
+SCHEMAS = 64  # bad ones; what caches do under ever new ones is another test's
 SIDE_BY_SIDE = 36  # clients that keep the server's batch full
 # Of the arrivals, in percent; the rest are good requests.
 MISCHIEF = {
@@ -78,7 +79,7 @@ def good_bodies(model: str) -> list[Body]:
 
 
 def bad_schemas(number: int) -> Body:
-    """One of several, each with something that makes it a new one."""
+    """One of several kinds, with something in it that no other has."""
     name = f"f{number}"
     nested: Body = {"type": "string"}
     for _ in range(40):
@@ -238,8 +239,10 @@ class Crowd:
             self.solo.append(meaning(answer))
 
     async def fill(self) -> None:
-        """Has every page of the cache used once: memory that is touched for the first time later
-        would be taken for growth."""
+        """Has every page of the cache used once, and every bad schema seen: what is kept of either
+        would be taken for growth later."""
+        for number in range(SCHEMAS):
+            await ask(self.server, json.dumps(bad_schemas(number)).encode())
         for number in range(500):
             if figures(self.server)["f1_engine_free_pages"] == 0:
                 return
@@ -273,7 +276,7 @@ class Crowd:
                 if status == 408:
                     self.found.late.append(time.monotonic() - began - timeout)
             case "bad schema":
-                sent = json.dumps(bad_schemas(next(self.number))).encode()
+                sent = json.dumps(bad_schemas(next(self.number) % SCHEMAS)).encode()
                 await self.end(ask(self.server, sent), kind)
             case "too large":
                 messages = [{"role": "user", "content": "x" * (5 << 20)}]
@@ -341,7 +344,10 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))] if values else 0.0
 
 
-async def run(server: Server, model: str, minutes: float, times: float) -> dict[str, float]:
+async def run(
+    server: Server, model: str, minutes: float, times: float
+) -> tuple[dict[str, float], list[float]]:
+    """What was found, and the memory in MB every ten seconds of the flood."""
     crowd = Crowd(server, model)
     found = crowd.found
     seconds = minutes * 60
@@ -368,7 +374,6 @@ async def run(server: Server, model: str, minutes: float, times: float) -> dict[
         await phase("fill the cache", 30, crowd.fill())
         samples.clear()
         before, rate = await phase("peak", aside, crowd.closed_loop(aside))
-        idle = Held.of(server.process)
         calm, samples = samples, []
         begin = time.monotonic()
         arriving = crowd.open_loop(seconds, times * rate, random.Random(1))
@@ -377,6 +382,7 @@ async def run(server: Server, model: str, minutes: float, times: float) -> dict[
         rss = [held.rss for held in samples]
         warm, window = len(rss) // 5, max(len(rss) // 10, 1)
         growth = statistics.median(rss[-window:]) / statistics.median(rss[warm : warm + window]) - 1
+        warmed = samples[warm]  # its pools have all their threads now
         flood, samples = samples, []
         after, _ = await phase("peak again", aside, crowd.closed_loop(aside))
     held = Held.of(server.process)
@@ -384,7 +390,7 @@ async def run(server: Server, model: str, minutes: float, times: float) -> dict[
     inside = now["f1_running_choices"] + now["f1_queue_requests"] + now["f1_engine_running"]
     for name, count in sorted(found.statuses.items()):
         Console(stderr=True).print(f"{count:7,d}  {name}", highlight=False)
-    return {
+    figures_found = {
         "arrivals a second": times * rate,
         "peak before, tokens/s": before,
         "peak after, tokens/s": after,
@@ -405,12 +411,13 @@ async def run(server: Server, model: str, minutes: float, times: float) -> dict[
         "unlike alone": found.wrong,
         "memory, MB": rss[-1] / 1e6,
         "memory growth, %": 100 * growth,
-        "more files": held.files - idle.files,
-        "more threads": held.threads - idle.threads,
+        "more files": held.files - warmed.files,
+        "more threads": held.threads - warmed.threads,
         "child processes": held.children,
         "preemptions": now["f1_engine_preemptions_total"],
         "left inside": inside,
     }
+    return figures_found, [round(sample.rss / 1e6, 1) for sample in flood[::10]]
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -436,7 +443,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write everything here")
     options = parser.parse_args()
     with serving(options.model) as server:
-        found = asyncio.run(run(server, "f1", options.minutes, options.times))
+        found, memory = asyncio.run(run(server, "f1", options.minutes, options.times))
         server.process.send_signal(signal.SIGTERM)
         found["exit code"] = server.process.wait(60)
     broken = [name for name, (low, high) in BOUNDS.items() if not low <= found[name] <= high]
@@ -446,10 +453,12 @@ def main() -> None:
         bound = "" if high is None else (f"≥ {low:g}" if high == float("inf") else f"≤ {high:g}")
         style = "red" if name in broken else None
         table.add_row(name, f"{value:,.1f}".removesuffix(".0"), bound, style=style)
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(table, f"memory, MB: {' '.join(map(str, memory))}")
     if options.json:
         run_of = describe_run(model=options.model, minutes=options.minutes, times=options.times)
-        options.json.write_text(json.dumps(run_of | {"found": found, "broken": broken}, indent=1))
+        options.json.write_text(
+            json.dumps(run_of | {"found": found, "broken": broken, "memory": memory}, indent=1)
+        )
     sys.exit(bool(broken))
 
 
