@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,6 +56,27 @@ async def test_what_is_put_is_got_by_its_owner_alone_and_by_a_later_process(path
         assert not await store.delete("you", "a")
         assert await store.delete("me", "a")
         assert await store.get("me", "a") is None
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from f1.store.responses import ResponseStore, StoredResponse
+
+async def main():
+    store = ResponseStore(Path(sys.argv[1]), 2**20)
+    await store.put("me", StoredResponse("a", None, [], {"id": "a", "output": []}))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_is_put_outlives_a_process_that_is_killed(path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED, path], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    with closing(ResponseStore(path, 2**20)) as store:
+        assert await kept(store, "a") == ["a"]
 
 
 async def test_a_chain_is_followed_to_its_beginning(store: ResponseStore) -> None:
