@@ -36,7 +36,7 @@ ASK = GenerateRequest((Message("user", "?"),), TOOLS, eager_arguments=True)
 
 WORDS = (
     *("Sure", " I", " will", " 漢字", " é", "🎉", ".", "\n", "\n\n", "  ", "\t", "a < b", " {x}"),
-    *("`code`", "``", "[1]", ' "name"', ": ", "get_time", "</tool", "\\n", "}}", "]", "<"),
+    *("`code`.", " `` ", "[1]", ' "name"', ": ", "get_time", "</tool", "\\n", "}}", "]", "<"),
 )
 # Begin like a call, and are none: the second half is not what a call goes on with.
 NEAR_MISSES = (
@@ -46,7 +46,7 @@ NEAR_MISSES = (
     '```json\n{"names": ["get_time"]}\n```',
     "```json\n[1, 2]\n```",
     '```json\n[{"id": 1}]\n```',
-    '```python\nprint({"name": "get_time"})\n```',
+    '```python\nprint({"name": "get_times"})\n```',
     "```json\n{" + " " * 30 + '"name": "get_time"',
     "<tool_cal",
     "<tool_response>",
@@ -154,7 +154,7 @@ def output(family: Family, draw: random.Random) -> Output:
     form = draw.choice([None, *family.forms])
     words = draw.choices(WORDS, k=draw.randrange(8)) if draw.random() < 0.7 else []
     if draw.random() < 0.3:
-        words.insert(draw.randrange(len(words) + 1), draw.choice(NEAR_MISSES) + "\n")
+        words.insert(draw.randrange(len(words) + 1), draw.choice(NEAR_MISSES) + ".\n")
     text = "".join(words)
     if form is None:
         return Output(lead + text, thought, text.lstrip() if lead else text)
