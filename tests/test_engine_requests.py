@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_a_mask_of_the_wrong_form_is_refused_and_nothing_lost(
         engine.finish_step({sequence_id: mask})
     (output,) = engine.finish_step({sequence_id: None})
     assert [output.token_id] == alone(model, request([1, 2, 3], 1))
+
+
+def test_a_model_whose_file_is_cut_short_is_an_error(tmp_path: Path) -> None:
+    """Not the end of the process: the embedding is read in place."""
+    engine = _core.Engine(tiny_model(tmp_path, num_threads=1), num_pages=8)
+    engine.submit(request([1, 2, 3], 5))
+    engine.begin_step()
+    engine.finish_step()
+    os.truncate(tmp_path / "tiny.bin", 4096)
+    with pytest.raises(_core.DeviceError, match="cut short"):
+        engine.begin_step()
+    engine.check()
 
 
 # --- logprobs -------------------------------------------------------------------------------------

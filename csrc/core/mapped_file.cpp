@@ -12,23 +12,34 @@
 
 namespace f1 {
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  // Without waiting: a pipe would have one wait for who writes to it.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw InvalidArgument(concat(path, ": cannot open: ", std::strerror(errno)));
+MappedFile::MappedFile(const std::string& path)
+    // Without waiting: a pipe would have one wait for who writes to it.
+    : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  if (fd_ < 0) throw InvalidArgument(concat(path, ": cannot open: ", std::strerror(errno)));
   struct stat status{};
   void* data = MAP_FAILED;
-  const bool is_file = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+  const bool is_file = ::fstat(fd_, &status) == 0 && S_ISREG(status.st_mode);
   if (is_file && status.st_size > 0)
-    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
-  ::close(fd);
-  if (!is_file) throw InvalidArgument(concat(path, ": not a file"));
-  if (data == MAP_FAILED) throw InvalidArgument(concat(path, ": empty, or cannot be mapped"));
+    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd_, 0);
+  if (data == MAP_FAILED) {
+    ::close(fd_);
+    throw InvalidArgument(
+        concat(path, is_file ? ": empty, or cannot be mapped" : ": not a file"));
+  }
   data_ = static_cast<std::byte*>(data);
   size_ = static_cast<uint64_t>(status.st_size);
 }
 
-MappedFile::~MappedFile() { ::munmap(data_, size_); }
+MappedFile::~MappedFile() {
+  ::munmap(data_, size_);
+  ::close(fd_);
+}
+
+void MappedFile::check_whole() const {
+  struct stat status{};
+  if (::fstat(fd_, &status) != 0 || static_cast<uint64_t>(status.st_size) < size_)
+    throw DeviceError(concat(path_, ": was cut short while it was in use"));
+}
 
 std::span<const std::byte> MappedFile::bytes(uint64_t offset, uint64_t size) const {
   if (offset > size_ || size > size_ - offset)

@@ -176,6 +176,7 @@ std::unique_ptr<Logits> Model::make_logits(int max_rows) const {
 
 void Model::forward(const Batch& batch, KvCache& cache, Activations& activations) const {
   check_batch(batch, config_, cache, activations);
+  for (const auto& file : table_files_) file->check_whole();
   backend_->embed(*weights_.embed, batch, activations);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
