@@ -237,6 +237,14 @@ def test_who_does_not_go_on_is_hung_up_on(begun: bytes) -> None:
         check_served(server)
 
 
+def test_who_does_not_go_on_behind_a_request_is_hung_up_on() -> None:
+    with running(Hasty) as server, connect(server) as connection:
+        connection.sendall(head(method="GET", path="/health"))
+        assert read(connection)[0] == 200
+        connection.sendall(b"GET")
+        assert is_closed(connection)
+
+
 def test_who_sends_a_byte_now_and_then_is_hung_up_on() -> None:
     with running(Hasty) as server:
         for begun in (b"GET / HTTP/1.1\r\nX: ", head("Content-Length: 100000")):
