@@ -161,7 +161,8 @@ def test_greedy_output_is_the_argmax_of_teacher_forced_logits(model: _core.Model
     assert logits[36:-1].argmax(axis=1).tolist() == output
 
 
-def test_any_traffic_leaves_outputs_alone(model: _core.Model) -> None:
+@pytest.mark.parametrize("num_requests", [200, pytest.param(3000, marks=pytest.mark.full)])
+def test_any_traffic_leaves_outputs_alone(model: _core.Model, num_requests: int) -> None:
     """Requests that share prefixes come, are aborted and preempted in a pool that is too small."""
     generator = random.Random(11)
     starts = [prompt(100, 40), prompt(101, 17), []]
@@ -169,8 +170,8 @@ def test_any_traffic_leaves_outputs_alone(model: _core.Model) -> None:
     asked: dict[int, _core.Request] = {}
     tokens: dict[int, list[int]] = {}
     aborted: set[int] = set()
-    for _ in range(1500):
-        if generator.random() < 0.3 and len(asked) < 200:
+    for _ in range(15 * num_requests // 2):
+        if generator.random() < 0.3 and len(asked) < num_requests:
             token_ids = generator.choice(starts) + prompt(generator.randrange(12), 20)
             r = request(token_ids, generator.randint(1, 180), temperature=1, seed=len(asked) % 5)
             sequence_id = engine.submit(r)
@@ -186,9 +187,10 @@ def test_any_traffic_leaves_outputs_alone(model: _core.Model) -> None:
     for outputs in steps(engine):
         for output in outputs:
             tokens[output.sequence_id].append(output.token_id)
-    assert engine.stats()["num_preemptions"] > 100
-    assert engine.stats()["num_reused_tokens"] > 4000
-    assert len(asked) == 200
+    print(engine.stats(), len(aborted), "aborted")
+    assert engine.stats()["num_preemptions"] > num_requests // 2
+    assert engine.stats()["num_reused_tokens"] > 20 * num_requests
+    assert len(asked) == num_requests
     for sequence_id, r in asked.items():
         expected = alone(model, r)
         got = tokens[sequence_id]
