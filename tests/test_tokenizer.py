@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import threading
+import time
 import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -211,6 +213,31 @@ def test_protected_spellings_stay_text(qwen: Tokenizer):
 def test_odd_text(qwen: Tokenizer, text: str):
     expected = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
     assert qwen.decode(qwen.encode(text)).decode() == expected
+
+
+def test_others_go_on_while_a_long_text_is_read(smollm: Tokenizer):
+    begun, done = threading.Event(), threading.Event()
+    found: list[int] = []
+    moments: list[float] = []
+
+    def read() -> None:
+        begun.wait()
+        moments.append(time.perf_counter())
+        found.extend(smollm.encode(" word" * 200_000))
+        moments.append(time.perf_counter())
+        done.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    begun.set()
+    longest, last = 0.0, time.perf_counter()
+    while not done.wait(0.001):
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    longest = max(longest, time.perf_counter() - last)
+    thread.join()
+    assert longest < (moments[1] - moments[0]) / 2  # the library's plain way has all stand still
+    assert found == smollm.encode(" word") * 200_000
 
 
 def test_token_bytes_out_of_range(qwen: Tokenizer):

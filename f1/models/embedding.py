@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from f1.errors import ModelFileError
+from f1.models.encoder import plain_ids
 from f1.models.safetensors import read_header
 from f1.models.tokenizer_json import read_json
 
@@ -73,7 +74,7 @@ class SentenceEncoder:
     def tokenize(self, text: str) -> list[int]:
         """The ids of one sentence, framed."""
         first, last = self.frame
-        return [first, *self.tokenizer.encode(text, add_special_tokens=False).ids, last]
+        return [first, *plain_ids(self.tokenizer, text), last]
 
     def embed(self, sentences: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
         """[B, D] float32 for the next B sentences, until all are done. Each has 1 to `max_tokens`

@@ -6,7 +6,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
-from f1.models.encoder import refusals_of
+from f1.models.encoder import plain_ids, refusals_of
 from f1.models.spelling import SENTENCEPIECE_SPACE, byte_level_bytes, sentencepiece_bytes
 from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
 
@@ -81,7 +81,7 @@ def _byte_level_bpe(metadata: Mapping[str, Any], spellings: Sequence[str], kinds
     encoder.pre_tokenizer = _pre_tokenizer(name)
     if name in _QWEN2_NAMES:
         encoder.normalizer = normalizers.NFC()
-    return _by_lines(lambda text: list(encoder.encode(text, add_special_tokens=False).ids))
+    return _by_lines(partial(plain_ids, encoder))
 
 
 def _by_lines(encode: Encode) -> Encode:
@@ -162,7 +162,7 @@ def _sentencepiece_bpe(
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         to_pieces.insert(0, normalizers.Prepend(SENTENCEPIECE_SPACE))
     encoder.normalizer = normalizers.Sequence(to_pieces)
-    return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
+    return partial(plain_ids, encoder)
 
 
 def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:

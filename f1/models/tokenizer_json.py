@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 from tokenizers import Tokenizer as Encoder
 
 from f1.errors import ModelFileError
-from f1.models.encoder import refusals_of
+from f1.models.encoder import plain_ids, refusals_of
 from f1.models.files import read_file
 from f1.models.spelling import byte_level_bytes, sentencepiece_bytes
 from f1.models.tokenizer import STOP_SPELLINGS, AddedToken, Encode, Tokenizer, Vocabulary
@@ -134,7 +135,7 @@ def _encoder(spec: Mapping[str, Any]) -> Encode:
     with refusals_of("tokenizer.json"):
         encoder = Encoder.from_buffer(orjson.dumps(spec))
         encoder.encode("a\U0010fffd")  # of a character without a token the unknown one is made
-    return lambda text: list(encoder.encode(text, add_special_tokens=False).ids)
+    return partial(plain_ids, encoder)
 
 
 def _without(model: dict[str, Any], added: list[AddedToken]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -20,6 +21,8 @@ from f1.settings import Settings
 
 if TYPE_CHECKING:
     from f1.models.embedding import SentenceEncoder
+
+log = logging.getLogger("f1.serve")
 
 _BEHIND = 10  # niceness: decoding, which people watch, goes first
 
@@ -91,8 +94,9 @@ class Embedder:
         try:
             return SentenceEncoder.load(pull(EMBEDDING_MODEL, self._settings))
         except DownloadError as error:
+            log.warning("%s", error)  # it may name paths and addresses
             told = f"the files of {EMBEDDING_MODEL} are not here: run `f1 pull {EMBEDDING_MODEL}`"
-            raise ModelNotFound(f"{told} ({error.message})", param="model") from error
+            raise ModelNotFound(told, param="model") from error
 
 
 def _read(encoder: SentenceEncoder, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
