@@ -177,7 +177,8 @@ class AsyncEngine:
         return self._failure is not None or not self._thread.is_alive()
 
     def stats(self) -> dict[str, Any]:
-        return dict(self._stepper.core.stats())
+        """Of the core, and of grammars: processor time, by the threads that are not the core's."""
+        return {**self._stepper.core.stats(), **self._grammars.stats()}
 
     def close(self) -> None:
         """Ends what still runs with EngineStopped and stops the thread."""

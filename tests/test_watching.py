@@ -82,10 +82,15 @@ def test_metrics_of_a_real_engine(http: httpx.Client, smollm_path: Path) -> None
         wait_until_loaded(http, server)
         sampled = ask(http, server, max_tokens=5).json()["usage"]["completion_tokens"]
         found = read_metrics(http, server)
+        assert found["f1_engine_grammars_compiled_total"] == 0
         assert found["f1_tokens_total{kind=completion}"] == sampled
         assert found["f1_engine_sampled_tokens_total"] >= sampled
         assert found["f1_engine_running"] == 0
         assert found["f1_time_per_output_token_seconds_count"] == 1
+        assert ask(http, server, response_format={"type": "json_object"}).status_code == 200
+        found = read_metrics(http, server)
+        assert found["f1_engine_grammars_compiled_total"] > 0
+        assert found["f1_engine_grammar_compile_seconds_total"] > 0
 
 
 def test_the_log_has_a_line_for_each_request_and_no_text_of_it(http: httpx.Client) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,8 @@ class Compiler:
         self._kept: OrderedDict[bytes, Future[Any]] = OrderedDict()
         self._num_bytes = 0
         self._lock = Lock()
+        self.num_compiled = 0
+        self.compile_seconds = 0.0  # of processor time
         self._quick = self._slow = None
         if background:
             self._quick = ThreadPoolExecutor(1, "f1-grammars")
@@ -105,7 +108,7 @@ class Compiler:
         if not future.set_running_or_notify_cancel():
             return  # somebody needed it earlier than its turn came
         try:
-            compiled = self._compiler.compile_grammar(make())
+            compiled = self._compile(make)
         except Exception as error:
             with self._lock:
                 if self._kept.get(key) is future:
@@ -128,6 +131,15 @@ class Compiler:
                 if future.done():
                     del self._kept[key]
                     self._num_bytes -= future.result().memory_size_bytes + _ENTRY_BYTES
+
+    def _compile(self, make: Make) -> Any:
+        begin = time.thread_time()
+        try:
+            return self._compiler.compile_grammar(make())
+        finally:
+            with self._lock:
+                self.num_compiled += 1
+                self.compile_seconds += time.thread_time() - begin
 
 
 def _be_nice() -> None:

@@ -103,6 +103,13 @@ class Grammars:
         if self._judge is not None:
             self._judge.close()
 
+    def stats(self) -> dict[str, float]:
+        compiler = self._compiler
+        return {
+            "num_grammars_compiled": compiler.num_compiled,
+            "grammar_compile_seconds": compiler.compile_seconds,
+        }
+
     # --- what requests give --------------------------------------------------------------------
 
     def admit(self, tools: Sequence[Tool], format: ResponseFormat) -> None:
