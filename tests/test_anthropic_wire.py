@@ -209,6 +209,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (messages(USER, calls("1", "2"), user(result("1"))), "messages"),
     (messages(USER, calls("1"), {"role": "system", "content": "x"}, user(result("1"))), "messages"),
     (messages(USER, calls("1", "1")), "messages[1].content[1].id"),
+    (messages(USER, calls(*map(str, range(100))), calls(*map(str, range(100, 200)))),
+     "messages[2].content[28].type"),
     (messages(USER, calls("1"), user(result("2"))), "messages[2].content[0].tool_use_id"),
     (messages(USER, calls("1"), user(result("1"), result("1"))),
      "messages[2].content[1].tool_use_id"),

@@ -29,18 +29,21 @@ def parse_history(
     system = _texts(_blocks(body, "system", limits))
     messages = [Message("system", system)] if system else []
     turns = _turns(body, limits)
+    for _, blocks in turns:
+        if len(calls := _of_kind(blocks, "tool_use")) > (most := limits.max_calls_per_message):
+            raise calls[most].refuse("type", f"may be 'tool_use' at most {most} times in a turn")
     if repaired is None:
         _check_answers(body, turns)
     role, blocks = turns[-1]
     if role == "assistant" and (repaired is None or not _of_kind(blocks, "tool_use")):
         raise body.refuse("messages", "must end with a user message: no answer can be begun for it")
     for role, blocks in turns:
-        calls = tuple(map(_parse_call, _of_kind(blocks, "tool_use")))
+        made = tuple(map(_parse_call, _of_kind(blocks, "tool_use")))
         results = [_parse_result(block, limits) for block in _of_kind(blocks, "tool_result")]
         messages += results
         if _of_kind(blocks, "text") or not results:
             thought = "\n".join(block.get("thinking") for block in _of_kind(blocks, "thinking"))
-            messages.append(Message(cast(Role, role), _texts(blocks), calls, reasoning=thought))
+            messages.append(Message(cast(Role, role), _texts(blocks), made, reasoning=thought))
     return tuple(messages) if repaired is None else repair(messages, repaired)
 
 
