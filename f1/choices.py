@@ -59,8 +59,8 @@ class Choice:
     num_thought_tokens: int = 0  # of turns before this one
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
-    mask_seconds: float = 0.0  # spent on what may follow, where that was not ordinary
-    slow_seconds: float = 0.0  # of those, what the others have not been given back
+    step_seconds: float = 0.0  # spent on what may follow, in this step
+    mask_seconds: float = 0.0  # and in all, in steps where it was more than is ordinary
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""

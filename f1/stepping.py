@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("f1.stepping")
 
-# Of the stepping thread's processor time. A call that takes more than what is ordinary counts.
+# Of the stepping thread's processor time, for one choice in one step. More than what is ordinary
+# counts.
 ORDINARY_SECONDS = 0.001
 MAX_STEP_SECONDS = 0.05
-MAX_MASK_SECONDS = 2.0  # of one choice
+MAX_MASK_SECONDS = 2.0  # in all
 REST = 8  # times what it took
 
 
@@ -253,7 +254,7 @@ class Stepper:
                 reason = "length"
             elif turn.awaited is not None:
                 self._wait(choice, turn.awaited)
-            elif choice.slow_seconds:
+            else:
                 self._rest(choice)
         for event in events:
             choice.send(event)
@@ -310,18 +311,20 @@ class Stepper:
         """What it returns. Raises ConstraintError where the choice's grammar takes too long."""
         begin = time.thread_time()
         result = call()
-        spent = time.thread_time() - begin
-        if spent > ORDINARY_SECONDS:
-            choice.slow_seconds += spent
-            choice.mask_seconds += spent
-            if spent > MAX_STEP_SECONDS or choice.mask_seconds > MAX_MASK_SECONDS:
+        choice.step_seconds += time.thread_time() - begin
+        if choice.step_seconds > ORDINARY_SECONDS:
+            spent = choice.step_seconds
+            if spent > MAX_STEP_SECONDS or choice.mask_seconds + spent > MAX_MASK_SECONDS:
                 message = f"{choice.turn.constraint}: to tell what may come next takes too long"
                 raise ConstraintError(message, code="mask_budget")
         return result
 
     def _rest(self, choice: Choice) -> None:
         """Slow ones together take one part in REST of the others' time, however many they are."""
-        spent, choice.slow_seconds = choice.slow_seconds, 0.0
+        spent, choice.step_seconds = choice.step_seconds, 0.0
+        if spent <= ORDINARY_SECONDS:
+            return
+        choice.mask_seconds += spent
         others = len(self.running) - len(self._waiting) - len(self._resting) > 1
         if choice.sequence_id is not None and others:
             self.core.pause(choice.sequence_id)

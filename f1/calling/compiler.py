@@ -48,7 +48,7 @@ class Compiler:
             info, max_threads=1, cache_limit_bytes=CACHE_BYTES
         )
         self._kept: OrderedDict[bytes, Future[Any]] = OrderedDict()
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._lock = Lock()
         self.num_compiled = 0
         self.compile_seconds = 0.0  # of processor time
@@ -57,6 +57,9 @@ class Compiler:
             self._quick = ThreadPoolExecutor(1, "f1-grammars")
             self._slow = ThreadPoolExecutor(1, "f1-slow-grammars", initializer=_be_nice)
         self._early: set[bytes] = set()  # that wait to be made, and nobody for them
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def get(self, key: bytes, make: Make, *, slow: bool = False) -> Future[Any]:
         """The compiled grammar, perhaps later. `make` raises what the future then does."""
@@ -118,19 +121,16 @@ class Compiler:
             future.set_exception(error)
             return
         with self._lock:
-            self._num_bytes += compiled.memory_size_bytes + _ENTRY_BYTES
+            self.num_bytes += compiled.memory_size_bytes + _ENTRY_BYTES
+            self._make_room()
         future.set_result(compiled)
-        self._make_room()
 
     def _make_room(self) -> None:
-        with self._lock:
-            for key in [*self._kept] if self._num_bytes > MAX_COMPILED_BYTES else ():
-                if self._num_bytes <= MAX_COMPILED_BYTES or len(self._kept) == 1:
-                    break
-                future = self._kept[key]
-                if future.done():
-                    del self._kept[key]
-                    self._num_bytes -= future.result().memory_size_bytes + _ENTRY_BYTES
+        """By those that are made, the oldest first; the last one made is not yet among them."""
+        made = (key for key, future in [*self._kept.items()] if future.done())
+        while self.num_bytes > MAX_COMPILED_BYTES and (key := next(made, None)) is not None:
+            future = self._kept.pop(key)
+            self.num_bytes -= future.result().memory_size_bytes + _ENTRY_BYTES
 
     def _compile(self, make: Make) -> Any:
         begin = time.thread_time()

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import orjson
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
+
+from f1.calling.latest import latest
+
+_KEPT_BYTES = 64 << 20  # of documents
+_BYTES_PARSED = 40  # that a byte of a schema takes in one, about
 
 # Where subschemas stand: keywords that hold one, a list of them, a map of them.
 _ONE = (
@@ -65,7 +69,7 @@ class Document:
         return sum(node.get("$dynamicAnchor") == name for node in self.nodes)
 
 
-@lru_cache(maxsize=1024)
+@latest(_KEPT_BYTES, lambda _, text: _BYTES_PARSED * len(text) + 2000)
 def document(text: bytes) -> Document:
     """The schema of this JSON text; for reading only, as all who ask share it."""
     root = orjson.loads(text)

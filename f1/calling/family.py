@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from importlib import resources
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -20,11 +20,12 @@ import orjson
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from f1.calling.latest import latest
 from f1.calling.thought import Reasoning
 from f1.errors import InvalidRequest
 from f1.types import Message, Tool, ToolCall
 
-_MAX_TOOLSETS = 64  # whose prompts are kept
+_MAX_TOOLS_BYTES = 32 << 20  # of what prompts say of tools that is kept
 _CONTENT = "{the content of the message}"  # holds its place
 _ELEMENT = re.compile(r'\s+|"[^"]*"|[{}\[\],:;]|[^\s{}\[\],:;"]+')
 
@@ -131,8 +132,8 @@ class Family:
                     yield message
 
     def _ask(self, content: str, tools: Sequence[Tool]) -> str:
-        before, after = _around_request(self.request, tools_key(tools))
-        return before + content + after
+        around: tuple[str, str] = _around_request(self.request, tools_key(tools))
+        return around[0] + content + around[1]
 
     def _write_said(self, message: Message, *, thinks: bool) -> str:
         parts = [message.content, self.write_calls(message.tool_calls)]
@@ -193,12 +194,12 @@ def tools_of(key: bytes) -> list[Tool]:
     return [Tool(*fields) for fields in orjson.loads(key)]
 
 
-@lru_cache(_MAX_TOOLSETS)
+@latest(_MAX_TOOLS_BYTES, lambda text, source, key, system, parallel: 2 * len(text) + len(key))
 def _system_text(source: str, key: bytes, system: str, parallel: bool) -> str:
     return _render(source, system=system, tools=tools_of(key), parallel=parallel)
 
 
-@lru_cache(_MAX_TOOLSETS)
+@latest(_MAX_TOOLS_BYTES, lambda texts, source, key: 2 * sum(map(len, texts)) + len(key))
 def _around_request(source: str, key: bytes) -> tuple[str, str]:
     """What stands before and behind the content of the first user message."""
     before, _, after = _render(source, content=_CONTENT, tools=tools_of(key)).partition(_CONTENT)

@@ -16,13 +16,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from f1.calling.grammar import Segment, TokenSet
+from f1.calling.latest import Latest
 
 CONTEXT_BYTES = 32  # of what was read; a tokenizer's pieces do not look further back
+_KEPT_BYTES = 16 << 20  # of splits, and of tokens that go on behind some text
 MAX_OVERLAP = 16  # bytes of a token that begins inside the forced text and goes on behind it
 
 
@@ -44,8 +45,10 @@ class Canonical:
         self._added = frozenset(added)
         self._never = frozenset(never)
         self._sorted = array("i", sorted(range(len(token_bytes)), key=token_bytes.__getitem__))
-        self.pieces = lru_cache(maxsize=4096)(self._pieces)
-        self.longer = lru_cache(maxsize=4096)(self._longer)
+        self.pieces = Latest(
+            self._pieces, _KEPT_BYTES, lambda ids, before, data: 9 * len(ids) + len(data) + 300
+        )
+        self.longer = Latest(self._longer, _KEPT_BYTES, lambda ids, data: 8 * len(ids) + 300)
 
     def _pieces(self, before: bytes, data: bytes) -> tuple[int, ...]:
         """The tokens of `data` behind `before`; () where no token begins at `data`."""

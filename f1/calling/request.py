@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import orjson
 
 from f1.calling.family import tools_key, tools_of
+from f1.calling.latest import latest
 from f1.calling.schema import check_schema, check_tool, schema_text
 from f1.errors import InvalidRequest
 from f1.types import GenerateRequest
@@ -39,7 +38,7 @@ def check_request(request: GenerateRequest) -> None:
         check_schema(format.value or {}, param="response_format.json_schema.schema")
 
 
-@lru_cache(64)
+@latest(32 << 20, lambda _, key: len(key) + 500)
 def _check_tools(key: bytes) -> None:
     for tool in tools_of(key):
         if tool.strict:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from f1.calling.document import REFERENCES, Document, document
+from f1.calling.latest import latest
 from f1.calling.validating import check, compile_pattern
 from f1.errors import InvalidSchema
 from f1.types import JsonSchema, Tool
@@ -115,7 +115,7 @@ def _repeated_key(text: str) -> str | None:
 # --- checking ----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
+@latest(16 << 20, lambda _, text, param: len(text) + len(param) + 500)
 def _check(text: bytes, param: str) -> None:
     parsed = document(text)
     meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from threading import Lock
 
@@ -33,7 +34,7 @@ MAX_RELAXED = 32  # told of one schema
 Given = JsonSchema | str  # a schema, or the text of a pattern or grammar
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """What is to be judged, and the request's field that holds it."""
 
@@ -42,7 +43,7 @@ class Subject:
     param: str
     freely: bool = False
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         given = self.given
         text = given.encode() if isinstance(given, str) else schema_text(given, self.param)
