@@ -40,8 +40,8 @@ async def kept(store: ResponseStore, *names: str, tenant: str = "me") -> list[st
 
 
 async def chain(store: ResponseStore, name: str, max_items: int = 100) -> list[str] | None:
-    found = await store.chain("me", name, max_items=max_items, max_bytes=2**20)
-    return found if found is None else [stored.id for stored in found]
+    found = await store.conversation("me", name, max_items=max_items, max_bytes=2**20)
+    return None if found is None else [item["id"].split("_")[1] for item in found[::2]]
 
 
 async def test_what_is_put_is_got_by_its_owner_alone_and_by_a_later_process(path: Path) -> None:
@@ -83,14 +83,29 @@ async def test_a_chain_is_followed_to_its_beginning(store: ResponseStore) -> Non
     for name, previous in (("a", None), ("b", "a"), ("c", "b"), ("other", "a")):
         await store.put("me", make(name, previous))
     assert await chain(store, "c") == ["a", "b", "c"]
-    assert await store.chain("you", "c", max_items=100, max_bytes=2**20) is None
+    assert await store.conversation("you", "c", max_items=100, max_bytes=2**20) is None
     with pytest.raises(TooMuch):
         await chain(store, "c", max_items=8)
     with pytest.raises(TooMuch):
-        await store.chain("me", "c", max_items=100, max_bytes=200)
+        await store.conversation("me", "c", max_items=100, max_bytes=200)
     await store.delete("me", "b")
     assert await chain(store, "c") is None
     assert await chain(store, "other") == ["a", "other"]
+
+
+async def test_tools_do_not_count_as_conversation(store: ResponseStore) -> None:
+    previous = None
+    for name in "abcdefgh":
+        stored = make(name, previous)
+        stored.response["tools"] = ["x" * 50_000]
+        await store.put("me", stored)
+        previous = name
+    found = await store.conversation("me", "h", max_items=100, max_bytes=4000)
+    assert found is not None
+    assert len(found) == 16
+    whole = await store.get("me", "h")
+    assert whole is not None
+    assert list(whole.response.items()) == list(stored.response.items())
 
 
 async def test_items_are_found_by_id(store: ResponseStore) -> None:
@@ -103,7 +118,7 @@ async def test_items_are_found_by_id(store: ResponseStore) -> None:
     }  # fmt: skip
     assert await store.items("you", ids, max_bytes=2**20) == {}
     with pytest.raises(TooMuch):
-        await store.items("me", ids, max_bytes=2000)
+        await store.items("me", ids, max_bytes=200)
     await store.delete("me", "a")
     assert (await store.items("me", ids, max_bytes=2**20)).keys() == {"msg_b_out"}
 
@@ -176,12 +191,13 @@ async def test_a_file_of_another_version_is_set_aside(path: Path) -> None:
         assert await kept(store, "a") == ["a"]
 
 
-async def test_a_broken_row_is_removed_and_the_others_stay(path: Path) -> None:
+@pytest.mark.parametrize("broken", ["CAST(replace(input, 'Hi', 'Ho') AS BLOB)", "5", "'x'"])
+async def test_a_broken_row_is_removed_and_the_others_stay(path: Path, broken: str) -> None:
     with closing(ResponseStore(path, 2**20)) as store:
         await store.put("me", make("a"))
         await store.put("me", make("b"))
         with closing(sqlite3.connect(path)) as other, other:
-            other.execute("UPDATE responses SET input = replace(input, 'Hi', 'Ho') WHERE id = 'a'")
+            other.execute(f"UPDATE responses SET input = {broken} WHERE id = 'a'")
         assert await kept(store, "a", "b") == ["b"]
 
 

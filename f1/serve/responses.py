@@ -117,18 +117,18 @@ async def _conversation_before(
     if previous is None:
         return []
     try:
-        chain = await store.chain(
+        items = await store.conversation(
             tenant, previous, max_items=limits.max_messages, max_bytes=limits.max_body_bytes
         )
     except TooMuch as error:
         raise refuse(field, f"has too long a conversation before it: {error}") from None
-    if chain is None:
+    if items is None:
         raise refuse(
             field,
             "names a response that is not stored, or follows one",
             code=f"{field[:-3]}_not_found",
         )
-    return _read([item for response in chain for item in response.items()], field, limits)
+    return _read(items, field, limits)
 
 
 def _read(stored: Iterable[dict[str, Any]], path: str, limits: Limits) -> list[Item]:

@@ -2,7 +2,8 @@
 
 cache/responses.sqlite
 
-    responses   one row each: whose it is, which one it followed, its input and itself as JSON
+    responses   one row each: whose it is, which one it followed, and as JSON its input, its output
+                and what else it tells, which is large where there are many tools
     items       id of an item ─▶ the responses it stands in
     held        bytes held by each tenant, kept up to date by triggers
 
@@ -42,7 +43,8 @@ _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, previous TEXT, used REAL NOT NULL,
-    bytes INTEGER NOT NULL, input BLOB NOT NULL, response BLOB NOT NULL, crc INTEGER NOT NULL);
+    bytes INTEGER NOT NULL, input BLOB NOT NULL, output BLOB NOT NULL, about BLOB NOT NULL,
+    crc INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS by_use ON responses (used);
 CREATE INDEX IF NOT EXISTS by_tenant ON responses (tenant, used);
 CREATE TABLE IF NOT EXISTS items (
@@ -80,7 +82,6 @@ class StoredResponse:
     previous: str | None
     input: list[Json]
     response: Json
-    num_bytes: int = 0  # as it is kept
 
     def items(self) -> list[Json]:
         """What was said, in order."""
@@ -117,12 +118,14 @@ class ResponseStore:
         """None where there is none of that id, or it is another tenant's."""
         return await self._do(lambda db: _get(db, tenant, response_id))
 
-    async def chain(
+    async def conversation(
         self, tenant: str, response_id: str, *, max_items: int, max_bytes: int
-    ) -> list[StoredResponse] | None:
-        """The response, and before it those it followed, oldest first. None where one of them is
-        not kept. Raises TooMuch."""
-        return await self._do(lambda db: _chain(db, tenant, response_id, max_items, max_bytes))
+    ) -> list[Json] | None:
+        """What was said up to the end of the response: its items, and before them those of all that
+        it followed. None where one of those is not kept. Raises TooMuch."""
+        return await self._do(
+            lambda db: _conversation(db, tenant, response_id, max_items, max_bytes)
+        )
 
     async def items(self, tenant: str, ids: Iterable[str], *, max_bytes: int) -> dict[str, Json]:
         """Those of the items that are kept, by id. Raises TooMuch where the responses that they
@@ -173,17 +176,17 @@ class ResponseStore:
             self._connection = None
 
     def _put(self, db: sqlite3.Connection, tenant: str, stored: StoredResponse) -> None:
-        given, response = orjson.dumps(stored.input), orjson.dumps(stored.response)
+        about = stored.response | {"output": []}
+        texts = [orjson.dumps(part) for part in (stored.input, stored.response["output"], about)]
         ids = {item["id"] for item in stored.items()}
-        size = len(given) + len(response) + _ROW_BYTES + 128 * len(ids)
+        size = sum(map(len, texts)) + _ROW_BYTES + 128 * len(ids)
         if size > self._max_bytes:
             raise NotStored(f"the response takes {size} bytes, {self._max_bytes} are kept in all")
         db.execute("DELETE FROM responses WHERE used < ?", (time.time() - self._max_age,))
         while _held(db) + size > self._max_bytes and _remove_oldest(db):
             pass
-        crc = _crc(given, response)
-        row = (stored.id, tenant, stored.previous, time.time(), size, given, response, crc)
-        db.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = (stored.id, tenant, stored.previous, time.time(), size, *texts, _crc(*texts))
+        db.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.executemany("INSERT INTO items VALUES (?, ?)", [(item, stored.id) for item in ids])
 
 
@@ -210,52 +213,62 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 
 def _get(db: sqlite3.Connection, tenant: str, response_id: str) -> StoredResponse | None:
-    row = db.execute(
-        "SELECT previous, input, response, crc FROM responses WHERE id = ? AND tenant = ?",
-        (response_id, tenant),
-    ).fetchone()
+    row = _row(db, tenant, response_id)
     if row is None:
         return None
-    try:
-        return _read(response_id, *row)
-    except (ValueError, KeyError, TypeError):
-        log.error("stored response %s is broken and removed", response_id)
-        _delete(db, tenant, response_id)
+    response: Json = orjson.loads(row.about)
+    response["output"] = orjson.loads(row.output)
+    return StoredResponse(response_id, row.previous, orjson.loads(row.input), response)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    previous: str | None
+    input: bytes
+    output: bytes
+    about: bytes
+
+    def items(self) -> list[Json]:
+        return [*orjson.loads(self.input), *orjson.loads(self.output)]
+
+
+def _row(db: sqlite3.Connection, tenant: str, response_id: str) -> _Row | None:
+    """As it was written: one that is not is removed, and counts as not kept."""
+    found = db.execute(
+        "SELECT previous, input, output, about, crc FROM responses WHERE id = ? AND tenant = ?",
+        (response_id, tenant),
+    ).fetchone()
+    if found is None:
         return None
+    *row, crc = found
+    if all(isinstance(text, bytes) for text in row[1:]) and _crc(*row[1:]) == crc:
+        return _Row(*row)
+    log.error("stored response %s is broken and removed", response_id)
+    _delete(db, tenant, response_id)
+    return None
 
 
-def _read(
-    response_id: str, previous: str | None, given: bytes, response: bytes, crc: int
-) -> StoredResponse:
-    """Raises ValueError, KeyError or TypeError where it is not what `_put` writes."""
-    if _crc(given, response) != crc:
-        raise ValueError
-    items, whole = orjson.loads(given), orjson.loads(response)
-    stored = StoredResponse(response_id, previous, items, whole, len(given) + len(response))
-    if stored.response["id"] != response_id or not all(item["id"] for item in stored.items()):
-        raise ValueError
-    return stored
-
-
-def _chain(
+def _conversation(
     db: sqlite3.Connection, tenant: str, response_id: str, max_items: int, max_bytes: int
-) -> list[StoredResponse] | None:
-    chain: list[StoredResponse] = []
+) -> list[Json] | None:
+    parts: list[list[Json]] = []
+    ids: list[str] = []
     num_items = num_bytes = 0
     following: str | None = response_id
     while following is not None:
-        stored = _get(db, tenant, following)
-        if stored is None:
+        row = _row(db, tenant, following)
+        if row is None:
             return None
-        chain.append(stored)
-        num_items += 1 + len(stored.items())
-        num_bytes += stored.num_bytes
+        ids.append(following)
+        parts.append(row.items())
+        num_items += 1 + len(parts[-1])
+        num_bytes += len(row.input) + len(row.output)
         if num_items > max_items or num_bytes > max_bytes:
             raise TooMuch(f"more than {max_items} items or {max_bytes} bytes")
-        following = stored.previous
+        following = row.previous
     now = time.time()
-    db.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, s.id) for s in chain])
-    return chain[::-1]
+    db.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, used) for used in ids])
+    return [item for part in reversed(parts) for item in part]
 
 
 def _items(
@@ -264,7 +277,8 @@ def _items(
     wanted, responses = set(ids), dict[str, int]()
     for item_id in wanted:
         row = db.execute(
-            "SELECT responses.id, bytes FROM items JOIN responses ON responses.id = items.response"
+            "SELECT responses.id, length(input) + length(output)"
+            " FROM items JOIN responses ON responses.id = items.response"
             " WHERE items.id = ? AND tenant = ? ORDER BY used DESC LIMIT 1",
             (item_id, tenant),
         ).fetchone()
@@ -272,8 +286,8 @@ def _items(
             responses[row[0]] = row[1]
     if sum(responses.values()) > max_bytes:
         raise TooMuch(f"more than {max_bytes} bytes")
-    found = [_get(db, tenant, response_id) for response_id in responses]
-    items = [item for stored in found if stored for item in stored.items()]
+    found = [_row(db, tenant, response_id) for response_id in responses]
+    items = [item for row in found if row for item in row.items()]
     return {item["id"]: item for item in items if item["id"] in wanted}
 
 
@@ -295,8 +309,8 @@ def _remove_oldest(db: sqlite3.Connection) -> bool:
     return removed.rowcount > 0
 
 
-def _crc(given: bytes, response: bytes) -> int:
-    return zlib.crc32(response, zlib.crc32(given))
+def _crc(*texts: bytes) -> int:
+    return zlib.crc32(b"\0".join(texts))  # which JSON does not hold
 
 
 def _code(error: Exception) -> int:
