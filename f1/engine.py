@@ -178,7 +178,8 @@ class AsyncEngine:
 
     def stats(self) -> dict[str, Any]:
         """Of the core, and of grammars: processor time, by the threads that are not the core's."""
-        return {**self._stepper.core.stats(), **self._grammars.stats()}
+        masks = {"mask_seconds": self._stepper.mask_seconds}
+        return {**self._stepper.core.stats(), **self._grammars.stats(), **masks}
 
     def close(self) -> None:
         """Ends what still runs with EngineStopped and stops the thread."""

@@ -63,6 +63,7 @@ class Stepper:
         self._token_bytes = token_bytes
         self._settle = settle
         self._aside: set[Choice] = set()  # being settled
+        self.mask_seconds = 0.0  # of processor time: to tell what may come next, and to take it
 
     # --- coming and going ----------------------------------------------------------------------
 
@@ -311,7 +312,9 @@ class Stepper:
         """What it returns. Raises ConstraintError where the choice's grammar takes too long."""
         begin = time.thread_time()
         result = call()
-        choice.step_seconds += time.thread_time() - begin
+        spent = time.thread_time() - begin
+        choice.step_seconds += spent
+        self.mask_seconds += spent
         if choice.step_seconds > ORDINARY_SECONDS:
             spent = choice.step_seconds
             if spent > MAX_STEP_SECONDS or choice.mask_seconds + spent > MAX_MASK_SECONDS:

@@ -91,6 +91,7 @@ def test_metrics_of_a_real_engine(http: httpx.Client, smollm_path: Path) -> None
         found = read_metrics(http, server)
         assert found["f1_engine_grammars_compiled_total"] > 0
         assert found["f1_engine_grammar_compile_seconds_total"] > 0
+        assert found["f1_engine_mask_seconds_total"] > 0
 
 
 def test_the_log_has_a_line_for_each_request_and_no_text_of_it(http: httpx.Client) -> None:
