@@ -215,6 +215,21 @@ def test_a_template_that_was_stopped_is_asked_again_from_the_start() -> None:
             template.render([Message("user", "hang")])
 
 
+def test_a_template_whose_process_was_killed_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        foreign.subprocess, "Popen", lambda *a, **o: started.append(popen(*a, **o)) or started[-1]
+    )
+    template = ChatTemplate("{{ messages[0].content }}", _letters())
+    started[0].kill()
+    os.waitid(os.P_PID, started[0].pid, os.WEXITED | os.WNOWAIT)
+    assert template.render([Message("user", "!")]) == _letters().encode("!")
+    assert len(started) == 2
+
+
 def test_a_template_gets_text_as_it_is() -> None:
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     letters = _letters()

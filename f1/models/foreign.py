@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import TemplateError
@@ -28,23 +28,26 @@ class ForeignTemplate:
         self._source = source
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._end: Callable[[], object] = lambda: None
         with self._lock:
             self._start()
 
     def render(self, arguments: Mapping[str, Any], limit: int) -> str:
         """At most `limit` characters. Raises TemplateError, also where it takes too much."""
         with self._lock:
-            if self._process is None:
+            if self._process is None or self._process.poll() is not None:
                 self._start()
             return str(self._ask({"arguments": arguments, "limit": limit}, limit)["text"])
 
     def _start(self) -> None:
+        self._end()
         self._process = subprocess.Popen(
             [sys.executable, "-P", rendering.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
         )
         self._end = weakref.finalize(self, _end, self._process)
         self._ask({"source": self._source})
