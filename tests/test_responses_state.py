@@ -117,6 +117,14 @@ def test_a_conversation_of_many_turns_streamed_is_followed_whole(store: Response
     assert said == ["a", "One ", "b", "Two ", "c"]
 
 
+def test_a_conversation_may_not_grow_without_bounds(store: ResponseStore) -> None:
+    with answering(ScriptedEngine("One"), store) as client:
+        asked: Any = [{"role": "user", "content": "a"}] * 1500
+        made = client.responses.create(model="f1", input=asked)
+        with pytest.raises(openai.BadRequestError, match="at most"):
+            client.responses.create(model="f1", input=asked, previous_response_id=made.id)
+
+
 def test_references_stand_for_stored_items(store: ResponseStore) -> None:
     engine = ScriptedEngine([call("clock")], "Noon.")
     with answering(engine, store) as client:
@@ -406,7 +414,7 @@ def said(*items: Any, repaired: list[str] | None = None) -> tuple[Message, ...]:
 def said_by(body: Any, repaired: list[str] | None = None) -> tuple[Message, ...]:
     asked = parse_responses_request(body, Limits())
     found = [item for item in asked.items if isinstance(item, Item)]
-    return conversation(asked.instructions, found, repaired=repaired)
+    return conversation(asked.instructions, found, Limits(), repaired=repaired)
 
 
 def a_call(call_id: str, name: str = "clock") -> dict[str, str]:
@@ -535,6 +543,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (given(a_call("1"), a_call("1"), an_output("1")), "input[1].call_id"),
     (given(user(), an_output("1")), "input[1].call_id"),
     (given(a_call("1"), an_output("1"), an_output("1")), "input[2].call_id"),
+    (given(*(a_call(str(i)) for i in range(129))), "input[128].type"),
     (given(a_call("1") | {"arguments": "{"}), "input[0].arguments"),
     (given(a_call("1") | {"arguments": {}}), "input[0].arguments"),
     (given(a_call("1") | {"name": ""}), "input[0].name"),

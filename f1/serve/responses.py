@@ -46,7 +46,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
             await store.check()  # before work is done for a response that could not be kept
         given = await _resolved(store, tenant, asked, limits)
         before = await _conversation_before(store, tenant, asked, limits)
-        generate, repaired = whole_request(asked, [*before, *given])
+        generate, repaired = whole_request(asked, [*before, *given], limits)
         writer = ResponsesWriter(asked, repaired)
 
         async def keep() -> None:

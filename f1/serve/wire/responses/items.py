@@ -166,11 +166,17 @@ def _keep(item: Fields, kind: str, prefix: Prefix, said: Json) -> Json:
 
 
 def conversation(
-    instructions: str | None, items: Sequence[Item], *, repaired: list[str] | None = None
+    instructions: str | None,
+    items: Sequence[Item],
+    limits: Limits,
+    *,
+    repaired: list[str] | None = None,
 ) -> Messages:
     """What the items say, every call answered. Raises InvalidRequest; where `repaired` is given,
     calls and outputs that do not match are put right instead, and it is told how."""
-    turns = _turns(items, strict=repaired is None)
+    if len(items) > limits.max_messages:
+        raise refuse("input", f"may make a conversation of {limits.max_messages} items at most")
+    turns = _turns(items, limits.max_calls_per_message, strict=repaired is None)
     messages = [message for turn in turns for message in turn]
     if instructions:
         messages.insert(0, Message("system", instructions))
@@ -180,7 +186,7 @@ def conversation(
     return tuple(messages) if repaired is None else repair(messages, repaired)
 
 
-def _turns(items: Sequence[Item], *, strict: bool) -> list[list[Message]]:
+def _turns(items: Sequence[Item], max_calls: int, *, strict: bool) -> list[list[Message]]:
     """Messages, each with the results of its calls behind it."""
     turns: list[list[Message]] = []
     open_calls: dict[str, list[Message]] = {}  # by id: the turn it is in
@@ -204,6 +210,8 @@ def _turns(items: Sequence[Item], *, strict: bool) -> list[list[Message]]:
             turns[-1][0] = _joined(turns[-1][0], message)
         else:
             turns.append([message])
+        if len(turns[-1][0].tool_calls) > max_calls:
+            raise refuse(f"{item.path}.type", f"may be a call at most {max_calls} times in a turn")
         open_calls |= {call.id: turns[-1] for call in message.tool_calls}
     if strict and open_calls:
         missing = ", ".join(call_id[:64] for call_id in list(open_calls)[:8])

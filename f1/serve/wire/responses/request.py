@@ -88,13 +88,13 @@ def parse_responses_request(
 
 
 def whole_request(
-    asked: ResponsesRequest, items: Sequence[Item]
+    asked: ResponsesRequest, items: Sequence[Item], limits: Limits
 ) -> tuple[GenerateRequest, list[str]]:
     """What to decode, with all that the conversation consists of, and what was put right in that
     where this was asked for. Raises InvalidRequest."""
     repaired: list[str] = []
     told = repaired if asked.repair_history else None
-    messages = conversation(asked.instructions, items, repaired=told)
+    messages = conversation(asked.instructions, items, limits, repaired=told)
     return replace(asked.generate, messages=messages), repaired
 
 
