@@ -291,6 +291,8 @@ ADVERSARIES = {
     "angles": lambda n: b"<" * n,
     "fences": lambda n: b"`" * n,
     "beginnings": lambda n: b"<tool_cal" * (n // 9),
+    "braces": lambda n: b"{" * n,
+    "lists": lambda n: b'[{"name": "get_tim' * (n // 18),
     "half names": lambda n: b'```json\n{"name": "get_tim' * (n // 24),
     "white space in a beginning": lambda n: b"```json\n" + b" " * n,
     "thought": lambda n: b"<think>" + b"</thin" * (n // 6),
