@@ -334,7 +334,7 @@ class Turn:
         if self._segment is not None:
             self._advance(token_id, self._segment)
         if self._json_scanner() is not None:
-            self.looped = self._loop.push(token_id)
+            self.looped = self._loop.push(token_id) or self.looped
         self._read(data)
 
     def _advance(self, token_id: int, segment: Segment) -> None:
