@@ -83,7 +83,8 @@ def schemathesis(server: Running, folder: Path, *options: str) -> None:
     for schema in schemas(written["paths"]):
         model = schema.get("properties", {}).get("model")
         if model is not None and "object" not in schema["properties"]:
-            schema["properties"]["model"] = {"enum": ["f1"]}
+            may_be_null = [] if "model" in schema.get("required", ()) else [None]
+            schema["properties"]["model"] = {"enum": ["f1", *may_be_null]}
     file = folder / "openapi.json"
     file.write_text(json.dumps(written))
     command = [

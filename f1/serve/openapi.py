@@ -155,7 +155,7 @@ def _write(operation: Operation, limits: Limits) -> Json:
 def _responses(operation: Operation) -> Json:
     content: Json = {operation.media: {"schema": operation.answer}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {"description": "server-sent events"}}
     name = "AnthropicError" if operation.path.startswith("/v1/messages") else "Error"
     failed = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     written = {
