@@ -144,7 +144,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "unlike alone": (0, 0),
     "memory growth, %": (-100, 2),
     "more files": (-1000, 2),
-    "more threads": (-1000, 4),
+    "more threads": (-1000, 32),  # the pool that prepares requests grows to that
     "left inside": (0, 0),
     "exit code": (0, 0),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import socket
@@ -21,13 +22,23 @@ from f1.serve.limits import Limits
 from f1.settings import Settings
 from f1.store.responses import ResponseStore
 
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full
+
+
+def _share_memory() -> None:
+    """Has all threads allocate from two heaps. By itself glibc gives each thread its own, and what
+    one has freed no other gets: the process then grows for as long as it serves."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # none but glibc has it
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bool:
     """Serves until SIGINT or SIGTERM. False when the model could not be loaded or the engine has
     failed: a supervisor must see that from the exit code. What other machines reach needs keys, or
     `keyless`."""
+    _share_memory()
     settings = Settings.from_env()
     access = Access.from_env(os.environ, host)
     if not access.keys and not keyless and not is_local(host):
