@@ -59,7 +59,8 @@ class Choice:
     num_thought_tokens: int = 0  # of turns before this one
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
-    step_seconds: float = 0.0  # spent on what may follow, in this step
+    step_seconds: float = 0.0  # of processor time, spent on what may follow in this step
+    step_waited: float = 0.0  # and how long that took
     mask_seconds: float = 0.0  # and in all, in steps where it was more than is ordinary
 
     def go_on_as(self, again: Choice) -> None:

@@ -310,13 +310,13 @@ class Stepper:
 
     def _timed(self, choice: Choice, call: Callable[[], T]) -> T:
         """What it returns. Raises ConstraintError where the choice's grammar takes too long."""
-        begin = time.thread_time()
+        waited, begin = time.monotonic(), time.thread_time()
         result = call()
         spent = time.thread_time() - begin
         choice.step_seconds += spent
         self.mask_seconds += spent
-        if choice.step_seconds > ORDINARY_SECONDS:
-            spent = choice.step_seconds
+        choice.step_waited += time.monotonic() - waited
+        if (spent := choice.step_seconds) > ORDINARY_SECONDS:
             if spent > MAX_STEP_SECONDS or choice.mask_seconds + spent > MAX_MASK_SECONDS:
                 message = f"{choice.turn.constraint}: to tell what may come next takes too long"
                 raise ConstraintError(message, code="mask_budget")
@@ -325,13 +325,14 @@ class Stepper:
     def _rest(self, choice: Choice) -> None:
         """Slow ones together take one part in REST of the others' time, however many they are."""
         spent, choice.step_seconds = choice.step_seconds, 0.0
+        waited, choice.step_waited = choice.step_waited, 0.0
         if spent <= ORDINARY_SECONDS:
             return
         choice.mask_seconds += spent
         others = len(self.running) - len(self._waiting) - len(self._resting) > 1
         if choice.sequence_id is not None and others:
             self.core.pause(choice.sequence_id)
-            rest = REST * spent * (1 + len(self._resting))
+            rest = REST * waited * (1 + len(self._resting))
             self._resting[choice.sequence_id] = time.monotonic() + rest
 
     def _end_rests(self) -> None:
