@@ -103,6 +103,10 @@ class AsyncEngine:
         )
         return cls(checkpoint, core, grammars, settings, snapshots)
 
+    def warm(self) -> None:
+        """Begins, aside, what the first tools and the first odd schema would wait for."""
+        self._admitting.submit(self._grammars.warm)
+
     # --- requests ------------------------------------------------------------------------------
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:

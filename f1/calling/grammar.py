@@ -112,6 +112,14 @@ class Grammars:
 
     # --- what requests give --------------------------------------------------------------------
 
+    def warm(self) -> None:
+        """Starts the process that judges, and compiles what most schemas have in common."""
+        sources = [Source("json_schema", text) for text in _COMMON]
+        for source in sources:
+            self._compiler.get(source.key, source.grammar, slow=True)
+        if self._judge is not None:
+            self._judge.ask(sources, cpu_seconds=60.0, seconds=60.0)
+
     def admit(self, tools: Sequence[Tool], format: ResponseFormat) -> None:
         """Decides once for each schema whether a grammar can be made of it. Raises InvalidSchema
         and its kin, Overloaded where there was no time to tell. Takes up to 3 s, and as long as

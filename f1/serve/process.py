@@ -58,6 +58,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
 
     def load() -> AsyncEngine:
         engine = AsyncEngine.start(model, settings)
+        engine.warm()
         # What was imported stays. To look through it again takes 0.3 s, in which nothing moves.
         gc.freeze()
         console.print(f"[green]ready[/] {escape(engine.model_id)} at [bold]{escape(address)}[/]")
