@@ -316,10 +316,11 @@ class Stepper:
         choice.step_seconds += spent
         self.mask_seconds += spent
         choice.step_waited += time.monotonic() - waited
-        if (spent := choice.step_seconds) > ORDINARY_SECONDS:
-            if spent > MAX_STEP_SECONDS or choice.mask_seconds + spent > MAX_MASK_SECONDS:
-                message = f"{choice.turn.constraint}: to tell what may come next takes too long"
-                raise ConstraintError(message, code="mask_budget")
+        total = choice.step_seconds
+        over = total > MAX_STEP_SECONDS or choice.mask_seconds + total > MAX_MASK_SECONDS
+        if over and total > ORDINARY_SECONDS:
+            message = f"{choice.turn.constraint}: to tell what may come next takes too long"
+            raise ConstraintError(message, code="mask_budget")
         return result
 
     def _rest(self, choice: Choice) -> None:
