@@ -375,7 +375,14 @@ async def test_refused_then_the_next_is_served(engine: AsyncEngine, case: str) -
 async def test_a_fault_belongs_to_one_request(engine: AsyncEngine) -> None:
     """A call that breaks what only validation can tell ends its request and no other."""
     impossible = Tool(
-        "f", "", {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"], "not": {}}
+        "f",
+        "",
+        {
+            "type": "object",
+            "properties": {"x": {"const": 1}},
+            "required": ["x"],
+            "not": {"properties": {"x": {"const": 1}}},
+        },
     )
     bad = ask("x", tools=(impossible,), tool_choice=REQUIRED, max_tokens=60)
     good = ask("Name three rivers.", max_tokens=20)

@@ -208,7 +208,7 @@ def test_the_grammar_counts_short_bounds_and_leaves_long_ones_to_validation(kit:
     fields = {
         "short": {"type": "string", "maxLength": 5},
         "long": {"type": "string", "maxLength": 1000},
-        "pattern": {"type": "string", "pattern": "^x{90}$"},
+        "pattern": {"type": "string", "pattern": "^.{90}$"},
     }
     schema = {"type": "object", "properties": fields, "required": list(fields)}
     request = replace(ASK, tools=(Tool("f", "", schema),), tool_choice=ToolChoice("named", "f"))

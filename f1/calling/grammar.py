@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from f1.calling.compiler import Compiler
 from f1.calling.family import Form, elements, pieces, tools_key
 from f1.calling.judge import Judge
+from f1.calling.lowering import lower
 from f1.calling.scanner import Closer
 from f1.calling.source import MAX_WHITESPACE, Source
 from f1.calling.verdicts import Subject, Verdicts
@@ -91,7 +92,8 @@ class Grammars:
         self._freely = freely
         given = (vocabulary, vocab_size, stop_token_ids)
         self._compiler = Compiler(*given, background=background)
-        self._judge = Judge(*given, _COMMON) if background else None
+        common = [lower(schema, "").ebnf for schema in _COMMON]
+        self._judge = Judge(*given, common) if background else None
         self._verdicts = Verdicts(self._judge)
         self._admitted, self._prepared = Recent(), Recent()
         self._vocab_size = vocab_size
@@ -114,7 +116,7 @@ class Grammars:
 
     def warm(self) -> None:
         """Starts the process that judges, and compiles what most schemas have in common."""
-        sources = [Source("json_schema", text) for text in _COMMON]
+        sources = [Source("ebnf", lower(schema, "").ebnf) for schema in _COMMON]
         for source in sources:
             self._compiler.get(source.key, source.grammar, slow=True)
         if self._judge is not None:
@@ -345,7 +347,7 @@ class Segment:
 
 _ANY_OBJECT: JsonSchema = {"type": "object", "additionalProperties": True}
 # What many schemas hold: the judge compiles it once, for all that it tries.
-_COMMON = ('{"type": "object"}', '{"type": "string", "maxLength": 64}')
+_COMMON: tuple[JsonSchema, ...] = ({"type": "object"}, {"type": "string", "minLength": 1})
 _WS = f"ws ::= [ \\n\\t]{{0,{MAX_WHITESPACE}}}"
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     )
     compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
     for text in setup["common"]:  # what most have in common is made once, for all workers
-        compiler.compile_grammar(Source("json_schema", text).grammar())
+        compiler.compile_grammar(Source("ebnf", text).grammar())
     send(connection, {})
     os.nice(NICE)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the worker, whose end is waited for

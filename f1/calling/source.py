@@ -12,23 +12,22 @@ import xgrammar
 MAX_WHITESPACE = 24  # between two pieces of JSON: room for an indented line, not for a loop
 
 
-Kind = Literal["json_schema", "regex", "ebnf"]
+Kind = Literal["regex", "ebnf"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`text` is a JSON Schema, a pattern or EBNF; `before` and `after` are EBNF around it."""
+    """`text` is a pattern or EBNF; `before` and `after` are EBNF around it."""
 
     kind: Kind
     text: str
     before: str = ""
     after: str = ""
-    freely: bool = False  # any white space between pieces of JSON
 
     @property
     def key(self) -> bytes:
         """Short, and another one for every other source."""
-        parts = (self.kind, self.text, self.before, self.after, str(self.freely))
+        parts = (self.kind, self.text, self.before, self.after)
         return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def grammar(self) -> Any:
@@ -42,14 +41,7 @@ class Source:
     def _body(self) -> Any:
         if self.kind == "regex":
             return xgrammar.Grammar.from_regex(self.text)
-        if self.kind == "ebnf":
-            return xgrammar.Grammar.from_ebnf(self.text)
-        return xgrammar.Grammar.from_json_schema(
-            self.text,
-            any_whitespace=self.freely,
-            max_whitespace_cnt=MAX_WHITESPACE if self.freely else None,
-            strict_mode=True,
-        )
+        return xgrammar.Grammar.from_ebnf(self.text)
 
 
 def reason(error: Exception) -> str:

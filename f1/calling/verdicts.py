@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from threading import Lock
+from typing import Literal
 
 from f1.calling.judge import Judge, Verdict
 from f1.calling.lowering import RELAXATIONS, Lowered, lower
 from f1.calling.schema import schema_text
-from f1.calling.source import Kind, Source, reason
+from f1.calling.source import MAX_WHITESPACE, Source, reason
 from f1.calling.suspicion import Doubt, doubts
 from f1.errors import InvalidRequest, InvalidSchema, Overloaded
 from f1.types import JsonSchema, Relaxed
@@ -38,7 +39,7 @@ Given = JsonSchema | str  # a schema, or the text of a pattern or grammar
 class Subject:
     """What is to be judged, and the request's field that holds it."""
 
-    kind: Kind
+    kind: Literal["json_schema", "regex", "ebnf"]
     given: Given
     param: str
     freely: bool = False
@@ -54,10 +55,10 @@ class Subject:
         """As it is tried without what that level of RELAXATIONS leaves out."""
         given = self.given
         if isinstance(given, str):
-            return Lowered({}), Source(self.kind, given)
-        lowered = lower(given, self.param, without=RELAXATIONS[level])
-        text = schema_text(lowered.schema, self.param).decode()
-        return lowered, Source("json_schema", text, freely=self.freely)
+            return Lowered(""), Source("regex" if self.kind == "regex" else "ebnf", given)
+        space = MAX_WHITESPACE if self.freely else 0
+        lowered = lower(given, self.param, whitespace=space, without=RELAXATIONS[level])
+        return lowered, Source("ebnf", lowered.ebnf)
 
     def refusal(self, why: str) -> InvalidRequest:
         if self.kind != "json_schema":
@@ -153,7 +154,11 @@ class _Trial:
         self.sure = True
         self._subject = subject
         self._level = 0
-        self._lowered, self.source = subject.at(0)
+        try:
+            self._lowered, self.source = subject.at(0)
+        except InvalidSchema as error:
+            self._lowered, self.source = Lowered(""), Source("ebnf", "")
+            self.outcome = Admitted(refused=error.message)
         self._doubts: list[Doubt] | None = None
 
     def is_doubtful(self, judge: Judge | None) -> bool:
@@ -179,9 +184,9 @@ class _Trial:
             self._pass(slow=verdict.seconds > SLOW_SECONDS)
 
     def _is_suspect(self) -> bool:
-        if self.source.kind != "json_schema":
+        if isinstance(self._subject.given, str):
             return True
-        found = doubts(self._lowered.schema, len(self.source.text))
+        found = doubts(self._subject.given, len(self.source.text))
         if self._doubts is None:  # an error names what weighs most of all
             self._doubts = found
         return bool(found)
@@ -191,7 +196,7 @@ class _Trial:
 
     def _relax(self, why: str, level: int) -> None:
         """On to that level, or the next one at which something else is left out."""
-        if self.source.kind == "json_schema":
+        if self._subject.kind == "json_schema":
             while level < len(RELAXATIONS):
                 lowered, source = self._subject.at(level)
                 if source.text != self.source.text:
