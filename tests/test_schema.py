@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
-from f1.calling.schema import MAX_SCHEMA_DEPTH, check_tool, validate_arguments
+from f1.calling.document import document
+from f1.calling.lowering import lower
+from f1.calling.schema import MAX_SCHEMA_DEPTH, check_tool, validate, validate_arguments
+from f1.calling.validating import check
 from f1.errors import InvalidSchema
 from f1.types import Tool
+from tests.bytegrammar import ByteGrammar
 
 
 def tool(**properties: Any) -> Tool:
@@ -182,3 +187,129 @@ def test_invalid_arguments(case: str) -> None:
 )
 def test_valid_arguments(given: Tool, arguments: str) -> None:
     assert validate_arguments(given, arguments) is None
+
+
+NAMES = ["", " ", "a b", 'say "hi"', "back\\slash", "漢字", "x\ny", "$ref", "enum", "ä" * 60]
+
+
+def test_property_names_may_have_any_characters() -> None:
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in NAMES}}
+    check_tool(Tool("f", "", schema))
+    grammar = ByteGrammar(schema)
+    assert grammar.accepts(dict.fromkeys(NAMES, 1))
+    assert not grammar.accepts(dict.fromkeys(NAMES, "1"))
+
+
+LARGE = {
+    "objects that must differ": ({"uniqueItems": True}, [{"a": n, "b": [n]} for n in range(3000)]),
+    "an enum of thousands": (
+        {"items": {"enum": [f"v{n}" for n in range(5000)]}},
+        [f"v{n}" for n in range(5000)],
+    ),
+    "branches of thousands": (
+        {"items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+        list(range(12_000)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_large_arguments_take_few_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is a subschema held against a value: fewer than four for each value."""
+    schema, value = LARGE[case]
+    parsed = document(orjson.dumps({"properties": {"x": schema}}))
+    monkeypatch.setattr("f1.calling.validating.MAX_STEPS", 4 * len(value))
+    assert check(parsed, {"x": value}) is None
+    monkeypatch.setattr("f1.calling.validating.MAX_STEPS", 1)
+    assert "steps" in str(check(parsed, {"x": value}))
+
+
+def test_equality_is_that_of_json() -> None:
+    unique = {"uniqueItems": True}
+    assert validate(unique, [1, True, 0, False, "1", [1], [True], {"a": 1}, {"a": True}]) is None
+    for same in ([1, 1.0], [[0], [0.0]], [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}]):
+        assert validate(unique, same) is not None
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    assert "more than once" in str(validate_arguments(tool(), '{"a": 1, "a": 2}'))
+    assert "more than once" in str(validate_arguments(tool(), '{"x": {"a": 1, "\\u0061": 2}}'))
+
+
+def test_what_nothing_satisfies_has_no_grammar() -> None:
+    for nothing in (
+        {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]},
+        {"enum": [1], "type": "string"},
+        {"allOf": [{"minimum": 5, "type": "integer"}, {"maximum": 4}]},
+        {"not": {}},
+    ):
+        with pytest.raises(InvalidSchema, match="no value satisfies it") as caught:
+            lower(nothing, "tools.f.parameters")
+        assert caught.value.param == "tools.f.parameters"
+
+
+# What earlier grammars let through, or kept from being said.
+LET_THROUGH = {
+    "required, not declared": ({"type": "object", "required": ["a"]}, {}),
+    "dependentRequired": ({"dependentRequired": {"a": ["b"]}}, {"a": 1}),
+    "if and then": (
+        {
+            "type": "object",
+            "properties": {"kind": {"enum": ["a", "b"]}, "n": {"type": "integer"}},
+            "required": ["kind"],
+            "if": {"properties": {"kind": {"const": "a"}}},
+            "then": {"required": ["n"]},
+        },
+        {"kind": "a"},
+    ),
+    "pattern and length": ({"type": "string", "pattern": "^[a-z]+$", "maxLength": 3}, "abcd"),
+    "bounds in allOf": ({"allOf": [{"minimum": 5}, {"maximum": 8}]}, 99),
+    "objects in allOf": (
+        {"allOf": [{"required": ["a"], "properties": {"a": {}}}, {"properties": {"b": {}}}]},
+        {"b": 1},
+    ),
+    "not, with an enum": ({"enum": [1, 2, 3], "not": {"const": 3}}, 3),
+    "enum and type": ({"enum": ["a", 1], "type": "string"}, 1),
+    "an anchor": ({"$ref": "#n", "$defs": {"n": {"$anchor": "n", "type": "integer"}}}, "a"),
+    "a quote in a pattern": ({"type": "string", "pattern": '^a"$'}, "a"),
+    "a small multiple": ({"type": "integer", "minimum": 0, "maximum": 9, "multipleOf": 3}, 4),
+}
+HELD_BACK = {
+    "escapes under a length": ({"type": "string", "maxLength": 9}, 'a "b"\n\\'),
+    "a pattern that is not anchored": ({"type": "string", "pattern": "b"}, "abc"),
+    "a quote in a pattern": ({"type": "string", "pattern": '^a"$'}, 'a"'),
+    "a tuple cut short": ({"prefixItems": [{"type": "integer"}, {"type": "string"}]}, [1]),
+    "many decimals": ({"type": "number", "minimum": 0}, 0.123456789),
+    "an exponent": ({"type": "number", "minimum": 0}, 1e-9),
+    "a null": ({"type": ["string", "null"]}, None),
+    "recursion": (
+        {
+            "type": "object",
+            "properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}},
+            "required": ["v"],
+        },
+        {"v": 1, "next": {"v": 2, "next": {"v": 3}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LET_THROUGH)
+def test_the_grammar_stops(case: str) -> None:
+    schema, wrong = LET_THROUGH[case]
+    grammar = ByteGrammar(schema)
+    assert validate(schema, wrong) is not None
+    assert not grammar.accepts(wrong)
+    assert grammar.relaxed == ()
+
+
+@pytest.mark.parametrize("case", HELD_BACK)
+def test_the_grammar_allows(case: str) -> None:
+    schema, value = HELD_BACK[case]
+    assert validate(schema, value) is None
+    assert ByteGrammar(schema).accepts(value)
+
+
+def test_what_the_grammar_leaves_is_told_by_place() -> None:
+    schema = {"properties": {"a": {"uniqueItems": True}, "b": {"pattern": r"\bx\b"}}}
+    found = {(relaxed.path, relaxed.keyword) for relaxed in lower(schema, "f").relaxed}
+    assert found == {("properties.a", "uniqueItems"), ("properties.b", "pattern")}

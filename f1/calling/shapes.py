@@ -23,6 +23,7 @@ MAX_ALTERNATIVES = 512  # of one value
 MAX_PRODUCTS = 64  # of them, where unions are multiplied out
 MAX_STEPS = 4_000  # of multiplying out, in one schema
 MAX_MULTIPLES = 1000  # of a bounded number, listed
+MAX_BOUND_DIGITS = 40  # each adds to the numerals' expression
 
 Conjunction = tuple[Any, ...]  # nodes of one document; a value is held to all of them
 ANYTHING: Conjunction = ()
@@ -393,11 +394,11 @@ class Shapes:
         steps: list[tuple[dict[str, Any], Decimal]] = []
         for node in flat.nodes:
             for key, strict in (("minimum", False), ("exclusiveMinimum", True)):
-                bound = None if key not in node else Decimal(str(node[key]))
+                bound = self._bound(node, key)
                 if bound is not None and (low is None or (bound, strict) > (low, above)):
                     low, above = bound, strict
             for key, strict in (("maximum", False), ("exclusiveMaximum", True)):
-                bound = None if key not in node else Decimal(str(node[key]))
+                bound = self._bound(node, key)
                 if bound is not None and (high is None or (-bound, strict) > (-high, below)):
                     high, below = bound, strict
             if "multipleOf" in node:
@@ -425,6 +426,13 @@ class Shapes:
         if step is not None and step == step.to_integral_value():
             integer = True
         yield Number(integer, low, high, above, below, None if step == 1 else step)
+
+    def _bound(self, node: dict[str, Any], key: str) -> Decimal | None:
+        bound = Decimal(str(node[key])) if key in node else None
+        if bound is not None and len(f"{bound:f}") > MAX_BOUND_DIGITS:
+            self.relax(node, key, f"it has more than {MAX_BOUND_DIGITS} digits")
+            return None
+        return bound
 
     def _listed(self, flat: _Flat, numbers: list[Decimal], *, integer: bool) -> Iterator[Shape]:
         plain = [int(n) if integer else float(n) for n in numbers if not integer or n % 1 == 0]
