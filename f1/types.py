@@ -214,7 +214,6 @@ class Completion:
     message: Message
     reason: FinishReason
     usage: Usage
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the content
     report: Report = Report()
     stop: str | None = None
-    num_reasoning_logprobs: int = 0  # how many of `logprobs`, the first, are of the reasoning

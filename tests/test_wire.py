@@ -352,6 +352,28 @@ def test_what_is_streamed_reads_back_the_same(eager: bool, events: list[Event]) 
     assert [*read, *reader.close()] == events
 
 
+def test_logprobs_are_of_the_content_alone() -> None:
+    thought = TokenLogprob("Hm", -2.0, b"Hm")
+    events: list[Event] = [
+        ReasoningDelta(0, "Hm", (thought,)),
+        TextDelta(0, "Hi", (LOGPROB,)),
+        ReasoningDelta(0, "Hm", (thought,)),
+        Finished(0, "stop", Usage(5, 3)),
+    ]
+    collector = Collector()
+    for event in events:
+        collector.add(event)
+    (whole,) = ChatWriter(parse()).whole([collector.completion()])["choices"]
+    streamed = [
+        token
+        for event in events
+        for frame in ChatWriter(parse(stream=True)).write(event)
+        for token in (frame.data["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
+    assert [token["token"] for token in streamed] == ["Hi"]
+    assert streamed == whole["logprobs"]["content"]
+
+
 def test_the_whole_answer_says_what_the_stream_said() -> None:
     collector = Collector()
     for event in ANSWER:

@@ -200,7 +200,6 @@ class Collector:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     end: Finished | None = None
-    num_reasoning_logprobs: int = 0
 
     def add(self, event: Event) -> None:
         match event:
@@ -209,8 +208,6 @@ class Collector:
                 self.logprobs.extend(event.logprobs)
             case ReasoningDelta():
                 self.reasoning.append(event.text)
-                self.logprobs.extend(event.logprobs)
-                self.num_reasoning_logprobs += len(event.logprobs)
             case CallDelta():
                 self.calls.append(event.call)
             case Finished():
@@ -224,13 +221,7 @@ class Collector:
         )
         end = self.end
         return Completion(
-            message,
-            end.reason,
-            end.usage,
-            tuple(self.logprobs),
-            end.report,
-            end.stop,
-            self.num_reasoning_logprobs,
+            message, end.reason, end.usage, tuple(self.logprobs), end.report, end.stop
         )
 
 

@@ -125,10 +125,11 @@ class ChatWriter:
         self._begun.add(event.choice)
         frames = [self._chunk(event.choice, delta) for delta in deltas]
         match event:
-            case TextDelta() | ReasoningDelta():
-                kind = "content" if isinstance(event, TextDelta) else "reasoning_content"
+            case TextDelta():
                 logprobs = _write_logprobs(event.logprobs)
-                frames.append(self._chunk(event.choice, {kind: event.text}, logprobs))
+                frames.append(self._chunk(event.choice, {"content": event.text}, logprobs))
+            case ReasoningDelta():
+                frames.append(self._chunk(event.choice, {"reasoning_content": event.text}))
             case CallBegun():
                 frames.append(self._chunk(event.choice, _begun(event.index, event.id, event.name)))
             case ArgumentsDelta():

@@ -227,8 +227,7 @@ def _events(completion: Completion) -> Iterator[Event]:
     if message.reasoning:
         yield ReasoningDelta(0, message.reasoning)
     if message.content:
-        of_content = completion.logprobs[completion.num_reasoning_logprobs :]
-        yield TextDelta(0, message.content, of_content)
+        yield TextDelta(0, message.content, completion.logprobs)
     for index, call in enumerate(message.tool_calls):
         yield CallDelta(0, index, call)
     yield Finished(0, completion.reason, completion.usage, completion.report)
