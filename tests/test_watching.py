@@ -75,6 +75,17 @@ def test_metrics_count_what_happened(http: httpx.Client) -> None:
     assert not any("202e" in name or "\u202e" in name for name in found)
 
 
+def test_each_prompt_counts_once(http: httpx.Client) -> None:
+    log = io.StringIO()
+    with serving(lambda: ScriptedEngine("Hello."), log_to=log) as server:
+        wait_until_loaded(http, server)
+        body = {"model": "f1", "prompt": ["Once", "Twice", "Thrice"], "n": 2}
+        usage = http.post(f"{server.url}/v1/completions", json=body).json()["usage"]
+    last = json.loads(log.getvalue().splitlines()[-1])
+    assert last["prompt_tokens"] == usage["prompt_tokens"] == 30
+    assert last["cached_tokens"] == usage["prompt_tokens_details"]["cached_tokens"] == 12
+
+
 def test_metrics_of_a_real_engine(http: httpx.Client, smollm_path: Path) -> None:
     settings = Settings(kv_memory=2**26)
     with serving(lambda: AsyncEngine.start(str(smollm_path), settings)) as server:

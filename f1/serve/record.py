@@ -28,6 +28,8 @@ class Record:
     first_event: float | None = None
     last_event: float | None = None
     ended: float | None = None
+    n: int = 1  # choices of each prompt
+    prompts: set[int] = field(default_factory=set)  # whose tokens are counted
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -46,9 +48,10 @@ class Record:
     def _finish(self, end: Finished) -> None:
         self.last_event = time.monotonic()
         self.reasons.append(end.reason)
-        # The choices share one prompt.
-        self.prompt_tokens = max(self.prompt_tokens, end.usage.prompt_tokens)
-        self.cached_tokens = max(self.cached_tokens, end.usage.cached_tokens)
+        if (prompt := end.choice // self.n) not in self.prompts:  # its choices share it
+            self.prompts.add(prompt)
+            self.prompt_tokens += end.usage.prompt_tokens
+            self.cached_tokens += end.usage.cached_tokens
         self.completion_tokens += end.usage.completion_tokens
         if end.report.needed_tokens is not None:
             self.calls["cut"] += 1

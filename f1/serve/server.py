@@ -132,7 +132,7 @@ class Server:
         tokens = sum(estimate(request, num_bytes, context_length) for request in requests)
         deadline = deadline or Deadline(caller.record.began, self.limits.default_timeout)
         record = caller.record
-        record.model = model
+        record.model, record.n = model, requests[0].n
         if self.keep_prompts:
             record.prompt = [text for request in requests for text in prompt_of(request)]
         num_choices = sum(request.n for request in requests)
