@@ -73,7 +73,7 @@ class DrainingServer(uvicorn.Server):
         engine = self.inside.engine
         if engine is not None and engine.failed():
             self.engine_failed = self.should_exit = True
-        if self.inside.admission.closed and not self.inside.in_flight():
+        if self.inside.admission.closed and not self.inside.busy():
             self.should_exit = True
         if time.monotonic() >= self._grace_ends:
             self.inside.cut()

@@ -3,7 +3,7 @@
     body ──parse──▶ Work(model, request, writer) ──Server.events──▶ events ──writer──▶ JSON | frames
 
 Each API (chat, responses, messages, …) brings a parser and a writer; the rest is the same for all.
-A client that goes away stops its work.
+A client that goes away stops its work; one that reads slowly does not hold it up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from f1.errors import F1Error, InvalidRequest, Overloaded
 from f1.planning.orchestrator import gather
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
+from f1.serve.read_ahead import read_ahead
+from f1.serve.record import Record
 from f1.serve.server import Caller, Server
 from f1.serve.wire.fields import parse_json, refuse
 from f1.serve.wire.frames import Frame
@@ -155,12 +157,14 @@ async def answer(server: Server, request: Request, work: Work) -> Response:
         body = work.writer.whole(completions)
         await work.finished()
         return json_response(body)
+    if work.request.sampling.num_logprobs is None:  # with them an event is large
+        events = read_ahead(events)
     try:
         first = await unless_gone(request.receive, anext(events))
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(_frames(work, first, events), events)
+    return EventStream(_frames(server, work, first, events), events)
 
 
 async def answer_aside(
@@ -178,9 +182,12 @@ async def answer_aside(
     return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
 
 
-async def _frames(work: Work, first: Event, events: AsyncIterator[Event]) -> AsyncGenerator[bytes]:
+async def _frames(
+    server: Server, work: Work, first: Event, events: AsyncIterator[Event]
+) -> AsyncGenerator[bytes]:
     """The whole answer. An error after the first event ends the stream, as the API has it."""
     writer = work.writer
+    server.streams += 1
     try:
         for frame in (*writer.begin(), *writer.write(first)):
             yield frame.encode()
@@ -197,6 +204,8 @@ async def _frames(work: Work, first: Event, events: AsyncIterator[Event]) -> Asy
         log.exception("a stream failed")
         for frame in writer.fail(internal_error()):
             yield frame.encode()
+    finally:
+        server.streams -= 1
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
@@ -234,8 +243,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.source), aclosing(self.frames):
-            with suppress(ClientGone, OSError):  # OSError: how servers report a lost connection
+            try:
                 await unless_gone(receive, self._send(send))
+            except (ClientGone, OSError):  # OSError: how servers report a lost connection
+                record: Record = scope["f1.record"]
+                record.error = record.error or "client_gone"
 
     async def _send(self, send: Send) -> None:
         headers = {"status": self.status_code, "headers": self.raw_headers}

@@ -68,6 +68,7 @@ class Server:
     engine: LocalEngine | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
     receiving: int = 0  # bytes of bodies that are not whole yet
+    streams: int = 0  # that have begun and not ended; what they tell of may be decoded already
     embedder: Embedder | None = None
     keep_prompts: bool = False  # in the records of requests
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
@@ -96,9 +97,9 @@ class Server:
     def _decoding(self) -> list[str]:
         return [ORCHESTRATED] + ([self.engine.model_id] if self.engine else [])
 
-    def in_flight(self) -> int:
-        """Requests that are being answered, or wait."""
-        return self.admission.in_flight + self.aside.in_flight
+    def busy(self) -> bool:
+        """Whether any request waits, or is being answered."""
+        return bool(self.admission.in_flight or self.aside.in_flight or self.streams)
 
     def decoder(self, model: str) -> Engine:
         """Raises ModelNotFound."""
