@@ -189,6 +189,8 @@ ERRORS: list[tuple[dict[str, Any], type[anthropic.APIStatusError], str, str]] = 
     ({"tools": [{"name": "f", "input_schema": {"type": "string"}}]},
      anthropic.BadRequestError, "invalid_request_error", "'f'"),
     ({"tools": [CLOCK, CLOCK]}, anthropic.BadRequestError, "invalid_request_error", "get_time"),
+    ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "no"}}}},
+     anthropic.BadRequestError, "invalid_request_error", "output_config.format.schema.type"),
     ({"extra_body": {"container": "x"}}, anthropic.BadRequestError, "invalid_request_error",
      "container"),
 ]  # fmt: skip

@@ -196,7 +196,11 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     (with_schema({"type": "string"}), 400, "f"),
     (with_schema({"type": "object", "properties": {"a": {"pattern": "(?=x)"}}}), 400, "f"),
     ({"tools": [CLOCK, CLOCK]}, 400, "get_time"),
-    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": 5}}}}, 400, ""),
+    (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": 5}}}},
+        400,
+        "text.format.schema.type",
+    ),
     ({"text": {"format": {"type": "regex", "pattern": "(a"}}}, 400, ""),
     ({"previous_response_id": "resp_0"}, 400, "previous_response_id"),
 ]
@@ -213,6 +217,7 @@ def test_bad_requests_are_refused_and_the_next_is_served(
     error = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert told in error["message"]
-    assert error["param"] not in ("messages", "response_format.json_schema.schema")
+    assert not str(error["param"]).startswith(("messages", "response_format"))
+    assert "response_format" not in error["message"]
     fine = httpx.post(url, json=hello | {"max_output_tokens": 1}, timeout=120)
     assert fine.json()["status"] == "incomplete"

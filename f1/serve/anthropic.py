@@ -10,8 +10,14 @@ from f1.serve.exchange import Work, answer, answer_aside, caller_of, json_respon
 from f1.serve.server import Server
 from f1.serve.wire.anthropic.request import parse_count_request, parse_messages_request
 from f1.serve.wire.anthropic.writer import MessagesWriter
+from f1.serve.wire.fields import renamed
 
 PATH = "/v1/messages"
+# What chat calls a field, and this API.
+_HERE = {
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+}
 
 
 def add_routes(app: FastAPI, server: Server) -> None:
@@ -21,7 +27,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
         asked = parse_messages_request(body, server.limits)
         writer = MessagesWriter(asked, caller_of(request).request_id)
         work = Work(asked.model, asked.generate, asked.stream, writer, asked.timeout)
-        return await answer(server, request, work)
+        with renamed(_HERE):
+            return await answer(server, request, work)
 
     @app.post(f"{PATH}/count_tokens")
     async def count_tokens(request: Request) -> Response:

@@ -15,11 +15,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from f1.errors import InvalidRequest, NotFound
+from f1.errors import NotFound
 from f1.serve.exchange import Work, answer, caller_of, json_response, read_json
 from f1.serve.limits import Limits
 from f1.serve.server import Server
-from f1.serve.wire.fields import Fields, refuse
+from f1.serve.wire.fields import Fields, refuse, renamed
 from f1.serve.wire.responses.items import Item, Reference, parse_item
 from f1.serve.wire.responses.listing import list_items
 from f1.serve.wire.responses.request import (
@@ -30,8 +30,12 @@ from f1.serve.wire.responses.request import (
 from f1.serve.wire.responses.writer import ResponsesWriter
 from f1.store.responses import ResponseStore, StoredResponse, TooMuch
 
-# What the inner request calls a field, and this API.
-_HERE = {"messages": "input", "response_format.json_schema.schema": "text.format.schema"}
+# What chat calls a field, and this API.
+_HERE = {
+    "messages": "input",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
 
 
 def add_routes(app: FastAPI, server: Server) -> None:
@@ -56,11 +60,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
                 await store.put(tenant, StoredResponse(writer.id, previous, given_json, response))
 
         work = Work(asked.model, generate, asked.stream, writer, asked.timeout, keep)
-        try:
+        with renamed(_HERE):
             return await answer(server, request, work)
-        except InvalidRequest as error:
-            error.param = _HERE.get(error.param or "", error.param)
-            raise
 
     @app.get("/v1/responses/{response_id}")
     async def retrieve(request: Request, response_id: str) -> Response:

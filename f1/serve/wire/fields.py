@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -62,6 +64,20 @@ def _refuse_twins(body: bytes) -> None:
 
 def refuse(path: str, expected: str, *, code: str | None = None) -> InvalidRequest:
     return InvalidRequest(f"'{path}' {expected}", param=path, code=code)
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors name a field as the API that was asked does; `names` has what others call it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        for there, here in names.items():
+            if error.param is not None and error.param.startswith(there):
+                error.param = here + error.param.removeprefix(there)
+            begun = rf"\A('?){re.escape(there)}\b"
+            error.message = re.sub(begun, rf"\g<1>{here}", error.message)
+        raise
 
 
 def describe(value: object) -> str:
