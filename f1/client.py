@@ -29,7 +29,7 @@ from f1.planning.orchestrator import (
 from f1.portal import Portal
 from f1.serve.limits import Limits
 from f1.serve.wire import bodies
-from f1.serve.wire.fields import Fields
+from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
 from f1.tools.function import make_tool
@@ -75,6 +75,7 @@ class Options(TypedDict, total=False):
     logit_bias: Mapping[str, float]
     logprobs: bool
     top_logprobs: int
+    f1: Mapping[str, bool]  # "eager_arguments", "masked_mass", "repair_history"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,8 @@ async def _complete(engine: Engine, request: GenerateRequest) -> list[Completion
 
 def _request(messages: Messages, tools: Sequence[AnyTool], options: Options) -> GenerateRequest:
     """The request, through the wire's own checks: what a server refuses is refused here too."""
+    for name in options.keys() - Options.__annotations__.keys():
+        raise refuse(name, "is not an option here", code="unknown_field")
     body: dict[str, Any] = {
         **options,
         "model": "f1",

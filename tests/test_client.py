@@ -70,7 +70,14 @@ def test_a_turn_can_be_appended_and_answered(embed) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": float("nan")}, {"temprature": 1}, {"tool_choice": "subtract"}, {"seed": "x"}],
+    [
+        {"temperature": float("nan")},
+        {"temprature": 1},
+        {"tool_choice": "subtract"},
+        {"seed": "x"},
+        {"n": 2},
+        {"timeout": 1},
+    ],
 )
 def test_wrong_options_are_refused_before_any_work(embed, options) -> None:
     f1, engine = embed("Hello.")
