@@ -14,8 +14,10 @@ from f1.errors import (
     ContextLengthExceeded,
     EngineStopped,
     F1Error,
+    Forbidden,
     InvalidRequest,
     InvalidSchema,
+    Unauthorized,
 )
 from f1.planning.orchestrator import Collector
 from f1.serve.limits import Limits
@@ -315,6 +317,8 @@ def test_a_schema_less_response_format_is_any_object() -> None:
         ContextLengthExceeded("x", param="messages"),
         InvalidSchema("x", param="tools.f.parameters"),
         EngineStopped("x"),
+        Unauthorized("x"),
+        Forbidden("x", code="host_not_allowed"),
     ],
 )
 def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:

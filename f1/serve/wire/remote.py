@@ -36,6 +36,8 @@ _BY_CODE = {
 } | {"invalid_tool_call": errors.ConstraintError}  # fmt: skip
 _BY_STATUS = {
     400: errors.InvalidRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
     404: errors.ModelNotFound,
     408: errors.DeadlineExceeded,
     413: errors.InvalidRequest,
