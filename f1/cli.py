@@ -108,7 +108,7 @@ def serve(
         bool, typer.Option("--no-keys", help="Let everybody in who reaches HOST.")
     ] = False,
 ) -> None:
-    """Serve OpenAI's chat completions API, for any of its clients.
+    """Serve OpenAI's and Anthropic's APIs, for any of their clients.
 
     Base URL: http://HOST:PORT/v1, models: "f1" and the name of the one loaded. /ready answers
     200 as soon as the model is loaded. F1_API_KEYS or F1_API_KEYS_FILE hold the keys that let

@@ -92,7 +92,6 @@ _ERRORS = {
     431: "The head is too large",
     500: "The server's mistake",
     503: "Loading, or shutting down; `retry-after` says when to try again",
-    504: "Not done in the time it was given",
 }
 
 

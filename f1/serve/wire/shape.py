@@ -1,6 +1,6 @@
 """What JSON a body may hold: kinds of values and their bounds.
 
-    Record({"n": Integer(1, 32), "stop": Either(Text(1, 256), Items(Text(1, 256), 1, 4))})
+    Record({"n": Integer(1, 32), "stop": Either((Text(1, 256), Items(Text(1, 256), 1, 4)))})
 
 One description checks what comes in (`check`, which raises InvalidRequest naming the field), is
 published (`schema`: JSON Schema 2020-12), and tells the tests where the edges are. A field of a

@@ -40,8 +40,6 @@ _TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
 }
 
 
