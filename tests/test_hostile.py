@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import time
@@ -11,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hostile
 import pytest
 
-from f1.calling.judge import Judge
+from f1.calling.judge import Judge, Verdict
+from f1.calling.lowering import lower
 from f1.calling.source import Source
+from f1.calling.verdicts import Subject, Verdicts
 from f1.engine import AsyncEngine
 from f1.errors import ConstraintError, F1Error, InvalidRequest, InvalidSchema, Overloaded
 from f1.models.load import load_checkpoint
@@ -183,8 +184,8 @@ def judge(smollm_path: Path) -> Iterator[Judge]:
 
 def test_the_judge_outlives_what_it_ends(judge: Judge) -> None:
     good = Source("regex", "[a-z]{1,3}")
-    slow = Source("json_schema", json.dumps(hostile.SCHEMAS["long values"](600)))
-    large = Source("json_schema", '{"type":"array","items":' * 3000 + "{}" + "}" * 3000)
+    slow = Source("ebnf", lower(hostile.SCHEMAS["long values"](600), "").ebnf)
+    large = Source("ebnf", "root ::= " + " | ".join(f'"{n}"' for n in range(400_000)))
     wrong = Source("ebnf", "root ::= ")
     verdicts = judge.ask([good, slow, good, wrong, good], cpu_seconds=0.1, seconds=60)
     first = judge.process_id
@@ -202,6 +203,36 @@ def test_a_judge_that_is_gone_is_replaced(judge: Judge) -> None:
     while not (found := judge.ask([good], cpu_seconds=1, seconds=60))[0].sure:
         pass  # at the first it finds that there is nobody
     assert found[0].error is None
+
+
+def test_what_others_take_is_not_held_against_a_schema(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request's time is spent on its first schemas; the last is asked for again, alone."""
+    slow = Source("ebnf", lower(hostile.SCHEMAS["long values"](600), "").ebnf)
+    good = Source("regex", "[a-z]{1,3}")
+    verdicts = judge.ask([slow, good], cpu_seconds=60, seconds=0.1)
+    assert [(v.ended, v.sure) for v in verdicts] == [("time", False)] * 2
+
+    class Late:
+        """Has time for two."""
+
+        def ask(self, sources: list[Source], **_: float) -> list[Verdict]:
+            late = [Verdict(ended="time", sure=False)] * (len(sources) - 2)
+            return [*[Verdict(ended="time", seconds=seconds) for seconds in (0.5, 1.4)], *late]
+
+    pattern = {"type": "string", "pattern": "^(ab)+$"}  # there is something to leave out
+    subjects = [
+        Subject("json_schema", hostile.of(pattern) | {"title": name}, f"tools.{name}.parameters")
+        for name in ("one", "two", "three")
+    ]
+    monkeypatch.setattr("f1.calling.verdicts.REQUEST_SECONDS", 3.0)
+    found = Verdicts(cast(Judge, Late()))
+    with pytest.raises(InvalidSchema, match=r"tools\.two\.parameters: .* too much time"):
+        found.admit(subjects)
+    assert [found.known(subject) for subject in subjects] == [None] * 3
+    monkeypatch.setattr("f1.calling.verdicts.REQUEST_SECONDS", 60.0)
+    assert Verdicts(judge).admit(subjects[2:])[0].refused is None
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ _GRACE_SECONDS = 2.0  # beyond the kernel's limit, before the whole process is e
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`ended`: its limit of time or memory was reached. Not `sure`: only because others had to be
-    waited for, so that it may do another time."""
+    """`ended`: its limit of time or memory was reached. Not `sure`: only because others took the
+    time that was left, or the processor, so that it may do another time."""
 
     error: str | None = None  # what the library said
     num_bytes: int = 0  # of the compiled grammar
@@ -83,7 +83,7 @@ class Judge:
         process = self._start()
         left = deadline - time.monotonic()
         if left <= 0:
-            return [Verdict(ended="time")] * len(sources)
+            return [Verdict(ended="time", sure=False)] * len(sources)
         job = {
             "sources": [asdict(source) for source in sources],
             "cpu_seconds": cpu_seconds,
@@ -97,7 +97,7 @@ class Judge:
             while len(verdicts) < len(sources):
                 answer = process.receive(until)
                 if "ended" in answer:
-                    return [*verdicts, _ended(answer, clock, left)]
+                    return [*verdicts, _ended(answer, clock)]
                 verdicts.append(Verdict(**answer))
         except (OSError, EOFError):  # the process itself is gone or hangs
             process.end()
@@ -126,13 +126,11 @@ class Judge:
         return process
 
 
-def _ended(answer: dict[str, Any], begin: float, seconds: float) -> Verdict:
+def _ended(answer: dict[str, Any], begin: float) -> Verdict:
     took = answer["clock"] - begin
     if answer["ended"] not in (signal.SIGPROF, signal.SIGALRM):
         return Verdict(ended="memory", seconds=took)
-    # Out of time, but not for want of a processor: all of it together takes too long.
-    sure = answer["ended"] == signal.SIGPROF or took > seconds / 2
-    return Verdict(ended="time", seconds=took, sure=sure)
+    return Verdict(ended="time", seconds=took, sure=answer["ended"] == signal.SIGPROF)
 
 
 class _Process:

@@ -22,7 +22,7 @@ from f1.calling.lowering import RELAXATIONS, Lowered, lower
 from f1.calling.schema import schema_text
 from f1.calling.source import MAX_WHITESPACE, Source, reason
 from f1.calling.suspicion import Doubt, doubts
-from f1.errors import InvalidRequest, InvalidSchema, Overloaded
+from f1.errors import F1Error, InvalidRequest, InvalidSchema, Overloaded
 from f1.types import JsonSchema, Relaxed
 
 REQUEST_SECONDS = 3.0  # in which all schemas of a request are judged
@@ -31,6 +31,7 @@ RETRIAL_SECONDS = 0.6  # without the keywords that can be left out
 SLOW_SECONDS = 0.05  # beyond, others' grammars do not wait for it
 MAX_VERDICTS = 16_384  # kept
 MAX_RELAXED = 32  # told of one schema
+TOO_MUCH_TIME = "its grammar takes too much time"
 
 Given = JsonSchema | str  # a schema, or the text of a pattern or grammar
 
@@ -87,8 +88,8 @@ class Verdicts:
         self._lock = Lock()
 
     def admit(self, subjects: Sequence[Subject]) -> list[Admitted]:
-        """Raises InvalidSchema or InvalidRequest for what is refused, Overloaded where there was no
-        time to tell."""
+        """Raises InvalidSchema or InvalidRequest for what is refused, or took the time in which
+        others were to be judged, Overloaded where there was no time to tell."""
         found, trials = self._look_up(subjects)
         if trials:
             found |= self._try(trials)
@@ -133,10 +134,22 @@ class Verdicts:
                     found[trial.key] = trial.outcome
                     self._keep(trial.key, trial.outcome)
             if not all(trial.sure for trial in trials):
-                raise Overloaded("schemas could not be looked at in time; try again later")
+                raise self._out_of_time(trials, REQUEST_SECONDS - left)
             trials = [trial for trial in trials if trial.outcome is None]
             seconds = RETRIAL_SECONDS
         return found
+
+    def _out_of_time(self, trials: Sequence[_Trial], spent: float) -> F1Error:
+        """Names what is refused, or took most of the time. What was not looked at for that is not
+        judged by it: it may come again in better company."""
+        for trial in trials:
+            if trial.outcome is not None and trial.outcome.refused is not None:
+                return trial.subject.refusal(trial.outcome.refused)
+        costly = [trial for trial in trials if trial.sure and trial.outcome is None]
+        if costly and spent > REQUEST_SECONDS / 2:
+            worst = max(costly, key=lambda trial: trial.seconds)
+            return worst.subject.refusal(worst.blaming(TOO_MUCH_TIME))
+        return Overloaded("schemas could not be looked at in time; try again later")
 
     def _keep(self, key: bytes, outcome: Admitted) -> None:
         with self._lock:
@@ -152,7 +165,8 @@ class _Trial:
         self.key = key
         self.outcome: Admitted | None = None
         self.sure = True
-        self._subject = subject
+        self.seconds = 0.0  # that it took so far
+        self.subject = subject
         self._level = 0
         try:
             self._lowered, self.source = subject.at(0)
@@ -173,20 +187,26 @@ class _Trial:
                 self._relax(reason(error), self._level + 1)
         return False
 
+    def blaming(self, why: str) -> str:
+        """`why`, and what in the schema weighs most."""
+        return why + _blame(self._doubts)
+
     def hear(self, verdict: Verdict) -> None:
+        self.seconds += verdict.seconds
         if not verdict.sure:
             self.sure = False
         elif verdict.ended:
-            self._relax(f"its grammar takes too much {verdict.ended}", len(RELAXATIONS) - 1)
+            why = TOO_MUCH_TIME if verdict.ended == "time" else "its grammar takes too much memory"
+            self._relax(why, len(RELAXATIONS) - 1)
         elif verdict.error is not None:
             self._relax(verdict.error, self._level + 1)
         else:
             self._pass(slow=verdict.seconds > SLOW_SECONDS)
 
     def _is_suspect(self) -> bool:
-        if isinstance(self._subject.given, str):
+        if isinstance(self.subject.given, str):
             return True
-        found = doubts(self._subject.given, len(self.source.text))
+        found = doubts(self.subject.given, len(self.source.text))
         if self._doubts is None:  # an error names what weighs most of all
             self._doubts = found
         return bool(found)
@@ -196,14 +216,14 @@ class _Trial:
 
     def _relax(self, why: str, level: int) -> None:
         """On to that level, or the next one at which something else is left out."""
-        if self._subject.kind == "json_schema":
+        if self.subject.kind == "json_schema":
             while level < len(RELAXATIONS):
-                lowered, source = self._subject.at(level)
+                lowered, source = self.subject.at(level)
                 if source.text != self.source.text:
                     self._level, self._lowered, self.source = level, lowered, source
                     return
                 level += 1
-        self.outcome = Admitted(refused=why + _blame(self._doubts))
+        self.outcome = Admitted(refused=self.blaming(why))
 
 
 def _blame(doubts: Sequence[Doubt] | None) -> str:
