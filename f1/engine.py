@@ -138,6 +138,8 @@ class AsyncEngine:
         def run(threads: Executor, work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
             return asyncio.get_running_loop().run_in_executor(threads, work, *args)
 
+        if self._failure is not None:
+            raise self._failure
         preparation = self._preparation
         if not await run(self._preparing, preparation.admits_at_once, request):
             await run(self._admitting, preparation.admit, request)

@@ -234,6 +234,8 @@ class TestAside:
         with pytest.raises(EngineStopped):
             await cut
         leave.set()
+        with pytest.raises(EngineStopped):
+            await gather(engine.generate(self.CUT), 1)
 
 
 def behind(turn: Turn, written: str) -> str:
