@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -9,10 +10,17 @@ import pytest
 
 from f1.calling.document import document
 from f1.calling.lowering import lower
-from f1.calling.schema import MAX_SCHEMA_DEPTH, check_tool, validate, validate_arguments
+from f1.calling.schema import (
+    MAX_PATTERNS_OF_KEYS,
+    MAX_SCHEMA_DEPTH,
+    check_schema,
+    check_tool,
+    validate,
+    validate_arguments,
+)
 from f1.calling.validating import check
 from f1.errors import InvalidSchema
-from f1.types import Tool
+from f1.types import JsonSchema, Tool
 from tests.bytegrammar import ByteGrammar
 
 
@@ -313,3 +321,36 @@ def test_what_the_grammar_leaves_is_told_by_place() -> None:
     schema = {"properties": {"a": {"uniqueItems": True}, "b": {"pattern": r"\bx\b"}}}
     found = {(relaxed.path, relaxed.keyword) for relaxed in lower(schema, "f").relaxed}
     assert found == {("properties.a", "uniqueItems"), ("properties.b", "pattern")}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "required": [f"a{n:x}" for n in range(3000)]},
+        {
+            "type": "object",
+            "properties": {"x": {"enum": list(range(6000))}},
+            "$defs": {f"a{n:x}": {} for n in range(3000)},
+        },
+        {
+            "type": "object",
+            "properties": {f"a{n:x}": {} for n in range(2500)},
+            "patternProperties": {f"b{n:x}$": {} for n in range(128)},
+        },
+    ],
+    ids=["required", "values beside subschemas", "keys and their patterns"],
+)
+def test_large_schemas_are_lowered_in_time_that_grows_with_them(schema: JsonSchema) -> None:
+    begin = time.process_time()
+    lowered = lower(schema, "")
+    assert time.process_time() - begin < 1.0
+    assert len(lowered.ebnf) < 1 << 20
+
+
+def test_patterns_of_keys_are_bounded_in_all() -> None:
+    few = {"patternProperties": {f"^{n}$": {} for n in range(MAX_PATTERNS_OF_KEYS // 2)}}
+    check_schema({"properties": {"a": few, "b": few}}, param="p")
+    many = few | {"properties": {"c": {"patternProperties": {"x": {}}}}}
+    with pytest.raises(InvalidSchema, match="patternProperties") as caught:
+        check_schema({"properties": {"a": few, "b": many}}, param="p")
+    assert caught.value.param == "p.properties.b.properties.c.patternProperties"

@@ -51,6 +51,11 @@ class Document:
         for path, node, resolver in _subschemas(root, "", self._resolver):
             self.places[id(node)] = Place(path, resolver)
             self.nodes.append(node)
+        self._keywords = {keyword for node in self.nodes for keyword in node}
+
+    def holds(self, keyword: str) -> bool:
+        """Whether some subschema has it."""
+        return keyword in self._keywords
 
     def path(self, node: Mapping[str, Any]) -> str:
         return self.places[id(node)].path

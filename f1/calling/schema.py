@@ -25,6 +25,7 @@ MAX_SCHEMA_BYTES = 65_536
 MAX_SCHEMA_DEPTH = 64
 MAX_ENUM_VALUES = 5_000
 MAX_PATTERN_CHARS = 512
+MAX_PATTERNS_OF_KEYS = 128  # in all: every key may have to be held to each of them
 MAX_ARGUMENT_DEPTH = 64
 MAX_APPLIED = 4096  # subschemas that one value is held to, references followed
 
@@ -123,8 +124,13 @@ def _check(text: bytes, param: str) -> None:
     if error is not None:
         path = f"{param}{error.json_path[1:]}"
         raise InvalidSchema(f"{path}: {error.message}", param=path)
+    num_patterns = 0
     for node in parsed.nodes:
         path = _path(param, parsed, node)
+        num_patterns += len(node.get("patternProperties", ()))
+        if num_patterns > MAX_PATTERNS_OF_KEYS:
+            message = f"{path}: patternProperties: more than {MAX_PATTERNS_OF_KEYS} in all"
+            raise InvalidSchema(message, param=f"{path}.patternProperties")
         for keyword, pattern in _patterns(node):
             _check_pattern(pattern, path, keyword)
         for keyword in REFERENCES:

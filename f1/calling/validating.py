@@ -88,12 +88,8 @@ class _Check:
 
     def __init__(self, document: Document):
         self._document = document
-        self._dynamic = any("$dynamicRef" in node for node in document.nodes)
-        self._sees = any(
-            key in node
-            for node in document.nodes
-            for key in ("unevaluatedProperties", "unevaluatedItems")
-        )
+        self._dynamic = document.holds("$dynamicRef")
+        self._sees = document.holds("unevaluatedProperties") or document.holds("unevaluatedItems")
         self._steps = 0
         self._known: dict[tuple[int, int], Problem | None] = {}
 

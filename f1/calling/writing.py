@@ -25,6 +25,7 @@ MAX_ITEMS = 10_000  # elements counted in an array
 # Characters of declared names that are told apart from those of further keys: each is a state that
 # takes 8 to 20 ms to compile. With more, further keys come when all that are declared are there.
 MAX_UNITS = 12
+MAX_INLINE = 128  # items of a rule that is written where it is used
 
 # --- the grammar as it is built ----------------------------------------------------------------
 
@@ -271,7 +272,7 @@ class _Members:
             rule = self._writer._new()
             self._rules[place] = [rule]
             body = self._body(index, written)
-            if len(body) == 1:
+            if len(body) == 1 and len(body[0]) <= MAX_INLINE:
                 self._rules[place] = body[0]
             self._writer._rules[rule.name] = body
         return self._rules[place]
