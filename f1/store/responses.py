@@ -199,7 +199,7 @@ def _set_aside(path: Path, reason: object) -> None:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
+    _use_wal(db)
     db.execute("PRAGMA synchronous = FULL")  # what is kept is kept when the power fails, too
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA secure_delete = ON")
@@ -210,6 +210,19 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise broken
     if version == 0:
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself where another process changes the mode just now."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _get(db: sqlite3.Connection, tenant: str, response_id: str) -> StoredResponse | None:
