@@ -40,3 +40,10 @@ def test_broken_utf8_becomes_replacement_characters() -> None:
     stream = ContentStream([], hold_whitespace=False)
     assert stream.push(b"a\xe6\xbc") == "a"
     assert stream.end() == "�"
+
+
+def test_nothing_follows_a_stop_string() -> None:
+    """Not even half a character of the same token."""
+    stream = ContentStream([" "], hold_whitespace=False)
+    assert stream.push(b"a \xe2\x80") == "a"
+    assert stream.end() == ""

@@ -29,7 +29,9 @@ class ContentStream:
         return self._release(self._decoder.decode(data))
 
     def end(self) -> str:
-        """The turn is over: returns the rest."""
+        """The turn is over: returns the rest; behind a stop string there is none."""
+        if self.stopped:
+            return ""
         text = self._release(self._decoder.decode(b"", final=True))
         rest = "".join(self._white) + self._held
         self._white, self._held = [], ""

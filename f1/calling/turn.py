@@ -35,8 +35,6 @@ from f1.types import (
     Tool,
 )
 
-MAX_CALLS = 32
-
 _ENDLESS = 1 << 30  # tokens of budget
 
 TurnEvent = TextDelta | ReasoningDelta | CallEvent
