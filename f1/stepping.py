@@ -281,6 +281,7 @@ class Stepper:
         if choice.sequence_id is None:
             return
         self.core.pause(choice.sequence_id)
+        self._resting.pop(choice.sequence_id, None)  # its rest is not what ends the wait
         self._waiting[choice.sequence_id] = time.monotonic() + MAX_WAIT_SECONDS
         segment.when_ready(lambda: self._post(lambda: self._go_on(choice)))
 

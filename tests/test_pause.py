@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from cores import SAMPLINGS, alone, prompt, request, tiny_model
 
 from f1 import _core
+from f1.stepping import Stepper
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,15 @@ def test_of_what_has_ended(model: _core.Model) -> None:
     assert not engine.has_work
     with pytest.raises(ValueError, match="no sequence"):
         engine.resume(sequence_id)
+
+
+def test_the_end_of_a_rest_is_not_the_end_of_a_wait() -> None:
+    """For one that was to rest when, in the same step, its grammar was not ready."""
+    core: Any = SimpleNamespace(pause=lambda _: None, resume=lambda _: pytest.fail("too early"))
+    other: Any = None
+    stepper = Stepper(core, other, other, (), other, other)
+    choice: Any = SimpleNamespace(sequence_id=7)
+    stepper._resting[7] = 0.0
+    stepper._wait(choice, cast(Any, SimpleNamespace(when_ready=lambda _: None)))
+    stepper._end_rests()
+    assert list(stepper._waiting) == [7]
