@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from f1.calling.grammar import Grammars, TokenMask
 from f1.calling.scanner import JsonScanner
 
-MAX_STEPS = 256  # of a walk
+MAX_WALK = 256  # steps
+MAX_WALK_SECONDS = 0.2  # of processor time: others wait for theirs
 
 _CLOSING = b'"]}'
 

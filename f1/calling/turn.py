@@ -8,6 +8,7 @@ The same description (`Form`) drives both directions, so whatever is sampled is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,7 +20,7 @@ from f1.calling.family import Family
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
 from f1.calling.loops import LoopGuard
-from f1.calling.needed import MAX_STEPS, Shortest
+from f1.calling.needed import MAX_WALK, MAX_WALK_SECONDS, Shortest
 from f1.calling.opening import Opened, Opening
 from f1.calling.scanner import Closer, JsonScanner
 from f1.calling.thought import Reasoning, Thought
@@ -282,7 +283,10 @@ class Turn:
         way = Shortest(self._grammars, self._vocabulary.token_bytes)
         made, self._remaining = self._calls.made, _ENDLESS
         num_calls = len(made)
-        for count in range(MAX_STEPS):
+        until = time.thread_time() + MAX_WALK_SECONDS
+        for count in range(MAX_WALK):
+            if time.thread_time() > until:
+                return None
             if len(made) > num_calls and self._segment is not None and self._segment.complete:
                 return used + count + 1  # the token that ends the turn
             token_id = self._calls.shortest(self.mask(), way)
