@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.suite import outcomes
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from suite import outcomes
 
 COLUMNS = {
     "accepted": "valid, allowed",

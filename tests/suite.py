@@ -9,9 +9,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from bytegrammar import ByteGrammar
+
 from f1.calling.schema import check_schema, validate
 from f1.errors import InvalidSchema
-from tests.bytegrammar import ByteGrammar
 
 FOLDER = Path(__file__).parent / "data" / "json-schema-test-suite" / "draft2020-12"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.suite import Outcome, outcomes
-from tests.test_schema_suite import DIFFERENT
+from suite import Outcome, outcomes
+from test_schema_suite import DIFFERENT
 
 # Valid instances that the grammar does not write so. A model is never kept from saying what they
 # say: keys come in the order declared, whole numbers without a point; what a schema does not

@@ -8,12 +8,12 @@ import random
 
 import orjson
 import pytest
+from bytegrammar import ByteGrammar
 from jsonschema import Draft202012Validator
+from schemapairs import Pairs
 
 from f1.calling.schema import check_tool, validate_arguments
 from f1.types import Tool
-from tests.bytegrammar import ByteGrammar
-from tests.schemapairs import Pairs
 
 WALKS = 3
 EXACT = 2**53  # beyond, readers of JSON differ on what a number is

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from bytegrammar import ByteGrammar
 
 from f1.calling.document import document
 from f1.calling.lowering import lower
@@ -21,7 +22,6 @@ from f1.calling.schema import (
 from f1.calling.validating import check
 from f1.errors import InvalidSchema
 from f1.types import JsonSchema, Tool
-from tests.bytegrammar import ByteGrammar
 
 
 def tool(**properties: Any) -> Tool:

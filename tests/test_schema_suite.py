@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from suite import GROUPS, Group
+
 from f1.calling.schema import check_schema, validate
 from f1.errors import InvalidSchema
-from tests.suite import GROUPS, Group
 
 # Where F1 differs from the suite, and why.
 ASSERTED = "formats are asserted, not annotations"
