@@ -17,6 +17,7 @@ from f1.errors import (
     Forbidden,
     InvalidRequest,
     InvalidSchema,
+    ModelNotFound,
     Unauthorized,
 )
 from f1.planning.orchestrator import Collector
@@ -325,6 +326,28 @@ def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:
     again = read_error(error.status, json.dumps(write_error(error)).encode())
     assert type(again) is type(error)
     assert (again.message, again.param, again.code) == (error.message, error.param, error.code)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<html>",
+        b"[]",
+        b'{"choices": null}',
+        b'{"choices": [{"delta": {"content": "x"}}]}',
+        b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"id": "a"}]}}]}',
+        b'{"choices": [{"index": 0, "finish_reason": "stop", "f1": {"relaxed": [{"a": 1}]}}]}',
+    ],
+)
+def test_what_is_no_chunk_is_an_error_of_ours(data: bytes) -> None:
+    with pytest.raises(EngineStopped, match="no chunk"):
+        ChunkReader().read(data)
+
+
+def test_an_error_of_another_server_is_read_as_far_as_it_goes() -> None:
+    found = read_error(404, b'{"error": {"message": "no", "code": 404}}')
+    assert (type(found), found.message, found.code) == (ModelNotFound, "no", ModelNotFound.code)
+    assert "<html>" in read_error(502, b"<html>").message
 
 
 FIRST = ToolCall("call_1", "clock", '{"zone": "Oslo"}')

@@ -52,6 +52,7 @@ def read_error(status: int, body: bytes) -> F1Error:
         parsed = orjson.loads(body)
         error = parsed["error"]
         message, param, code = error["message"], error.get("param"), error.get("code")
+        code = code if isinstance(code, str) else None  # some servers repeat the status
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text = body[:200].decode(errors="replace")
         message, param, code = f"the server answered {status}: {text}", None, None
@@ -76,7 +77,15 @@ class ChunkReader:
     ends: dict[int, tuple[FinishReason, Report]] = field(default_factory=dict)
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
-    def read(self, data: bytes) -> Iterator[Event]:
+    def read(self, data: bytes) -> list[Event]:
+        """Raises what the server tells of, EngineStopped where it sends no chunk."""
+        try:
+            return list(self._read(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            text = data[:200].decode(errors="replace")
+            raise errors.EngineStopped(f"the server sent what is no chunk: {text}") from error
+
+    def _read(self, data: bytes) -> Iterator[Event]:
         chunk = orjson.loads(data)
         if chunk.get("error"):
             raise read_error(500, data)
