@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class F1:
     """Thread-safe. Close it, or use it in a `with` statement, to free the engine.
 
     Without `base_url` the model (a catalogue name, a path or a hub id) is fetched if need be and
-    loaded here. All calls raise F1Error.
+    loaded here. A server's key is `api_key`, or F1_API_KEY. All calls raise F1Error.
     """
 
     def __init__(
@@ -285,7 +286,7 @@ def _connect(
 ) -> tuple[Engine, Callable[[], None]]:
     from f1.remote import RemoteEngine
 
-    engine = RemoteEngine(base_url, model or "f1", api_key)
+    engine = RemoteEngine(base_url, model or "f1", api_key or os.environ.get("F1_API_KEY"))
     return engine, lambda: portal.run(engine.aclose())
 
 

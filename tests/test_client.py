@@ -4,6 +4,7 @@ talk to a real server, and both to a real model.)"""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, closing
@@ -11,11 +12,13 @@ from contextlib import aclosing, closing
 import pydantic
 import pytest
 from scripted import ScriptedEngine, Turn, call
+from serving import serving
 
 from f1 import F1, F1Error, Message, Tool, tool
-from f1.errors import EngineStopped
+from f1.errors import EngineStopped, Unauthorized
 from f1.planning.orchestrator import CallTools, Reply
 from f1.portal import Portal
+from f1.serve.access import Access, Key
 from f1.types import CallDelta, Finished, TextDelta
 
 
@@ -192,6 +195,20 @@ def test_closing_frees_the_engine(embed) -> None:
         f1.chat("Hi")
     f1.close()  # once more does no harm
     assert engine.closed
+
+
+def test_a_servers_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = Key("alice", hashlib.sha256(b"secret").digest())
+    with serving(lambda: ScriptedEngine("Hello."), access=Access(keys=(alice,))) as server:
+        while server.state.engine is None:
+            pass
+        for key in ("", "wrong"):
+            monkeypatch.setenv("F1_API_KEY", key)
+            with F1(base_url=server.url) as f1, pytest.raises(Unauthorized):
+                f1.chat("Hi")
+        monkeypatch.setenv("F1_API_KEY", "secret")
+        with F1(base_url=server.url) as f1:
+            assert f1.chat("Hi").text == "Hello. "
 
 
 def test_an_error_in_a_stream_reaches_the_reader() -> None:
