@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,8 +74,9 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         for there, here in names.items():
             if error.param is not None and error.param.startswith(there):
                 error.param = here + error.param.removeprefix(there)
-            begun = rf"\A('?){re.escape(there)}\b"
-            error.message = re.sub(begun, rf"\g<1>{here}", error.message)
+            for quote in ("'", ""):
+                if error.message.startswith(quote + there):
+                    error.message = quote + here + error.message.removeprefix(quote + there)
         raise
 
 
