@@ -34,7 +34,7 @@ from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
 from f1.tools.function import make_tool
-from f1.tools.runner import ToolResult, ToolRunner
+from f1.tools.runner import ToolRunner
 from f1.types import (
     Completion,
     Event,
@@ -44,6 +44,7 @@ from f1.types import (
     TokenLogprob,
     Tool,
     ToolCall,
+    ToolResult,
     Usage,
 )
 

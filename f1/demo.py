@@ -17,8 +17,7 @@ from rich.markup import escape
 from f1.client import F1
 from f1.planning.orchestrator import CallTools, GiveUp, Progress, Reply, StepBegun
 from f1.tools.function import FunctionTool, tool
-from f1.tools.runner import ToolResult
-from f1.types import TextDelta, ToolCall, Usage
+from f1.types import TextDelta, ToolCall, ToolResult, Usage
 
 QUESTION = "What do a flight to Lisbon and three nights in a hotel there cost in total?"
 _LATENCY = 0.4  # seconds

@@ -33,6 +33,131 @@ class ToolCall:
     arguments: str
 
 
+# --- a run of the system: calls, what each needs, what came of them ------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """What an earlier node came to, or a part of it; people see `$2.items[0].price`, JSON has
+    `{"ref": "2", "path": "items[0].price"}`."""
+
+    id: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A call to be, which starts once what it needs is there: the nodes that its arguments refer to
+    and those it comes `after`. `arguments` is a JSON object that may hold Refs in place of values.
+    """
+
+    id: str  # "1", "2", … in the order of the plan
+    tool: str
+    arguments: Mapping[str, Any]
+    after: tuple[str, ...] = ()
+    call_id: str = ""  # of the ToolCall that it becomes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Nodes need only nodes that stand before them."""
+
+    nodes: tuple[Node, ...] = ()
+
+
+FailureKind = Literal[
+    "unknown_tool",
+    "invalid_arguments",
+    "bad_reference",  # what it points at is not there, or of another type
+    "need_failed",  # a node whose result it needs failed
+    "error",  # the tool's own
+    "timeout",
+    "unavailable",  # its circuit breaker is open: it failed too often lately
+    "refused",  # by the operator's rules
+    "cancelled",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What came of a call. `started` is on time.perf_counter's clock; `seconds` is wall time."""
+
+    call: ToolCall  # its arguments as they were run, references put in
+    content: str  # what the model reads
+    failed: FailureKind | None
+    started: float
+    seconds: float
+    value: Any = None  # the JSON value that references read
+    node_id: str = ""
+    tries: int = 1
+    cut: bool = False  # `content` is not all of it
+    shared: bool = False  # an identical call was under way, and this is its result
+
+    def message(self) -> Message:
+        return Message("tool", self.content, tool_call_id=self.call.id)
+
+
+StrategyName = Literal["auto", "direct", "react", "plan", "vote", "reflect", "backtrack", "soft"]
+Ending = Literal[
+    "answered",
+    "client_calls",  # the caller has to run the calls left
+    "planned",  # a plan was asked for, and nothing else
+    "steps", "calls", "tokens", "seconds",  # a budget is spent
+    "repeated",  # the model asks for nothing but what it has
+    "silent",  # it said nothing
+    "cut",  # by `max_tokens`
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one run may take."""
+
+    steps: int = 8  # decoded turns
+    calls: int = 32  # run or returned
+    tokens: int | None = None  # decoded, in all turns
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How the system goes about a request; models asked by their own names do not read it."""
+
+    strategy: StrategyName = "auto"
+    plan_only: bool = False  # return the plan; run nothing
+    plan: Plan | None = None  # run this one
+    tools: tuple[str, ...] = ()  # registered ones, by name
+    toolsets: tuple[str, ...] = ()  # registered: "travel", or "travel@2" for that version
+    max_tools: int = 8  # shown to the model at first; the rest can be searched for
+    samples: int = 5  # of strategies that draw several
+    budget: Budget = Budget()
+    roles: Mapping[str, str] = field(default_factory=dict)  # role → model, in place of f1.toml's
+    progress: bool = False  # tell of calls and results as they happen
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A tool that the model was shown, and why."""
+
+    name: str
+    score: float
+    why: Literal["all", "matched", "used", "searched", "forced"] = "matched"
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did. `dropped` messages did not fit the context and were left out."""
+
+    strategy: StrategyName
+    ending: Ending
+    plan: Plan = Plan()
+    results: tuple[ToolResult, ...] = ()
+    selected: tuple[Selected, ...] = ()
+    num_tools: int = 0  # that there were to select from
+    dropped: int = 0
+    notes: tuple[str, ...] = ()  # for a person: what was replanned, voted, taken back, and why
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation. `tool_call_id` is set for role "tool" only, `reasoning` (what was
@@ -97,6 +222,7 @@ class GenerateRequest:
     n: int = 1
     eager_arguments: bool = False  # also tell of calls piece by piece, before they are known valid
     prompt: str | tuple[int, ...] | None = None
+    run: RunOptions = RunOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +266,7 @@ class Report:
     bounded: tuple[int, ...] = ()  # calls with a number cut after 24 digits, by index
     needed_tokens: int | None = None  # cut inside a call: the least `max_tokens` that may do
     looped: bool = False  # cut because it said the same over and over
+    run: RunReport | None = None  # of the system alone
 
 
 # --- events of a running request, in order, each belonging to one of the n choices -------------

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from f1 import F1, demo
 from f1.planning.orchestrator import Progress, Reply, StepBegun
-from f1.tools.runner import ToolResult
+from f1.types import ToolResult
 
 QUESTIONS = [
     demo.QUESTION,

@@ -19,7 +19,7 @@ from f1.planning.orchestrator import (
     StepBegun,
 )
 from f1.tools.function import tool
-from f1.tools.runner import ToolResult, ToolRunner
+from f1.tools.runner import ToolRunner
 from f1.types import (
     CallDelta,
     Event,
@@ -30,6 +30,7 @@ from f1.types import (
     Tool,
     ToolCall,
     ToolChoice,
+    ToolResult,
 )
 
 BOTH_CALLED = threading.Barrier(2, timeout=30)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from f1.errors import InvalidRequest
 from f1.planning.grounding import hold_back_guesses
-from f1.tools.runner import ToolResult, ToolRunner
+from f1.tools.runner import ToolRunner
 from f1.types import (
     CallDelta,
     Completion,
@@ -31,6 +31,7 @@ from f1.types import (
     TokenLogprob,
     ToolCall,
     ToolChoice,
+    ToolResult,
     Usage,
 )
 

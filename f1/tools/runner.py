@@ -9,26 +9,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from f1.errors import InvalidRequest
 from f1.tools.function import FunctionTool
-from f1.types import Message, Tool, ToolCall
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What came of a call. `started` is on time.perf_counter's clock; `seconds` is wall time."""
-
-    call: ToolCall
-    content: str
-    failed: bool
-    started: float
-    seconds: float
-
-    def message(self) -> Message:
-        return Message("tool", self.content, tool_call_id=self.call.id)
+from f1.types import FailureKind, Tool, ToolCall, ToolResult
 
 
 class ToolRunner:
@@ -83,25 +68,27 @@ class ToolRunner:
                 content = f"{content[: self.max_chars]}… (cut: {len(content)} characters)"
             return ToolResult(call, content, failed, started, time.perf_counter() - started)
 
-    async def _outcome(self, call: ToolCall) -> tuple[str, bool]:
-        """The content, and whether it is an error's. The model reads either and goes on."""
+    async def _outcome(self, call: ToolCall) -> tuple[str, FailureKind | None]:
+        """The content, and how it failed. The model reads either and goes on."""
         from f1.calling.schema import validate_arguments  # slow to import, not needed before
 
         function = self.functions.get(call.name)
         if function is None:
-            return write_failure(f"there is no tool '{call.name}'"), True
+            return write_failure(f"there is no tool '{call.name}'"), "unknown_tool"
         # A grammar is not a validator: nothing runs before its arguments are checked in full.
         if (problem := validate_arguments(function.tool, call.arguments)) is not None:
-            return write_failure(f"the arguments do not fit the schema: {problem}"), True
+            return write_failure(
+                f"the arguments do not fit the schema: {problem}"
+            ), "invalid_arguments"
         clock = asyncio.timeout(self.timeout)
         try:
             async with clock:
                 result = await _call(function.function, function.bind(call.arguments))
-            return write_result(result), False
+            return write_result(result), None
         except Exception as error:  # the tool's own, of any kind: it is what the model is told
             late = f"no result within {self.timeout:g} s"
             told = late if clock.expired() else f"{type(error).__name__}: {error}"
-            return write_failure(told), True
+            return write_failure(told), "timeout" if clock.expired() else "error"
 
 
 def write_result(value: object) -> str:

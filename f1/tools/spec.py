@@ -1,0 +1,76 @@
+"""A tool as F1 keeps it: what the model sees of it, and how its calls are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from f1.types import JsonSchema, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What a call does to the world. Set by the operator; what a tool's server says of itself is
+    not believed. The defaults are the careful ones (as in MCP)."""
+
+    read_only: bool = False
+    destructive: bool = True  # of those that are not read-only
+    idempotent: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """A call may be made twice without harm."""
+        return self.read_only or self.idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What one call may take."""
+
+    timeout: float = 60.0  # seconds, each try
+    retries: int = 2  # further tries, of repeatable tools and where the failure may pass
+    max_parallel: int = 16  # calls of this tool at a time, in the whole process
+    max_bytes: int = 4 << 20  # of output that is read; what comes behind it is not
+    max_chars: int = 20_000  # of output that the model is shown
+
+
+class ToolFailure(Exception):
+    """A call that failed, in words for the model. `passing`: another try may well succeed."""
+
+    def __init__(self, message: str, *, passing: bool = False):
+        super().__init__(message)
+        self.passing = passing
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a call brought back: a JSON value. Where it was longer than may be read, `value` is its
+    first part as text, and `num_bytes` how long it was as far as was seen."""
+
+    value: Any
+    num_bytes: int | None = None
+
+
+class Runner(Protocol):
+    """Runs the calls of one tool. Cancelling `call` ends it, and all that it has started."""
+
+    async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
+        """Raises ToolFailure; TimeoutError after `limits.timeout`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """`runner` None: the caller runs it, and F1 never does. `output`: the JSON Schema of what it
+    returns, which references are checked against; `examples`: arguments of good calls."""
+
+    tool: Tool
+    runner: Runner | None = None
+    output: JsonSchema | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+    annotations: Annotations = Annotations()
+    limits: CallLimits = field(default_factory=CallLimits)
+
+    @property
+    def name(self) -> str:
+        return self.tool.name
