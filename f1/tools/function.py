@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     NotRequired,
+    TypedDict,
     Union,
+    Unpack,
     cast,
     get_args,
     get_origin,
@@ -20,7 +22,8 @@ from typing import (
 )
 
 from f1.tools.docstring import parse_docstring
-from f1.types import Tool
+from f1.tools.spec import Annotations, CallLimits, ToolSpec
+from f1.types import JsonSchema, Tool
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -36,6 +39,10 @@ class FunctionTool:
     function: Callable[..., Any]
     tool: Tool
     arguments: TypeAdapter[dict[str, Any]]
+    output: JsonSchema | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+    annotations: Annotations = field(default_factory=Annotations)
+    limits: CallLimits = field(default_factory=CallLimits)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -44,59 +51,132 @@ class FunctionTool:
         """Keyword arguments of the annotated types from JSON text. Raises ValueError."""
         return self.arguments.validate_json(arguments)
 
+    @property
+    def spec(self) -> ToolSpec:
+        """The tool as F1 keeps it; its calls run in threads of this process."""
+        from f1.tools.runners.function import FunctionRunner
+
+        return ToolSpec(
+            self.tool,
+            FunctionRunner(self),
+            self.output,
+            self.examples,
+            self.annotations,
+            self.limits,
+        )
+
+
+class ToolOptions(TypedDict, total=False):
+    """What `@tool` takes; what is left out is read from the function, or is the default."""
+
+    name: str
+    description: str
+    read_only: bool  # a call changes nothing; also means that it may be made again
+    destructive: bool  # of those that are not read-only: a call may undo or overwrite
+    idempotent: bool  # a second call of the same arguments changes nothing further
+    timeout: float  # seconds, each try
+    retries: int  # of repeatable tools, where the failure may pass
+    max_parallel: int
+    output: JsonSchema  # of what it returns; otherwise from the annotation, if there is one
+    examples: Sequence[Mapping[str, Any]]  # arguments of good calls
+
 
 @overload
 def tool(function: Callable[..., Any], /) -> FunctionTool: ...
 @overload
-def tool(
-    *, name: str | None = None, description: str | None = None
-) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+def tool(**options: Unpack[ToolOptions]) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
 def tool(
-    function: Callable[..., Any] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
+    function: Callable[..., Any] | None = None, /, **options: Unpack[ToolOptions]
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Makes a function a tool; `@tool` and `@tool(name="…", description="…")` both work.
+    """Makes a function a tool; `@tool` and `@tool(read_only=True, timeout=5)` both work.
 
     The parameters' schema comes from the annotations (everything pydantic knows: scalars, list,
     dict, Optional, Literal, Enum, dataclasses, models, Annotated with Field), the descriptions
-    from the docstring. Raises TypeError for a function that has no such schema.
+    from the docstring. Raises TypeError for a function that has no such schema, or an option that
+    is none; ValueError for limits or examples that cannot be kept to.
     """
     if function is None:
-        return lambda wrapped: make_tool(wrapped, name, description)
-    return make_tool(function, name, description)
+        return lambda wrapped: make_tool(wrapped, **options)
+    return make_tool(function, **options)
 
 
-def make_tool(
-    function: Callable[..., Any], name: str | None = None, description: str | None = None
-) -> FunctionTool:
+def make_tool(function: Callable[..., Any], **options: Unpack[ToolOptions]) -> FunctionTool:
     """`tool` without the decorator. A FunctionTool is returned as it is."""
     if isinstance(function, FunctionTool):
         return function
-    name = name or str(getattr(function, "__name__", type(function).__name__))
+    if unknown := options.keys() - ToolOptions.__annotations__.keys():
+        raise TypeError(f"a tool has no option {', '.join(sorted(unknown))}")
+    name = options.get("name") or str(getattr(function, "__name__", type(function).__name__))
     if not _NAME.match(name):
         raise TypeError(f"a tool's name is 1 to 64 of A-Z, a-z, 0-9, '_', '-', not {name!r}")
     summary, parameter_docs = parse_docstring(inspect.getdoc(function))
-    adapter, schema = _arguments(function, name, parameter_docs)
-    about = summary if description is None else description
-    return FunctionTool(function, Tool(name, about, schema), adapter)
+    signature = _signature(function, name)
+    adapter, schema = _arguments(signature, name, parameter_docs)
+    return FunctionTool(
+        function,
+        Tool(name, options.get("description", summary), schema),
+        adapter,
+        options.get("output") or _output(signature),
+        _examples(options.get("examples", ()), adapter, name),
+        Annotations(**_chosen(Annotations, options)),
+        CallLimits(**_chosen(CallLimits, options)),
+    )
+
+
+def _chosen(kind: type, options: ToolOptions) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key in kind.__annotations__}
+
+
+def _examples(
+    examples: Sequence[Mapping[str, Any]], adapter: TypeAdapter[dict[str, Any]], name: str
+) -> tuple[Mapping[str, Any], ...]:
+    from pydantic_core import to_json
+
+    for example in examples:
+        try:
+            adapter.validate_json(to_json(example))
+        except ValueError as error:
+            raise ValueError(f"tool '{name}' has an example that does not fit: {error}") from error
+    return tuple(examples)
+
+
+def _output(signature: inspect.Signature) -> dict[str, Any] | None:
+    """The JSON Schema of what comes back, where the annotation says anything about it."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Written(GenerateJsonSchema):
+        """Fields with defaults are written, too: who refers to one finds it."""
+
+        def field_is_required(self, field: Any, total: bool) -> bool:
+            if field["type"] == "typed-dict-field":
+                return bool(field.get("required", total))
+            return not field.get("serialization_exclude")
+
+    if signature.return_annotation is signature.empty:
+        return None
+    try:
+        returned: TypeAdapter[Any] = TypeAdapter(signature.return_annotation)
+        schema = returned.json_schema(mode="serialization", schema_generator=Written)
+    except PydanticUserError:  # a type that has none: its values are written as they come
+        return None
+    return _simplify(schema) or None  # `Any` is {}
 
 
 def _arguments(
-    function: Callable[..., Any], name: str, docs: Mapping[str, str]
+    signature: inspect.Signature, name: str, docs: Mapping[str, str]
 ) -> tuple[TypeAdapter[dict[str, Any]], dict[str, Any]]:
     """A validator of the arguments' object, and its JSON Schema."""
     from pydantic import ConfigDict, Field, TypeAdapter
     from pydantic.errors import PydanticUserError
-    from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
+    from typing_extensions import TypedDict as FieldsDict  # pydantic's, below Python 3.12
 
     defaults: dict[str, Any] = {}
     fields: dict[str, Any] = {}
-    for parameter in _signature(function, name).parameters.values():
+    for parameter in signature.parameters.values():
         annotation = _annotation(parameter, name)
         if parameter.name in docs:
             annotation = Annotated[annotation, Field(description=docs[parameter.name])]
@@ -105,7 +185,7 @@ def _arguments(
             annotation = NotRequired[annotation]
         fields[parameter.name] = annotation
     # A TypedDict, not a model: its keys may have any name, and missing ones stay missing.
-    shape = cast(Any, TypedDict)("Arguments", fields)
+    shape = cast(Any, FieldsDict)("Arguments", fields)
     shape.__pydantic_config__ = ConfigDict(extra="forbid")
     try:
         adapter = TypeAdapter(shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from f1.types import JsonSchema, Tool
@@ -33,6 +34,15 @@ class CallLimits:
     max_parallel: int = 16  # calls of this tool at a time, in the whole process
     max_bytes: int = 4 << 20  # of output that is read; what comes behind it is not
     max_chars: int = 20_000  # of output that the model is shown
+
+    def __post_init__(self) -> None:
+        if not (0 < self.timeout < inf and self.retries >= 0 and self.max_parallel >= 1):
+            raise ValueError(
+                "a call has a `timeout` in seconds above 0, no less than 0 `retries` "
+                "and `max_parallel` of 1 or more"
+            )
+        if self.max_bytes < 1 or self.max_chars < 1:
+            raise ValueError("`max_bytes` and `max_chars` of a call's output are 1 or more")
 
 
 class ToolFailure(Exception):
@@ -69,7 +79,7 @@ class ToolSpec:
     output: JsonSchema | None = None
     examples: tuple[Mapping[str, Any], ...] = ()
     annotations: Annotations = Annotations()
-    limits: CallLimits = field(default_factory=CallLimits)
+    limits: CallLimits = CallLimits()
 
     @property
     def name(self) -> str:

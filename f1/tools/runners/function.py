@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from f1.tools.function import FunctionTool
+from f1.tools.runners.output import read_json, read_text
 from f1.tools.spec import CallLimits, Output, ToolFailure
 
 
@@ -22,20 +23,24 @@ class FunctionRunner:
     function: FunctionTool
 
     async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
-        from pydantic_core import to_json, to_jsonable_python
+        from pydantic_core import to_json
 
         try:
             bound = self.function.bind(to_json(arguments).decode())
         except ValueError as error:
             raise ToolFailure(f"the arguments do not fit the function: {error}") from error
+        clock = asyncio.timeout(limits.timeout)
         try:
-            async with asyncio.timeout(limits.timeout):
+            async with clock:
                 result = await _call(self.function.function, bound)
-        except TimeoutError:
-            raise
+                if isinstance(result, str):
+                    return read_text(result.encode(errors="replace"), limits)
+                written = to_json(result, inf_nan_mode="null")
         except Exception as error:  # the tool's own, of any kind: it is what the model is told
+            if clock.expired():
+                raise
             raise ToolFailure(f"{type(error).__name__}: {error}") from error
-        return Output(to_jsonable_python(result))
+        return read_json(written, limits)
 
 
 async def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
