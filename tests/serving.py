@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from f1.serve.app import LocalEngine, Server, create_app
+from f1.pool import LocalEngine
+from f1.roles import Models
+from f1.serve.app import Server, create_app
 from f1.serve.connection import Connection
 from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
@@ -30,10 +32,16 @@ class Running:
     def state(self) -> Server:
         return self.app.state.server
 
+    @property
+    def engine(self) -> LocalEngine:
+        """Of a server that has one, and has loaded it."""
+        (engine,) = self.state.loaded().loaded().values()
+        return engine
+
 
 @contextmanager
 def serving(
-    load: Callable[[], LocalEngine],
+    load: Callable[[], LocalEngine | Models],
     limits: Limits | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     connection: type[Connection] = Connection,

@@ -17,6 +17,7 @@ from serving import HELLO, Running, leave_after_sending, serving, wait_until_loa
 
 from f1.errors import Overloaded, ShuttingDown
 from f1.planning.orchestrator import gather
+from f1.roles import Models
 from f1.serve.access import Access, Key
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.app import create_app
@@ -267,7 +268,7 @@ def test_while_the_door_closes_nothing_is_let_in(http: httpx.Client) -> None:
 async def test_what_is_cut_ends_wherever_it_is() -> None:
     engine = ScriptedEngine("Words …")
     server: Server = create_app(lambda: engine, limits=Limits(max_running=1)).state.server
-    server.engine = engine
+    server.models = Models.of(engine)
     request = GenerateRequest((Message("user", "Hello"),))
     running, waiting = (server.events("f1", [request], Caller()) for _ in range(2))
     assert isinstance(await anext(running), TextDelta)

@@ -200,7 +200,7 @@ def test_closing_frees_the_engine(embed) -> None:
 def test_a_servers_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     alice = Key("alice", hashlib.sha256(b"secret").digest())
     with serving(lambda: ScriptedEngine("Hello."), access=Access(keys=(alice,))) as server:
-        while server.state.engine is None:
+        while server.state.models is None:
             pass
         for key in ("", "wrong"):
             monkeypatch.setenv("F1_API_KEY", key)

@@ -42,7 +42,7 @@ def server(smollm_path: Path) -> Iterator[Running]:
 
 
 def engine_of(server: Running) -> AsyncEngine:
-    engine = server.state.engine
+    engine = server.engine
     assert isinstance(engine, AsyncEngine)
     return engine
 

@@ -299,7 +299,7 @@ def test_control_tokens_in_what_users_write_are_plain_text(client: openai.OpenAI
 
 
 def test_clients_that_leave_free_their_sequences(server: Running) -> None:
-    engine = server.state.engine
+    engine = server.engine
     assert isinstance(engine, AsyncEngine)
     before = engine.stats()["num_sampled_tokens"]
     # Asks for all that the context holds, and forbids the tokens that would end it sooner.

@@ -70,7 +70,10 @@ def test_metrics_count_what_happened(http: httpx.Client) -> None:
     assert found["f1_choices_total{reason=stop}"] == 2
     assert found["f1_ready"] == 1
     assert found["f1_queue_requests"] == found["f1_running_choices"] == 0
-    assert (found["f1_engine_steps_total"], found["f1_engine_free_pages"]) == (7, 3)
+    assert (
+        found["f1_engine_steps_total{model=scripted}"],
+        found["f1_engine_free_pages{model=scripted}"],
+    ) == (7, 3)
     assert found["process_open_fds"] > 0
     assert not any("202e" in name or "\u202e" in name for name in found)
 
@@ -93,16 +96,16 @@ def test_metrics_of_a_real_engine(http: httpx.Client, smollm_path: Path) -> None
         wait_until_loaded(http, server)
         sampled = ask(http, server, max_tokens=5).json()["usage"]["completion_tokens"]
         found = read_metrics(http, server)
-        assert found["f1_engine_grammars_compiled_total"] == 0
+        assert found["f1_engine_grammars_compiled_total{model=smollm2-135m}"] == 0
         assert found["f1_tokens_total{kind=completion}"] == sampled
-        assert found["f1_engine_sampled_tokens_total"] >= sampled
-        assert found["f1_engine_running"] == 0
+        assert found["f1_engine_sampled_tokens_total{model=smollm2-135m}"] >= sampled
+        assert found["f1_engine_running{model=smollm2-135m}"] == 0
         assert found["f1_time_per_output_token_seconds_count"] == 1
         assert ask(http, server, response_format={"type": "json_object"}).status_code == 200
         found = read_metrics(http, server)
-        assert found["f1_engine_grammars_compiled_total"] > 0
-        assert found["f1_engine_grammar_compile_seconds_total"] > 0
-        assert found["f1_engine_mask_seconds_total"] > 0
+        assert found["f1_engine_grammars_compiled_total{model=smollm2-135m}"] > 0
+        assert found["f1_engine_grammar_compile_seconds_total{model=smollm2-135m}"] > 0
+        assert found["f1_engine_mask_seconds_total{model=smollm2-135m}"] > 0
 
 
 def test_the_log_has_a_line_for_each_request_and_no_text_of_it(http: httpx.Client) -> None:

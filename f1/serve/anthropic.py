@@ -11,6 +11,7 @@ from f1.serve.server import Server
 from f1.serve.wire.anthropic.request import parse_count_request, parse_messages_request
 from f1.serve.wire.anthropic.writer import MessagesWriter
 from f1.serve.wire.fields import renamed
+from f1.types import GenerateRequest
 
 PATH = "/v1/messages"
 # What chat calls a field, and this API.
@@ -34,6 +35,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
     async def count_tokens(request: Request) -> Response:
         body = await read_json(request, server.limits.max_body_bytes)
         asked = parse_count_request(body, server.limits)
-        tokenize = partial(server.local(asked.model).tokenize, asked.generate)
-        token_ids = await answer_aside(server, request, asked.model, tokenize)
-        return json_response({"input_tokens": len(token_ids)})
+        count = partial(_count, server, asked.model, asked.generate)
+        found = await answer_aside(server, request, asked.model, count)
+        return json_response({"input_tokens": found})
+
+
+async def _count(server: Server, model: str, request: GenerateRequest) -> int:
+    async with server.local(model) as engine:
+        return len(await engine.tokenize(request))

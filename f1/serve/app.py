@@ -17,6 +17,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
+from f1.pool import LocalEngine
+from f1.roles import Models
 from f1.serve import (
     anthropic,
     chat,
@@ -35,7 +37,7 @@ from f1.serve.limits import Limits
 from f1.serve.logs import RequestLog
 from f1.serve.metrics import Metrics
 from f1.serve.record import Recorder
-from f1.serve.server import LocalEngine, Server
+from f1.serve.server import Server
 from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
 from f1.store.responses import NotStored, ResponseStore
@@ -44,7 +46,7 @@ log = logging.getLogger("f1.serve")
 
 
 def create_app(
-    load: Callable[[], LocalEngine],
+    load: Callable[[], LocalEngine | Models],
     *,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -54,18 +56,21 @@ def create_app(
     log_to: TextIO | None = None,
     log_prompts: bool = False,
 ) -> FastAPI:
-    """The app. `load` runs in a thread once the server is up, and until it returns `/ready` and
-    all work answer 503. Where it fails, `on_load_error` is told (to end the process). A line for
-    each request goes to `log_to`. `store` is closed with the app; without, none are stored.
-    So is `embedder`; without, there are no embeddings."""
+    """The app. `load` runs in a thread once the server is up, and gives the one engine, or all
+    models, which are then started; until that is done `/ready` and all work answer 503. Where it
+    fails, `on_load_error` is told (to end the process). A line for each request goes to `log_to`.
+    `store` is closed with the app; without, none are stored. So is `embedder`; without, there are
+    no embeddings."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
     server = Server(limits, Admission(limits), store, embedder=embedder, keep_prompts=log_prompts)
     metrics = Metrics(server)
 
-    async def load_engine() -> None:
+    async def load_models() -> None:
         try:
-            server.engine = await asyncio.to_thread(load)
+            loaded = await asyncio.to_thread(load)
+            server.models = loaded if isinstance(loaded, Models) else Models.of(loaded)
+            await server.models.start()
         except Exception as error:
             if not isinstance(error, F1Error):
                 log.exception("the model could not be loaded")
@@ -74,13 +79,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_engine())
+        loading = asyncio.create_task(load_models())
         try:
             yield
         finally:
             await loading  # a thread cannot be stopped: what it loads must be closed
-            if server.engine is not None:
-                await asyncio.to_thread(server.engine.close)
+            if server.models is not None:
+                await server.models.close()
             await asyncio.to_thread(store.close)
             if embedder is not None:
                 await asyncio.to_thread(embedder.close)

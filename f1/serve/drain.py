@@ -70,8 +70,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""
-        engine = self.inside.engine
-        if engine is not None and engine.failed():
+        if self.inside.failed():
             self.engine_failed = self.should_exit = True
         if self.inside.admission.closed and not self.inside.busy():
             self.should_exit = True

@@ -15,6 +15,7 @@ from f1.serve.server import Server
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
+_Family = GaugeMetricFamily | CounterMetricFamily
 _NOW = frozenset({"num_running", "num_waiting"})  # of the engine's figures; others only grow
 
 
@@ -85,7 +86,7 @@ class _Now(Collector):
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
-        admission, engine = self._server.admission, self._server.engine
+        admission, models = self._server.admission, self._server.models
         queued = admission.queued
         for name, what, value in (
             ("queue_requests", "Requests that wait for their turn.", queued.requests),
@@ -94,8 +95,17 @@ class _Now(Collector):
             ("ready", "Whether /ready answers 200.", self._server.state() == "ready"),
         ):
             yield GaugeMetricFamily(f"f1_{name}", what, value)
-        for name, figure in (engine.stats() if engine is not None else {}).items():
-            what = f"The engine's {name.removeprefix('num_').replace('_', ' ')}."
-            now = name in _NOW or name.endswith("_pages")
-            family = GaugeMetricFamily if now else CounterMetricFamily
-            yield family(f"f1_engine_{name.removeprefix('num_')}", what, figure)
+        engines = models.loaded() if models is not None else {}
+        families: dict[str, _Family] = {}
+        for model, engine in engines.items():
+            for name, figure in engine.stats().items():
+                families.setdefault(name, _family(name)).add_metric([model], figure)
+        yield from families.values()
+
+
+def _family(name: str) -> _Family:
+    """Of one of the figures that engines tell; those of all models."""
+    what = f"The engine's {name.removeprefix('num_').replace('_', ' ')}."
+    now = name in _NOW or name.endswith("_pages")
+    family = GaugeMetricFamily if now else CounterMetricFamily
+    return family(f"f1_engine_{name.removeprefix('num_')}", what, labels=["model"])

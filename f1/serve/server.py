@@ -1,18 +1,28 @@
-"""What the routes share: the engine once it is loaded, and the way of a request through it."""
+"""What the routes share: the models once they are there, and the way of a request through them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
-from f1.models.tokenizer import Tokenizer
 from f1.planning.orchestrator import Engine, Orchestrator
+from f1.planning.run import Role
+from f1.pool import LocalEngine
+from f1.roles import ORCHESTRATED, Models
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.embedder import Embedder
@@ -24,27 +34,9 @@ from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
 _MAX_ASIDE = 2  # texts tokenised or embedded side by side
+_UNKNOWN_CONTEXT = 1 << 15  # tokens, of a model that was not loaded yet or is elsewhere
 
-ORCHESTRATED = "f1"  # the model id that stands for the whole system
 State = Literal["loading", "ready", "stuck", "draining"]
-
-
-class LocalEngine(Engine, Protocol):
-    """What the endpoint needs of f1.engine.AsyncEngine."""
-
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def context_length(self) -> int: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    async def tokenize(self, request: GenerateRequest) -> list[int]:
-        """The tokens of the request's prompt. Raises InvalidRequest and its kin."""
-
-    def healthy(self) -> bool: ...
-    def failed(self) -> bool: ...
-    def stats(self) -> Mapping[str, float]: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ class Server:
     admission: Admission
     responses: ResponseStore = field(default_factory=lambda: ResponseStore(Path(), 0))
     created: int = field(default_factory=lambda: int(time.time()))
-    engine: LocalEngine | None = None
+    models: Models | None = None
     deadlines: set[Deadline] = field(default_factory=set)  # of all that are being answered
     receiving: int = 0  # bytes of bodies that are not whole yet
     streams: int = 0  # that have begun and not ended; what they tell of may be decoded already
@@ -80,14 +72,18 @@ class Server:
         """`ready`, or why not. `stuck`: there is work, and no step was made for 10 seconds."""
         if self.admission.closed:
             return "draining"
-        if self.engine is None:
+        if self.models is None or not self.models.started:
             return "loading"
-        return "ready" if self.engine.healthy() else "stuck"
+        return "ready" if self.models.healthy() else "stuck"
 
-    def loaded(self) -> LocalEngine:
-        if self.engine is None:
+    def failed(self) -> bool:
+        """An engine will answer no more, and nothing but a new process helps."""
+        return self.models is not None and self.models.failed()
+
+    def loaded(self) -> Models:
+        if self.models is None or not self.models.started:
             raise EngineStopped("the model is still loading")
-        return self.engine
+        return self.models
 
     def model_ids(self) -> list[str]:
         """Of all models, those that decode first."""
@@ -95,7 +91,7 @@ class Server:
         return self._decoding() + embedding
 
     def _decoding(self) -> list[str]:
-        return [ORCHESTRATED] + ([self.engine.model_id] if self.engine else [])
+        return [ORCHESTRATED] + (self.models.names if self.models else [])
 
     def busy(self) -> bool:
         """Whether any request waits, or is being answered."""
@@ -103,16 +99,29 @@ class Server:
 
     def decoder(self, model: str) -> Engine:
         """Raises ModelNotFound."""
-        engine = self.local(model)
-        return Orchestrator(engine) if model == ORCHESTRATED else engine
+        models = self.loaded()
+        if model == ORCHESTRATED:
+            return Orchestrator(self.roles()["caller"])
+        self._check(model)
+        return models.engine(model)
 
-    def local(self, model: str) -> LocalEngine:
-        """The engine that reads and writes the tokens of `model`. Raises ModelNotFound."""
-        engine = self.loaded()
-        if model in (ORCHESTRATED, engine.model_id):
-            return engine
-        known = ", ".join(self._decoding())
-        raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
+    def roles(self, asked: Mapping[str, str] | None = None) -> Mapping[Role, Engine]:
+        """Who does what behind `f1`, as f1.toml has it or as a request asks. Raises
+        InvalidRequest, ModelNotFound."""
+        return self.loaded().roles(asked)
+
+    @asynccontextmanager
+    async def local(self, model: str) -> AsyncIterator[LocalEngine]:
+        """The engine that reads and writes the tokens of `model`: loaded, and not unloaded as long
+        as this is held. Raises ModelNotFound; InvalidRequest where that is another server's."""
+        self._check(model)
+        async with self.loaded().lease(model) as engine:
+            yield engine
+
+    def _check(self, model: str) -> None:
+        if model != ORCHESTRATED and model not in self.loaded().names:
+            known = ", ".join(self._decoding())
+            raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
 
     def cut(self) -> None:
         """Ends all that is being answered, or waits, with ShuttingDown."""
@@ -128,7 +137,8 @@ class Server:
     ) -> AsyncGenerator[Event]:
         """All that decodes passes here: it is admitted, waits its turn, is decoded, side by side.
         Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
-        decoder, context_length = self.decoder(model), self.loaded().context_length
+        decoder = self.decoder(model)
+        context_length = self.loaded().context_length(model) or _UNKNOWN_CONTEXT
         num_bytes = caller.num_bytes // len(requests)
         tokens = sum(estimate(request, num_bytes, context_length) for request in requests)
         deadline = deadline or Deadline(caller.record.began, self.limits.default_timeout)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -109,16 +109,15 @@ def _parse_prompts(fields: Fields, limits: Limits) -> list[Prompt]:
 
 
 class CompletionsWriter:
-    """One answer: whole, or as frames. `show` gives the text of a prompt, to echo it."""
+    """One answer: whole, or as frames. `echoed` are the prompts' texts, where they are told."""
 
-    def __init__(self, asked: CompletionsRequest, show: Callable[[Prompt], str]):
+    def __init__(self, asked: CompletionsRequest, echoed: Sequence[str] = ()):
         self._asked = asked
         self._n = asked.requests[0].n
         self._id = f"cmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._choices: dict[int, _Choice] = {}
-        prompts = [request.prompt or "" for request in asked.requests]
-        self._echoed = [show(prompt) if asked.echo else "" for prompt in prompts]
+        self._echoed = echoed or [""] * len(asked.requests)
         self._ends: dict[int, Usage] = {}
 
     def whole(self, completions: Sequence[Completion]) -> Json:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from f1.roles import ORCHESTRATED
 from f1.serve.limits import Limits
-from f1.serve.server import ORCHESTRATED
 from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import parse_messages
