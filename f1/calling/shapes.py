@@ -16,7 +16,7 @@ from typing import Any
 from f1.calling.document import REFERENCES, Document, Place
 from f1.calling.patterns import Node
 from f1.calling.strings import Strings
-from f1.calling.validating import check, identity, is_multiple, matches
+from f1.calling.validating import Problem, check, identity, is_multiple, matches
 from f1.types import Relaxed
 
 MAX_ALTERNATIVES = 512  # of one value
@@ -158,6 +158,11 @@ class Shapes:
                 if shape not in shapes:
                     shapes.append(shape)
         return shapes
+
+    def check(self, conjunction: Conjunction, value: Any) -> Problem | None:
+        """What is wrong with a value that is to be held to all of it."""
+        problems = (check(self._document, value, node) for node in conjunction)
+        return next((problem for problem in problems if problem is not None), None)
 
     def relax(self, node: Mapping[str, Any], keyword: str, why: str) -> None:
         path = self._document.path(node)
