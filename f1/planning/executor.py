@@ -1,25 +1,46 @@
-"""Runs the nodes of a plan: each starts the moment its needs are met."""
+"""Runs the nodes of a plan: each starts the moment its needs are met.
+
+    add ──▶ waits for its needs ──▶ bound, checked ──▶ runs ──▶ its result
+                 │                        │              │         ▲
+                 └── one failed ──────────┴─ unfit ──────┴─ left ──┘
+
+Nothing polls: what ends a node starts those that waited for it alone. A failure of any kind is a
+result, which the model reads; the other nodes go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
+from f1.planning.binding import BadReference, bind, refs_of, unbound
+from f1.planning.content import write_failure, write_output
+from f1.planning.gates import Gates
+from f1.planning.tries import Outcome, ended, run_call
 from f1.tools.spec import ToolSpec
-from f1.types import Node, ToolCall, ToolResult
-
-
-class Gates:
-    """What the calls of a whole process share: concurrency caps, circuit breakers, calls in flight
-    (identical read-only ones are run once)."""
+from f1.types import FailureKind, Node, ToolCall, ToolResult
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """A call has begun; one that waits for room, or that nothing came of but a refusal, has not."""
+
     node: Node
     call: ToolCall  # references put in
     at: float  # time.perf_counter()
+
+
+@dataclass(slots=True)
+class _Running:
+    node: Node
+    call: ToolCall
+    spec: ToolSpec
+    begun: float | None = None
 
 
 class Executor:
@@ -27,32 +48,258 @@ class Executor:
 
     def __init__(self, tools: Mapping[str, ToolSpec], gates: Gates):
         self.results: dict[str, ToolResult] = {}  # by node id
-        raise NotImplementedError
+        self._tools = tools
+        self._gates = gates
+        self._nodes: dict[str, Node] = {}  # all, as they were added
+        self._missing: dict[str, set[str]] = {}  # of nodes that wait: what is not done
+        self._needed_by: dict[str, list[str]] = {}
+        self._running: dict[str, asyncio.Task[ToolResult]] = {}
+        self._theirs: dict[str, ToolCall] = {}
+        self._values: dict[str, Any] = {}  # for references, where they were read whole
+        self._news: asyncio.Queue[Started | ToolResult] = asyncio.Queue()
+        self._untold = 0  # results in there
+        self._asked: dict[str, list[asyncio.Future[None]]] = {}
+        self._left = False
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     async def __aexit__(self, *raised: object) -> None:
-        raise NotImplementedError
+        self._left = True
+        stuck = self._stuck()
+        waiting, self._missing = self._missing, {}
+        for node_id in waiting:
+            if node_id not in stuck:
+                self._settle(self._failure(node_id, "cancelled", "it was called off"))
+        running = asyncio.gather(*self._running.values(), return_exceptions=True)
+        for task in self._running.values():
+            task.cancel()
+        await ended(running)
+        for turns in self._asked.values():
+            _wake(turns)
 
     def add(self, node: Node) -> None:
         """It starts now, or as soon as the nodes that it needs are done. Nodes of client tools
-        (no runner) never start: they are `theirs` once their needs are met."""
+        (no runner) never start: they are `theirs` once their needs are met.
+
+        What is wrong with it is its result; only an id that is taken raises ValueError."""
+        if self._left:
+            raise RuntimeError("the run is over")
+        if node.id in self._nodes or node.id in self.results:
+            raise ValueError(f"there is a node {node.id!r} already")
+        needs = dict.fromkeys((*node.after, *(ref.id for ref in refs_of(node.arguments))))
+        unknown = [n for n in needs if n not in self._nodes and n not in self.results]
+        failed = [n for n in needs if n in self.results and self.results[n].failed]
+        missing = {n for n in needs if n not in self.results}
+        self._nodes[node.id] = node
+        failure: ToolResult | None = None
+        if node.tool not in self._tools:
+            failure = self._failure(node.id, "unknown_tool", f"there is no tool '{node.tool}'")
+        elif unknown:
+            failure = self._failure(node.id, "bad_reference", f"no ${unknown[0]} stands before it")
+        elif failed:
+            failure = self._need_failed(node.id, failed[0])
+        elif missing:
+            self._missing[node.id] = missing
+            for need in needs:
+                self._needed_by.setdefault(need, []).append(node.id)
+        else:
+            failure = self._begin(node)
+        if failure is not None:
+            self._settle(failure)
+
+    def know(self, result: ToolResult) -> None:
+        """What came of a node elsewhere: in an earlier request, or at the caller's. `next` does
+        not tell of it."""
+        self._theirs.pop(result.node_id, None)
+        self.results[result.node_id] = result
+        self._values[result.node_id] = result.value
+        for failure in self._freed(result):
+            self._settle(failure)
 
     @property
     def unfinished(self) -> int:
-        """Nodes that run, or wait for others."""
-        raise NotImplementedError
+        """Nodes that run, or wait for others, or whose result `next` has not told yet; without
+        those that wait for calls of `theirs`."""
+        return self._untold + len(self._running) + len(self._missing) - len(self._stuck())
 
     @property
     def theirs(self) -> tuple[ToolCall, ...]:
         """Calls for the caller to run: bound, valid, in the order of their nodes."""
-        raise NotImplementedError
+        return tuple(self._theirs[node_id] for node_id in self._nodes if node_id in self._theirs)
 
     async def next(self) -> Started | ToolResult:
         """What happens next; call it while there are `unfinished` ones."""
-        raise NotImplementedError
+        if not self.unfinished:
+            raise RuntimeError("nothing is under way")
+        item = await self._news.get()
+        self._untold -= isinstance(item, ToolResult)
+        return item
 
     async def result(self, node_id: str) -> ToolResult:
-        """Of that node, as soon as it is done; for any number of waiters beside `next`."""
-        raise NotImplementedError
+        """Of that node, as soon as it is done; for any number of waiters beside `next`. Raises
+        LookupError where there will be none: no such node, or it waits for the caller."""
+        if self._is_coming(node_id):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._asked.setdefault(node_id, []).append(turn)
+            await turn
+        if node_id not in self.results:
+            raise LookupError(f"there will be no result of ${node_id}")
+        return self.results[node_id]
+
+    # --- a node's way ------------------------------------------------------------------------
+
+    def _begin(self, node: Node) -> ToolResult | None:
+        """Its needs are met: it runs, or is theirs; otherwise why not."""
+        spec = self._tools[node.tool]
+        refs = tuple(refs_of(node.arguments))
+        for ref in refs:
+            if ref.id not in self._values:
+                message = f"${ref.id} was too long to be read whole"
+                return self._failure(node.id, "bad_reference", message)
+        try:
+            call = bind(node, self._values)
+        except (BadReference, ValueError) as error:  # not there, or no JSON
+            return self._failure(node.id, "bad_reference", str(error))
+        if spec.runner is not None and not spec.tool.strict:
+            message = "its arguments are held to no schema, so it is not run"
+            return self._failure(node.id, "refused", message, call)
+        if spec.tool.strict and (problem := _problem(spec, call)) is not None:
+            kind: FailureKind = "bad_reference" if refs else "invalid_arguments"
+            message = f"the arguments do not fit the schema: {problem}"
+            return self._failure(node.id, kind, message, call)
+        if spec.runner is None:
+            self._theirs[node.id] = call
+            for asked in [asked for asked in self._asked if not self._is_coming(asked)]:
+                _wake(self._asked.pop(asked))
+            return None
+        running = _Running(node, call, spec)
+        task = self._running[node.id] = asyncio.create_task(self._run(running))
+        task.add_done_callback(partial(self._ran, running))
+        return None
+
+    async def _run(self, running: _Running) -> ToolResult:
+        def begun() -> None:
+            running.begun = self._gates.clock()
+            self._news.put_nowait(Started(running.node, running.call, running.begun))
+
+        call, spec, gates = running.call, running.spec, self._gates
+        if not spec.annotations.read_only:
+            return self._result(running, await run_call(spec, call.arguments, gates, begun))
+        outcome, shared = await gates.flights.join(
+            (spec.name, id(spec.runner), _same(call.arguments)),
+            lambda begun: run_call(spec, call.arguments, gates, begun),
+            begun,
+        )
+        return self._result(running, outcome, shared)
+
+    def _ran(self, running: _Running, task: asyncio.Task[ToolResult]) -> None:
+        """However it ended, the node has a result."""
+        del self._running[running.node.id]
+        if task.cancelled():
+            result = self._result(running, _called_off(running))
+        elif (error := task.exception()) is not None:
+            message = f"{type(error).__name__}: {error}"
+            result = self._result(running, Outcome(failed="error", message=message))
+        else:
+            result = task.result()
+        self._settle(result)
+
+    def _settle(self, result: ToolResult) -> None:
+        """The node is done, and told of; so are those that fail with it."""
+        done = deque([result])
+        while done:
+            result = done.popleft()
+            self.results[result.node_id] = result
+            self._news.put_nowait(result)
+            self._untold += 1
+            done.extend(self._freed(result))
+            _wake(self._asked.pop(result.node_id, ()))
+
+    def _freed(self, result: ToolResult) -> Iterator[ToolResult]:
+        """Begins the nodes that waited for this one alone; the results of those that cannot."""
+        for node_id in self._needed_by.pop(result.node_id, ()):
+            missing = self._missing.get(node_id)
+            if missing is None:
+                continue  # it failed with another need
+            missing.discard(result.node_id)
+            failure: ToolResult | None = None
+            if result.failed:
+                failure = self._need_failed(node_id, result.node_id)
+            if result.failed or not missing:
+                del self._missing[node_id]
+                failure = failure or self._begin(self._nodes[node_id])
+            if failure is not None:
+                yield failure
+
+    def _stuck(self) -> set[str]:
+        """Nodes that wait for the caller, be it among others; needs stand before who needs them."""
+        stuck: set[str] = set(self._theirs)
+        for node_id, missing in self._missing.items() if stuck else ():
+            if not missing.isdisjoint(stuck):
+                stuck.add(node_id)
+        return stuck - self._theirs.keys()
+
+    def _is_coming(self, node_id: str) -> bool:
+        waiting = node_id in self._missing and node_id not in self._stuck()
+        return node_id in self._running or waiting
+
+    # --- what came of it ---------------------------------------------------------------------
+
+    def _result(self, running: _Running, outcome: Outcome, shared: bool = False) -> ToolResult:
+        now = self._gates.clock()
+        started = now if running.begun is None else running.begun
+        output = outcome.output
+        content, cut = write_failure(outcome.message), False
+        if output is not None:
+            content, cut = write_output(output, running.spec.limits.max_chars)
+            if output.num_bytes is None:
+                self._values[running.node.id] = output.value
+        return ToolResult(
+            running.call,
+            content,
+            outcome.failed,
+            started,
+            now - started,
+            value=None if output is None else output.value,
+            node_id=running.node.id,
+            tries=outcome.tries,
+            cut=cut,
+            shared=shared,
+        )
+
+    def _failure(
+        self, node_id: str, kind: FailureKind, message: str, call: ToolCall | None = None
+    ) -> ToolResult:
+        """Of a node that did not run."""
+        call = call or unbound(self._nodes[node_id])
+        content, now = write_failure(message), self._gates.clock()
+        return ToolResult(call, content, kind, now, 0.0, node_id=node_id, tries=0)
+
+    def _need_failed(self, node_id: str, need: str) -> ToolResult:
+        return self._failure(node_id, "need_failed", f"not run: it needs ${need}, which failed")
+
+
+def _problem(spec: ToolSpec, call: ToolCall) -> str | None:
+    """A grammar is not a validator: nothing runs before its arguments are checked in full."""
+    from f1.calling.schema import validate_arguments  # slow to import, not needed before
+
+    return validate_arguments(spec.tool, call.arguments)
+
+
+def _same(arguments: str) -> str:
+    """Equal for arguments that say the same, however they are written."""
+    return json.dumps(json.loads(arguments), sort_keys=True)
+
+
+def _called_off(running: _Running) -> Outcome:
+    begun = running.begun is not None
+    harm = begun and not running.spec.annotations.read_only
+    message = "it was called off" + ("; what it does may be done" if harm else "")
+    return Outcome(failed="cancelled", message=message, tries=int(begun))
+
+
+def _wake(turns: Iterable[asyncio.Future[None]]) -> None:
+    for turn in turns:
+        if not turn.done():  # those who wait no more
+            turn.set_result(None)

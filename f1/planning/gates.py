@@ -1,0 +1,168 @@
+"""What the calls of a whole process share: room for each tool, and what is known of its health.
+
+       5 failures in a row               30 s later
+closed ───────────────────▶ open ──────────────────────▶ half-open
+(calls pass)       (calls are turned away)     (one passes, the probe)
+  ▲                           ▲                            │
+  └── it found the tool well ─┼────────────────────────────┤
+                              └───────── it failed ────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from f1.planning.flights import Flights
+from f1.tools.spec import ToolSpec
+
+Clock = Callable[[], float]  # seconds, never going back
+
+MAX_FAILURES = 5
+COOL_DOWN = 30.0  # seconds
+MAX_EXTRA = 0.1  # retries, of the calls of a window
+FEW_EXTRA = 3  # that a window may have where it has few calls
+WINDOW = 60.0  # seconds
+MAX_IDLE_GATES = 4096
+
+
+class Breaker:
+    """Spares a tool that does not work its calls, and the calls the wait.
+
+    Only failures that say something of the tool's health count: a call that was answered with an
+    error of its own ("no such city") found the tool working.
+    """
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._failures = 0  # in a row
+        self._closed_at: float | None = None  # when a probe may pass, where it is open
+        self._probing = False
+
+    def wait(self) -> float | None:
+        """None where a try may begin now; else the seconds until one may (0: a probe is at it)."""
+        if self._closed_at is None:
+            return None
+        left = max(0.0, self._closed_at - self._clock())
+        return left if left or self._probing else None
+
+    def begin(self) -> bool:
+        """Of a try that may begin: whether it is the probe."""
+        self._probing = self._closed_at is not None
+        return self._probing
+
+    def end(self, is_probe: bool, healthy: bool | None) -> None:
+        """`healthy` None: the try was called off, and nothing was learnt."""
+        if is_probe:
+            self._probing = False
+        elif self._closed_at is not None:
+            return  # it began before the breaker opened; what comes now the probe finds out
+        if healthy is None:
+            return
+        self._failures = 0 if healthy else self._failures + 1
+        if healthy:
+            self._closed_at = None
+        elif self._failures >= MAX_FAILURES:
+            self._closed_at = self._clock() + COOL_DOWN
+
+
+class RetryBudget:
+    """Keeps retries from doubling the load of a tool that is in trouble: within any window they
+    are at most a tenth of its calls, or three."""
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._parts: deque[list[int]] = deque()  # [tenth of a window, calls, retries]
+
+    def count(self) -> None:
+        """One more call."""
+        self._now()[1] += 1
+
+    def spend(self) -> bool:
+        """Whether there is a retry left; it is used up then."""
+        now = self._now()
+        calls = sum(part[1] for part in self._parts)
+        if sum(part[2] for part in self._parts) >= max(FEW_EXTRA, int(MAX_EXTRA * calls)):
+            return False
+        now[2] += 1
+        return True
+
+    def _now(self) -> list[int]:
+        index = int(self._clock() / (WINDOW / 10))
+        while self._parts and self._parts[0][0] <= index - 10:
+            self._parts.popleft()
+        if not self._parts or self._parts[-1][0] != index:
+            self._parts.append([index, 0, 0])
+        return self._parts[-1]
+
+
+class Gate:
+    """Of one tool."""
+
+    def __init__(self, spec: ToolSpec, clock: Clock):
+        self.runner = spec.runner  # kept, so that its id is nobody else's
+        self.breaker = Breaker(clock)
+        self.budget = RetryBudget(clock)
+        self.users = 0  # calls that are under way, or wait
+        self._room = spec.limits.max_parallel
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Returns when there is room for one more try; first come, first served."""
+        if self._room > 0:
+            self._room -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave()  # the room came, and nobody to take it
+            raise
+
+    def leave(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():  # nobody waits for those
+                turn.set_result(None)
+                return
+        self._room += 1
+
+
+class Gates:
+    """Tools with the same name and the same runner share a gate, whoever's run they are in.
+
+    One event loop may use it. `clock` and `rng` are for tests that have a time of their own.
+    """
+
+    def __init__(self, clock: Clock = time.perf_counter, rng: random.Random | None = None):
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.flights = Flights()
+        self._gates: OrderedDict[tuple[str, int], Gate] = OrderedDict()
+
+    @contextmanager
+    def gate(self, spec: ToolSpec) -> Iterator[Gate]:
+        key = spec.name, id(spec.runner)
+        gate = self._gates.get(key)
+        if gate is None:
+            self._forget()
+            gate = self._gates[key] = Gate(spec, self.clock)
+        self._gates.move_to_end(key)
+        gate.users += 1
+        try:
+            yield gate
+        finally:
+            gate.users -= 1
+
+    def _forget(self) -> None:
+        """Makes room where there are too many, of gates that nobody uses."""
+        if len(self._gates) >= MAX_IDLE_GATES:
+            idle = [key for key, gate in self._gates.items() if not gate.users]
+            for key in idle[: MAX_IDLE_GATES // 2]:
+                del self._gates[key]
