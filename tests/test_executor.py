@@ -173,7 +173,7 @@ PRICE = {
         (node("1", "pey", price=1), "unknown_tool", "pey"),
         (node("1", "pay", price="1"), "invalid_arguments", "schema"),
         (node("1", "pay"), "invalid_arguments", "schema"),
-        (node("1", "pay", price=Ref("0", "text")), "bad_reference", "schema"),
+        (node("1", "pay", price=Ref("0", "text")), "bad_reference", "$0.text does not fit 'price'"),
         (node("1", "pay", price=Ref("0", "cost")), "bad_reference", "cost"),
         (node("1", "pay", price=Ref("7")), "bad_reference", "$7"),
         (node("1", "pay", "7", price=1), "bad_reference", "$7"),
@@ -258,8 +258,8 @@ def test_calls_for_the_caller_are_bound_and_wait_for_their_needs() -> None:
             waiter = asyncio.create_task(executor.result("4"))
             await finish(executor)
             assert [(c.id, c.arguments) for c in executor.theirs] == [
-                ("call_2", '{"price":5}'),
-                ("call_5", '{"anything":1}'),
+                ("call_2", '{"price": 5}'),
+                ("call_5", '{"anything": 1}'),
             ]
             with pytest.raises(LookupError):
                 await waiter

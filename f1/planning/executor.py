@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from f1.planning.binding import BadReference, bind, refs_of, unbound
 from f1.planning.content import write_failure, write_output
 from f1.planning.gates import Gates
+from f1.planning.plan import BadReference, bind, needs, references
 from f1.planning.tries import Outcome, ended, run_call
 from f1.tools.spec import ToolSpec
-from f1.types import FailureKind, Node, ToolCall, ToolResult
+from f1.types import FailureKind, Node, Ref, ToolCall, ToolResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class Executor:
             raise RuntimeError("the run is over")
         if node.id in self._nodes or node.id in self.results:
             raise ValueError(f"there is a node {node.id!r} already")
-        needs = dict.fromkeys((*node.after, *(ref.id for ref in refs_of(node.arguments))))
-        unknown = [n for n in needs if n not in self._nodes and n not in self.results]
-        failed = [n for n in needs if n in self.results and self.results[n].failed]
-        missing = {n for n in needs if n not in self.results}
+        needed = needs(node)
+        unknown = [n for n in needed if n not in self._nodes and n not in self.results]
+        failed = [n for n in needed if n in self.results and self.results[n].failed]
+        missing = {n for n in needed if n not in self.results}
         self._nodes[node.id] = node
         failure: ToolResult | None = None
         if node.tool not in self._tools:
@@ -101,7 +101,7 @@ class Executor:
             failure = self._need_failed(node.id, failed[0])
         elif missing:
             self._missing[node.id] = missing
-            for need in needs:
+            for need in needed:
                 self._needed_by.setdefault(need, []).append(node.id)
         else:
             failure = self._begin(node)
@@ -152,22 +152,20 @@ class Executor:
     def _begin(self, node: Node) -> ToolResult | None:
         """Its needs are met: it runs, or is theirs; otherwise why not."""
         spec = self._tools[node.tool]
-        refs = tuple(refs_of(node.arguments))
-        for ref in refs:
+        for _, ref in references(node):
             if ref.id not in self._values:
                 message = f"${ref.id} was too long to be read whole"
                 return self._failure(node.id, "bad_reference", message)
         try:
-            call = bind(node, self._values)
-        except (BadReference, ValueError) as error:  # not there, or no JSON
-            return self._failure(node.id, "bad_reference", str(error))
+            call = bind(node, self._values, spec.tool.parameters if spec.tool.strict else None)
+        except BadReference as error:
+            return self._failure(node.id, "bad_reference", error.message)
         if spec.runner is not None and not spec.tool.strict:
             message = "its arguments are held to no schema, so it is not run"
             return self._failure(node.id, "refused", message, call)
         if spec.tool.strict and (problem := _problem(spec, call)) is not None:
-            kind: FailureKind = "bad_reference" if refs else "invalid_arguments"
             message = f"the arguments do not fit the schema: {problem}"
-            return self._failure(node.id, kind, message, call)
+            return self._failure(node.id, "invalid_arguments", message, call)
         if spec.runner is None:
             self._theirs[node.id] = call
             for asked in [asked for asked in self._asked if not self._is_coming(asked)]:
@@ -272,12 +270,24 @@ class Executor:
         self, node_id: str, kind: FailureKind, message: str, call: ToolCall | None = None
     ) -> ToolResult:
         """Of a node that did not run."""
-        call = call or unbound(self._nodes[node_id])
+        call = call or _unbound(self._nodes[node_id])
         content, now = write_failure(message), self._gates.clock()
         return ToolResult(call, content, kind, now, 0.0, node_id=node_id, tries=0)
 
     def _need_failed(self, node_id: str, need: str) -> ToolResult:
         return self._failure(node_id, "need_failed", f"not run: it needs ${need}, which failed")
+
+
+def _unbound(node: Node) -> ToolCall:
+    """The call of a node without all values, its references as a plan's JSON has them."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return {"ref": value.id} | ({"path": value.path} if value.path else {})
+        return dict(value) if isinstance(value, Mapping) else str(value)
+
+    arguments = json.dumps(node.arguments, default=written, ensure_ascii=False)
+    return ToolCall(node.call_id or f"call_{node.id}", node.tool, arguments)
 
 
 def _problem(spec: ToolSpec, call: ToolCall) -> str | None:
