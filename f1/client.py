@@ -14,19 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from f1.planning.orchestrator import (
-    CallTools,
-    Engine,
-    GiveUp,
-    Orchestrator,
-    Outcome,
-    Progress,
-    Reply,
-    gather,
-)
+from f1.errors import InvalidRequest
+from f1.planning.collect import gather
+from f1.planning.orchestrator import Orchestrator, System
+from f1.planning.outcome import CallTools, GiveUp, Outcome, Planned, Progress, Reply, report_of
+from f1.planning.run import Engine
 from f1.portal import Portal
 from f1.serve.limits import Limits
 from f1.serve.wire import bodies
@@ -34,13 +29,14 @@ from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
 from f1.tools.function import make_tool
-from f1.tools.runner import ToolRunner
+from f1.tools.spec import ToolSpec
 from f1.types import (
     Completion,
     Event,
     FinishReason,
     GenerateRequest,
     Message,
+    RunReport,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -54,7 +50,7 @@ if TYPE_CHECKING:
     from f1.settings import Settings
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
-AnyTool = Callable[..., Any] | Tool | Mapping[str, Any]
+AnyTool = Callable[..., Any] | ToolSpec | Tool | Mapping[str, Any]
 
 
 class Options(TypedDict, total=False):
@@ -77,7 +73,7 @@ class Options(TypedDict, total=False):
     logit_bias: Mapping[str, float]
     logprobs: bool
     top_logprobs: int
-    f1: Mapping[str, bool]  # "eager_arguments", "masked_mass", "repair_history"
+    f1: Mapping[str, Any]  # "strategy", "plan", "budget", … (f1.types.RunOptions) and the like
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended, and the calls that were run for it, in the order they finished."""
+    """How a run ended, and the calls that were run for it, in the order of its plan."""
 
     outcome: Outcome
     results: tuple[ToolResult, ...]
@@ -135,6 +131,11 @@ class RunResult:
     @property
     def usage(self) -> Usage:
         return self.outcome.completion.usage
+
+    @property
+    def report(self) -> RunReport:
+        """What was done: the plan, the results, the strategy, the ending."""
+        return report_of(self.outcome)
 
 
 class F1:
@@ -159,6 +160,7 @@ class F1:
                 self._engine, self._close = _embed(model, settings)
             else:
                 self._engine, self._close = _connect(self._portal, base_url, model, api_key)
+            self._system = System.of(self._engine)
         except BaseException:
             self._portal.close()
             raise
@@ -215,7 +217,7 @@ class F1:
         messages: Messages,
         tools: Sequence[AnyTool] = (),
         *,
-        max_steps: int = 8,
+        max_steps: int | None = None,
         **options: Unpack[Options],
     ) -> RunResult:
         """Decodes, runs the calls to your functions (those of one step side by side), and goes on
@@ -228,7 +230,7 @@ class F1:
         messages: Messages,
         tools: Sequence[AnyTool] = (),
         *,
-        max_steps: int = 8,
+        max_steps: int | None = None,
         **options: Unpack[Options],
     ) -> RunResult:
         """The same; coroutine functions among the tools run on the caller's loop."""
@@ -240,12 +242,13 @@ class F1:
         messages: Messages,
         tools: Sequence[AnyTool] = (),
         *,
-        max_steps: int = 8,
+        max_steps: int | None = None,
         **options: Unpack[Options],
     ) -> Generator[Progress]:
-        """A run as it happens: TextDelta, StepBegun, ToolResult, and the outcome at the end."""
-        request = _request(messages, tools, options)
-        orchestrator = Orchestrator(self._engine, _runner(tools), max_steps=max_steps)
+        """A run as it happens: each Node as it is planned, Started, ToolResult, TextDelta, Note;
+        the outcome at the end."""
+        request = _in_steps(_request(messages, tools, options), max_steps)
+        orchestrator = Orchestrator(self._system, _own(tools))
         return self._portal.iterate(lambda: orchestrator.run(request))
 
     def awatch(
@@ -253,12 +256,13 @@ class F1:
         messages: Messages,
         tools: Sequence[AnyTool] = (),
         *,
-        max_steps: int = 8,
+        max_steps: int | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[Progress]:
-        request = _request(messages, tools, options)
-        engine = _Bridge(self._portal, self._engine)
-        return Orchestrator(engine, _runner(tools), max_steps=max_steps).run(request)
+        request = _in_steps(_request(messages, tools, options), max_steps)
+        # What calls wait for belongs to one loop, and this is the caller's.
+        system = System.of(_Bridge(self._portal, self._engine))
+        return Orchestrator(system, _own(tools)).run(request)
 
 
 class _Bridge:
@@ -315,6 +319,15 @@ def _request(messages: Messages, tools: Sequence[AnyTool], options: Options) -> 
     return parse_chat_request(body, Limits()).generate
 
 
+def _in_steps(request: GenerateRequest, max_steps: int | None) -> GenerateRequest:
+    if max_steps is None:
+        return request
+    if max_steps < 1:
+        raise InvalidRequest("max_steps must be at least 1", param="max_steps")
+    budget = replace(request.run.budget, steps=max_steps)
+    return replace(request, run=replace(request.run, budget=budget))
+
+
 def _messages(messages: Messages) -> list[Any]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
@@ -327,12 +340,21 @@ def _described(tool: AnyTool) -> Tool:
     if isinstance(tool, Mapping):
         bodies.tool(Limits()).check(tool, "tools")
         return parse_tool(Fields(tool, "tools"))
-    return make_tool(tool).tool
+    return tool.tool if isinstance(tool, ToolSpec) else make_tool(tool).tool
 
 
-def _runner(tools: Sequence[AnyTool]) -> ToolRunner:
-    """Runs those tools that are functions."""
-    return ToolRunner(make_tool(t) for t in tools if not isinstance(t, Tool | Mapping))
+def _own(tools: Sequence[AnyTool]) -> list[ToolSpec]:
+    """Those that are run for the caller: functions, and tools that come with what runs them."""
+    specs = [
+        tool if isinstance(tool, ToolSpec) else make_tool(tool).spec
+        for tool in tools
+        if not isinstance(tool, Tool | Mapping)
+    ]
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"tool '{twice}' is given twice", param="tools")
+    return specs
 
 
 def _response_model(options: Options) -> type[BaseModel] | None:
@@ -349,8 +371,8 @@ def _parsed(completion: Completion, options: Options) -> Any:
 
 def _run_result(items: Sequence[Progress], options: Options) -> RunResult:
     outcome = items[-1]
-    if not isinstance(outcome, Reply | CallTools | GiveUp):
+    if not isinstance(outcome, Reply | CallTools | Planned | GiveUp):
         raise TypeError(f"a run ended with {type(outcome).__name__}")
-    results = tuple(item for item in items if isinstance(item, ToolResult))
+    results = report_of(outcome).results
     parsed = _parsed(outcome.completion, options) if isinstance(outcome, Reply) else None
     return RunResult(outcome, results, parsed)

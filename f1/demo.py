@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from f1.client import F1
-from f1.planning.orchestrator import CallTools, GiveUp, Progress, Reply, StepBegun
+from f1.planning.outcome import CallTools, GiveUp, Planned, Progress, Reply, report_of
 from f1.tools.function import FunctionTool, tool
-from f1.types import TextDelta, ToolCall, ToolResult, Usage
+from f1.types import Note, Started, ToolCall, ToolResult, Usage
 
 QUESTION = "What do a flight to Lisbon and three nights in a hotel there cost in total?"
 _LATENCY = 0.4  # seconds
@@ -78,60 +78,54 @@ class Narrator:
     def __init__(self, console: Console):
         self.console = console
         self.asked = time.perf_counter()
-        self.first_token: float | None = None
-        self.step: list[ToolResult] = []
-        self.step_size = 0
+        self.first: float | None = None  # when anything was heard
 
     def tell(self, progress: Iterable[Progress]) -> bool:
         answered = False
         for item in progress:
+            self.first = self.first or time.perf_counter()
             match item:
-                case TextDelta():
-                    self._heard()
-                case StepBegun():
-                    self._heard()
-                    self._begin(item)
+                case Started():
+                    self.console.print(f"  [cyan]→[/] {escape(write_call(item.call))}")
                 case ToolResult():
                     self._result(item)
+                case Note():
+                    self.console.print(f"  [dim]{escape(item.text)}[/]")
                 case Reply():
                     answered = True
                     text = item.completion.message.content.strip()
+                    self._together(report_of(item).results)
                     self.console.print(f"\n[bold]Answer[/]    {escape(text)}")
                     self._times(item.completion.usage)
-                case CallTools() | GiveUp():
+                case CallTools() | Planned() | GiveUp():
                     why = item.why if isinstance(item, GiveUp) else "a tool is missing"
                     self.console.print(f"\n[bold red]No answer:[/] {escape(why)}")
         return answered
 
-    def _heard(self) -> None:
-        self.first_token = self.first_token or time.perf_counter()
-
-    def _begin(self, step: StepBegun) -> None:
-        self.step, self.step_size = [], len(step.calls)
-        together = f": {len(step.calls)} calls side by side" if len(step.calls) > 1 else ""
-        self.console.print(f"\n[bold cyan]Step {step.step}[/]{together}")
-        for call in step.calls:
-            self.console.print(f"  [cyan]→[/] {escape(write_call(call))}")
-        for call in step.waiting:
-            reason = "waits: it has numbers that nobody has said yet"
-            self.console.print(f"  [dim]⏸ {escape(write_call(call))} {reason}[/]")
-
     def _result(self, result: ToolResult) -> None:
-        self.step.append(result)
         mark = "[red]✗[/]" if result.failed else "[green]✓[/]"
         shown = result.content if len(result.content) <= 200 else f"{result.content[:200]}…"
         self.console.print(
             f"  {mark} {escape(result.call.name)} returned {escape(shown)} "
             f"[dim]in {result.seconds:.2f} s[/]"
         )
-        if len(self.step) == self.step_size > 1:
-            wall = max(r.started + r.seconds for r in self.step) - min(r.started for r in self.step)
-            in_turn = sum(r.seconds for r in self.step)
-            self.console.print(f"  [dim]{wall:.2f} s together; one by one {in_turn:.2f} s[/]")
+
+    def _together(self, results: Sequence[ToolResult]) -> None:
+        """What it took that calls ran side by side."""
+        spans = sorted((result.started, result.started + result.seconds) for result in results)
+        wall, end = 0.0, 0.0
+        for begin, until in spans:
+            wall += max(until - max(begin, end), 0.0)
+            end = max(end, until)
+        in_turn = sum(result.seconds for result in results)
+        if len(spans) > 1:
+            self.console.print(
+                f"  [dim]tools: {wall:.2f} s; one by one they take {in_turn:.2f} s[/]"
+            )
 
     def _times(self, usage: Usage) -> None:
         total = time.perf_counter() - self.asked
-        first = (self.first_token or time.perf_counter()) - self.asked
+        first = (self.first or time.perf_counter()) - self.asked
         self.console.print(
             f"[dim]{total:.1f} s in all, {first:.2f} s to the first event; "
             f"{usage.prompt_tokens} prompt tokens ({usage.cached_tokens} of them reused), "

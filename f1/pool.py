@@ -368,6 +368,16 @@ class Pooled:
             async for event in events:
                 yield event
 
+    @property
+    def context_length(self) -> int | None:
+        """None: it is not loaded."""
+        return self.pool.context_length(self.name)
+
+    async def tokenize(self, request: GenerateRequest) -> list[int]:
+        """The tokens of the request's prompt."""
+        async with self.pool.lease(self.name) as engine:
+            return await engine.tokenize(request)
+
 
 def _free(engines: list[LocalEngine]) -> None:
     """Closes the one in the list, which nothing else may hold, and has the system get its memory

@@ -65,6 +65,22 @@ class Plan:
     nodes: tuple[Node, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A node's call begins, references put in. `at` is on time.perf_counter's clock."""
+
+    node: Node
+    call: ToolCall
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a strategy did, for a person; it goes into the run's report."""
+
+    text: str
+
+
 FailureKind = Literal[
     "unknown_tool",
     "invalid_arguments",
@@ -125,13 +141,14 @@ class RunOptions:
 
     strategy: StrategyName = "auto"
     plan_only: bool = False  # return the plan; run nothing
-    plan: Plan | None = None  # run this one
+    plan: Plan | Mapping[str, Any] | None = None  # run this one; a Mapping: as JSON, unchecked
     tools: tuple[str, ...] = ()  # registered ones, by name
     toolsets: tuple[str, ...] = ()  # registered: "travel", or "travel@2" for that version
-    max_tools: int = 8  # shown to the model at first; the rest can be searched for
+    max_tools: int = 16  # shown to the model at first; the rest can be searched for
     samples: int = 5  # of strategies that draw several
     budget: Budget = Budget()
     roles: Mapping[str, str] = field(default_factory=dict)  # role → model, in place of f1.toml's
+    compact: bool = True  # leave old turns out where the conversation does not fit
     progress: bool = False  # tell of calls and results as they happen
 
 
@@ -331,7 +348,15 @@ class Finished:
     stop: str | None = None  # the stop string that ended the content, where one did
 
 
-Event = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta | Finished
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """With `run.progress` alone: what the system does before it answers."""
+
+    choice: int
+    item: Node | Started | ToolResult | Note
+
+
+Event = TextDelta | ReasoningDelta | CallBegun | ArgumentsDelta | CallDelta | RunEvent | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from scripted import ScriptedEngine
 from serving import HELLO, Running, leave_after_sending, serving, wait_until_loaded
 
 from f1.errors import Overloaded, ShuttingDown
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.roles import Models
 from f1.serve.access import Access, Key
 from f1.serve.admission import Admission, Ticket, estimate

@@ -20,7 +20,7 @@ from f1.calling.turn import Turn, TurnEvent
 from f1.choices import Choice
 from f1.engine import AsyncEngine
 from f1.errors import ConstraintError, EngineStopped
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.settings import Settings
 from f1.types import (
     CallDelta,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from f1.errors import F1Error, InvalidRequest
-from f1.planning.orchestrator import Collector
+from f1.planning.collect import Collector
 from f1.serve.limits import Limits
 from f1.serve.wire.anthropic.request import (
     MessagesRequest,

@@ -26,7 +26,7 @@ from f1.errors import (
     InvalidRequest,
     InvalidSchema,
 )
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.settings import Settings
 from f1.types import (
     Completion,

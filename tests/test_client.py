@@ -16,7 +16,7 @@ from serving import serving
 
 from f1 import F1, F1Error, Message, Tool, tool
 from f1.errors import EngineStopped, Unauthorized
-from f1.planning.orchestrator import CallTools, Reply
+from f1.planning.outcome import CallTools, Reply
 from f1.portal import Portal
 from f1.serve.access import Access, Key
 from f1.types import CallDelta, Finished, TextDelta

@@ -18,7 +18,7 @@ from serving import Running, serving
 
 from f1.engine import AsyncEngine
 from f1.errors import ConstraintError, InvalidRequest
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.serve.limits import Limits
 from f1.serve.side_by_side import side_by_side
 from f1.serve.wire.completions import parse_completions_request

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import virtual
 
-from f1.planning.executor import Executor, Started
+from f1.planning.executor import Executor
 from f1.planning.gates import Gates
 from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
-from f1.types import Node, Ref, Tool, ToolResult
+from f1.types import Node, Ref, Started, Tool, ToolResult
 
 READ = Annotations(read_only=True)
 OBJECT = {"type": "object"}

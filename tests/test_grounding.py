@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import call
 
-from f1.planning.grounding import hold_back_guesses
+from f1.planning.grounding import is_guess, numbers_said
 from f1.types import Message, Tool
 
 SAFE = call("look", city="Oslo")
@@ -27,17 +27,21 @@ SAFE = call("look", city="Oslo")
 def test_said(text: str, arguments: dict[str, object]) -> None:
     given = call("use", **arguments)
     tools = [Tool("use", "Up to 77.")]
-    assert hold_back_guesses([SAFE, given], [Message("user", text)], tools) == ((SAFE, given), ())
+    said = numbers_said([Message("user", text)], tools)
+    assert not is_guess(given, said)
+    assert not is_guess(SAFE, said)
 
 
 @pytest.mark.parametrize("arguments", [{"x": 100}, {"x": 0.5}, {"x": [{"y": 12}]}, {"x": -11}])
 def test_made_up(arguments: dict[str, object]) -> None:
     given = call("use", **arguments)
     messages = [Message("user", "What is 10 and 1000?")]
-    assert hold_back_guesses([given, SAFE], messages, []) == ((SAFE,), (given,))
+    said = numbers_said(messages, [])
+    assert is_guess(given, said)
+    assert not is_guess(SAFE, said)
 
 
 def test_results_ground_what_uses_them() -> None:
     given = call("use", x=176)
     messages = [Message("tool", '{"price": 176}', tool_call_id="1")]
-    assert hold_back_guesses([given], messages, []) == ((given,), ())
+    assert not is_guess(given, numbers_said(messages, []))

@@ -22,7 +22,7 @@ from f1.calling.verdicts import Subject, Verdicts
 from f1.engine import AsyncEngine
 from f1.errors import ConstraintError, F1Error, InvalidRequest, InvalidSchema, Overloaded
 from f1.models.load import load_checkpoint
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.settings import Settings
 from f1.types import (
     Completion,

@@ -17,7 +17,7 @@ from f1.calling.shared import shared_prefix
 from f1.engine import AsyncEngine
 from f1.errors import ContextLengthExceeded, InvalidRequest
 from f1.models.load import load_checkpoint
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.settings import Settings
 from f1.types import Completion, GenerateRequest, Message, SamplingParams, Tool, ToolChoice
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import threading
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pydantic
 import pytest
-from scripted import call
 
-from f1.errors import InvalidRequest
 from f1.tools.docstring import parse_docstring
 from f1.tools.function import make_tool, tool
-from f1.tools.runner import ToolRunner
-from f1.types import ToolResult
 
 
 class Unit(enum.Enum):
@@ -164,120 +158,3 @@ def test_sphinx_docstrings() -> None:
     :returns: The sum.
     """
     assert parse_docstring(text) == ("Adds.", {"a": "The first, and only."})
-
-
-async def run(runner: ToolRunner, *calls: object) -> list[ToolResult]:
-    async with aclosing(runner.run(calls)) as results:  # type: ignore[arg-type]
-        return [result async for result in results]
-
-
-async def test_calls_of_one_step_run_side_by_side() -> None:
-    # Each waits for the other: run one after the other, they would never end.
-    meeting = threading.Barrier(2, timeout=30)
-
-    @tool
-    def meet(name: str) -> str:
-        """Waits for the other."""
-        meeting.wait()
-        return name
-
-    results = await run(
-        ToolRunner([meet]), call("meet", "a", name="A"), call("meet", "b", name="B")
-    )
-    assert sorted(result.content for result in results) == ["A", "B"]
-    assert not any(result.failed for result in results)
-
-
-async def test_results_come_as_they_are_ready() -> None:
-    first_may_end = asyncio.Event()
-
-    @tool
-    async def slow() -> str:
-        """Ends when told."""
-        await first_may_end.wait()
-        return "slow"
-
-    @tool
-    def quick() -> dict[str, int]:
-        """Ends at once."""
-        return {"n": 1}
-
-    contents = []
-    async with aclosing(ToolRunner([slow, quick]).run([call("slow"), call("quick")])) as results:
-        async for result in results:
-            contents.append(result.content)
-            first_may_end.set()
-    assert contents == ['{"n":1}', "slow"]
-
-
-@tool
-def divide(a: int, b: int) -> float:
-    """Divides."""
-    return a / b
-
-
-@tool
-def leave() -> None:
-    """Tries to end the process."""
-    raise SystemExit(3)
-
-
-@tool
-def opaque() -> object:
-    """Returns what JSON cannot say."""
-    return object()
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        (call("divide", a=1, b=0), "ZeroDivisionError: division by zero"),
-        (call("divide", a=1, b="2"), "do not fit the schema"),
-        (call("divide", a=1), "do not fit the schema"),
-        (call("subtract", a=1), "there is no tool 'subtract'"),
-        (call("leave"), "SystemExit: 3"),
-        (call("opaque"), "serialize"),
-    ],
-)
-async def test_a_failure_is_a_result(asked: object, expected: str) -> None:
-    runner = ToolRunner([divide, leave, opaque])
-    failed, fine = sorted(
-        await run(runner, asked, call("divide", "ok", a=6, b=2)), key=lambda r: not r.failed
-    )
-    assert failed.failed
-    assert expected in failed.content
-    assert fine.content == "3.0"
-
-
-async def test_a_late_call_is_a_failure_and_the_others_are_not() -> None:
-    release = threading.Event()
-
-    @tool
-    def hang() -> None:
-        """Never ends."""
-        release.wait(60)
-
-    try:
-        runner = ToolRunner([hang, divide], timeout=0.05)
-        results = await run(runner, call("hang"), call("divide", a=6, b=3))
-    finally:
-        release.set()
-    assert {result.call.name: result.failed for result in results} == {
-        "hang": "timeout",
-        "divide": None,
-    }
-
-
-async def test_a_long_result_is_cut_and_says_so() -> None:
-    @tool
-    def flood() -> str:
-        """Says too much."""
-        return "x" * 1000
-
-    (result,) = await run(ToolRunner([flood], max_chars=10), call("flood"))
-    assert result.content == "x" * 10 + "… (cut: 1000 characters)"
-
-
-def test_two_tools_of_one_name_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="twice"):
-        ToolRunner([divide, divide])

@@ -20,7 +20,7 @@ from f1.errors import (
     ModelNotFound,
     Unauthorized,
 )
-from f1.planning.orchestrator import Collector
+from f1.planning.collect import Collector
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import MAX_DEPTH, MAX_VALUES, parse_json
 from f1.serve.wire.remote import ChunkReader, read_error

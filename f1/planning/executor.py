@@ -23,16 +23,7 @@ from f1.planning.gates import Gates
 from f1.planning.plan import BadReference, bind, needs, references
 from f1.planning.tries import Outcome, ended, run_call
 from f1.tools.spec import ToolSpec
-from f1.types import FailureKind, Node, Ref, ToolCall, ToolResult
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A call has begun; one that waits for room, or that nothing came of but a refusal, has not."""
-
-    node: Node
-    call: ToolCall  # references put in
-    at: float  # time.perf_counter()
+from f1.types import FailureKind, Node, Ref, Started, ToolCall, ToolResult
 
 
 @dataclass(slots=True)

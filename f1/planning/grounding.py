@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Set
 
 from f1.types import Message, Tool, ToolCall
 
@@ -26,15 +26,16 @@ _WORDS = {
 }  # fmt: skip
 
 
-def hold_back_guesses(
-    calls: Sequence[ToolCall], messages: Iterable[Message], tools: Iterable[Tool]
-) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
-    """The calls that can run now, and those that wait, both in their order."""
+def numbers_said(messages: Iterable[Message], tools: Iterable[Tool]) -> frozenset[float]:
+    """By the user, a tool, or a schema."""
     texts = [message.content for message in messages]
     texts += [json.dumps([tool.description, dict(tool.parameters)]) for tool in tools]
-    said = {number for text in texts for number in _numbers_in(text.lower())}
-    guessed = [call for call in calls if not set(_numbers_of(json.loads(call.arguments))) <= said]
-    return tuple(call for call in calls if call not in guessed), tuple(guessed)
+    return frozenset(number for text in texts for number in _numbers_in(text.lower()))
+
+
+def is_guess(call: ToolCall, said: Set[float]) -> bool:
+    """Whether the call holds a number that is none of those that were `said`."""
+    return not set(_numbers_of(json.loads(call.arguments))) <= said
 
 
 def _numbers_in(text: str) -> Iterator[float]:

@@ -1,279 +1,307 @@
-"""From a question to an answer: decode a turn, run the calls that are ours, go on.
+"""From a question to an answer: decide, run what is ours, look, go on.
 
-turn ──▶ calls? ──no──▶ Reply
- ▲         │ yes
- │      all ours? ──no──▶ CallTools (a client's tools are never run here)
- │         │ yes
- └── results of all, run side by side
+select tools, fit the context ─▶ strategy decides ──no calls──▶ Reply
+     ▲                               │ calls start as they are decoded
+     │                               ▼
+     └── results go into the conversation ── theirs among them? ──▶ CallTools
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from f1.errors import InvalidRequest
-from f1.planning.grounding import hold_back_guesses
-from f1.tools.runner import ToolRunner
+from f1.planning.compaction import compacted
+from f1.planning.executor import Executor
+from f1.planning.gates import Gates
+from f1.planning.outcome import (
+    CallTools,
+    GiveUp,
+    Outcome,
+    Planned,
+    Progress,
+    Reply,
+    events_of,
+)
+from f1.planning.pending import Pending, Waiting, results_of
+from f1.planning.plan import parse_plan
+from f1.planning.run import Engine, Role, Run, Spent
+from f1.planning.strategies.auto import strategy_for
+from f1.planning.strategy import Move
+from f1.tools.spec import ToolSpec
 from f1.types import (
-    CallDelta,
-    Completion,
+    Budget,
+    Ending,
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
     Message,
-    ReasoningDelta,
-    TextDelta,
-    TokenLogprob,
+    RunOptions,
+    RunReport,
+    Selected,
+    Started,
     ToolCall,
     ToolChoice,
     ToolResult,
-    Usage,
 )
 
 
-class Engine(Protocol):
-    """What decodes one assistant turn: the engine in this process, or a server."""
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
-        """Events of all choices. Raises F1Error; closing it early stops the work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The model answered in words."""
-
-    completion: Completion
+class Selector(Protocol):
+    async def select(
+        self, tools: Sequence[ToolSpec], messages: Sequence[Message], count: int
+    ) -> tuple[Selected, ...]:
+        """Those that the conversation most likely needs, best first."""
 
 
 @dataclass(frozen=True, slots=True)
-class CallTools:
-    """The client has to run these calls and come back with their results."""
+class System:
+    """What all runs of a process share. `engines`: by role, for a request's wishes of models by
+    role; `registered`: the tools that a tenant's request names, or has by default."""
 
-    completion: Completion
+    engines: Callable[[Mapping[str, str]], Mapping[Role, Engine]]
+    registered: Callable[[str, GenerateRequest], Sequence[ToolSpec]] = lambda tenant, request: ()
+    selector: Selector | None = None
+    gates: Gates = field(default_factory=Gates)
+    pending: Pending = field(default_factory=Pending)
 
-    @property
-    def calls(self) -> tuple[ToolCall, ...]:
-        return self.completion.message.tool_calls
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """No answer; `why` is for a person. `completion` is the last turn."""
-
-    why: str
-    completion: Completion
-
-
-Outcome = Reply | CallTools | GiveUp
-
-
-@dataclass(frozen=True, slots=True)
-class StepBegun:
-    """Calls that start now, all at once. Their ToolResults follow as they come in. Those that wait
-    hold numbers that nobody has said: the model makes them again when it has seen the results."""
-
-    step: int
-    calls: tuple[ToolCall, ...]
-    waiting: tuple[ToolCall, ...] = ()
-
-
-Progress = TextDelta | ReasoningDelta | StepBegun | ToolResult | Reply | CallTools | GiveUp
+    @classmethod
+    def of(cls, engine: Engine) -> System:
+        """One model in all roles."""
+        roles: Mapping[Role, Engine] = dict.fromkeys(
+            ("router", "caller", "writer", "verifier"), engine
+        )
+        return cls(lambda wishes: roles)
 
 
 class Orchestrator:
-    """Runs requests to an outcome within `max_steps` decoded turns. A call that was made before in
-    the run is not made again; once no other is asked for, and in the last turn, no calls are
-    allowed, so that what was found out is said."""
+    """Runs requests to an outcome, with the tools `own` beside those that requests bring."""
 
-    def __init__(self, engine: Engine, runner: ToolRunner | None = None, *, max_steps: int = 8):
-        if max_steps < 1:
-            raise InvalidRequest("max_steps must be at least 1", param="max_steps")
-        self.engine = engine
-        self.runner = runner or ToolRunner()
-        self.max_steps = max_steps
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
-        """The whole run as the events of one turn: an Engine like any other. Our own calls and
-        their results do not show."""
-        if not self.runner.functions:
-            async with aclosing(self.engine.generate(request)) as events:
-                async for event in events:
-                    yield event
-            return
-        async with aclosing(self.run(request)) as progress:
-            async for item in progress:
-                for event in _events(item):
-                    yield event
+    def __init__(self, system: System, own: Sequence[ToolSpec] = (), *, tenant: str = ""):
+        self.system = system
+        self.own = own
+        self.tenant = tenant
 
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Progress]:
         """What happens, as it happens; the last item is the Outcome. Raises F1Error."""
-        request = self._with_our_tools(request)
-        usage = Usage(0, 0)
-        made: set[tuple[str, str]] = set()
-        for step in range(1, self.max_steps + 1):
-            if step == self.max_steps and step > 1:
-                request = replace(request, tool_choice=ToolChoice("none"))
-            collector = Collector()
-            async with aclosing(self.engine.generate(request)) as events:
+        async with self._begin(request) as run:
+            outcome: Outcome | None = None
+            while outcome is None:
+                try:
+                    await self._prepare(run)
+                    async for item in self._move(run):
+                        yield item
+                    outcome = self._outcome(run)
+                except Spent as spent:
+                    outcome = give_up(run, spent.ending)
+            yield outcome
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        """The whole run as the events of one turn: an Engine like any other."""
+        if one_turn(request, self._tools(request)):
+            async with aclosing(self._pass(request)) as events:
                 async for event in events:
-                    collector.add(event)
-                    if isinstance(event, TextDelta | ReasoningDelta):
-                        yield event
-            completion = collector.completion()
-            usage = _add(usage, completion.usage)
-            completion = replace(completion, usage=usage)
-            if (outcome := self._outcome(completion)) is not None:
-                yield outcome
-                return
-            calls = tuple(c for c in completion.message.tool_calls if _key(c) not in made)
-            if not calls:  # nothing new to find out: what is known has to do
-                request = replace(request, tool_choice=ToolChoice("none"))
-                continue
-            ready, waiting = hold_back_guesses(calls, request.messages, request.tools)
-            if not ready:
-                ready, spent = await self._without(request, waiting)
-                usage = _add(usage, spent)
-                ready, waiting = (ready, waiting) if ready else (waiting, ())
-            made.update(map(_key, ready))
-            yield StepBegun(step, ready, waiting)
-            results: dict[str, ToolResult] = {}
-            async with aclosing(self.runner.run(ready)) as finished:
-                async for result in finished:
-                    results[result.call.id] = result
-                    yield result
-            message = replace(completion.message, tool_calls=ready)
-            request = _with_results(request, message, results)
-        yield GiveUp(f"no answer within {self.max_steps} steps", completion)
+                    yield event
+            return
+        async with aclosing(self.run(request)) as items:
+            async for item in items:
+                for event in events_of(item, with_progress=request.run.progress):
+                    yield event
 
-    async def _without(
-        self, request: GenerateRequest, guessed: tuple[ToolCall, ...]
-    ) -> tuple[tuple[ToolCall, ...], Usage]:
-        """What the model would call first if it were not shown the tools whose arguments it made
-        up (nothing if it would call none of the others), and what asking took."""
-        names = {call.name for call in guessed}
-        others = tuple(tool for tool in request.tools if tool.name not in names)
-        if not others or request.tool_choice.mode == "named":
-            return (), Usage(0, 0)
-        async with aclosing(self.engine.generate(replace(request, tools=others))) as events:
-            (completion,) = await gather(events, 1)
-        calls = completion.message.tool_calls
-        ready, _ = hold_back_guesses(calls, request.messages, request.tools)
-        ours = tuple(call for call in ready if self.runner.owns(call.name))
-        return ours, completion.usage
+    # --- a run, part by part ---------------------------------------------------------------------
 
-    def _with_our_tools(self, request: GenerateRequest) -> GenerateRequest:
+    @asynccontextmanager
+    async def _begin(self, request: GenerateRequest) -> AsyncIterator[Run]:
+        """A run that goes on where the caller's results take it."""
         if request.n != 1:
             raise InvalidRequest("'n' must be 1 where tools are run for you", param="n")
-        listed = {tool.name: tool for tool in request.tools}
-        for tool in self.runner.tools:
-            if listed.setdefault(tool.name, tool) != tool:
-                raise InvalidRequest(f"tool '{tool.name}' is given twice", param="tools")
-        return replace(request, tools=tuple(listed.values()))
+        tools = self._tools(request)
+        plan = request.run.plan
+        if isinstance(plan, Mapping):
+            options = replace(request.run, plan=parse_plan(plan, tools))
+            request = replace(request, run=options)
+        engines = self.system.engines(request.run.roles)
+        messages, waiting = self.system.pending.resume(self.tenant, request.messages)
+        async with Executor(tools, self.system.gates) as executor:
+            request = replace(request, messages=messages)
+            run = Run(request, tools, executor, engines, strategy_for(request))
+            if waiting is not None:
+                self._carry_on(run, waiting)
+            yield run
 
-    def _outcome(self, completion: Completion) -> Outcome | None:
-        """The outcome, or None where there are calls for us to run."""
-        message = completion.message
-        theirs = tuple(call for call in message.tool_calls if not self.runner.owns(call.name))
-        if theirs:
-            # The client knows nothing of our tools: calls to those are left out, and the model
-            # makes them again once it has seen the client's results.
-            return CallTools(replace(completion, message=replace(message, tool_calls=theirs)))
-        if message.tool_calls:
+    def _carry_on(self, run: Run, waiting: Waiting) -> None:
+        """With what of the plan waited for the caller's results."""
+        run.nodes = list(waiting.nodes)
+        for result in results_of(waiting, run.request.messages):
+            run.executor.know(result)
+        for node in run.nodes:
+            if node.id not in run.executor.results:
+                run.fresh.append(node)
+                run.executor.add(node)
+
+    def _tools(self, request: GenerateRequest) -> dict[str, ToolSpec]:
+        """All that the model may come to see: the caller's, ours, those registered."""
+        found = {tool.name: ToolSpec(tool) for tool in request.tools}
+        if len(found) < len(request.tools):
+            names = [tool.name for tool in request.tools]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidRequest(f"tools: {twice!r} is given twice", param="tools")
+        for spec in (*self.own, *self.system.registered(self.tenant, request)):
+            if found.setdefault(spec.name, spec).tool != spec.tool:
+                raise InvalidRequest(f"tool '{spec.name}' is given twice", param="tools")
+            found[spec.name] = spec
+        return found
+
+    async def _prepare(self, run: Run) -> None:
+        """What the model is shown: tools, as much of the conversation as fits, whether it may call.
+        Raises Spent."""
+        run.step += 1
+        budget = run.budget
+        if run.step > budget.steps:
+            raise Spent("steps")
+        if run.step == 1:
+            run.request, run.selected = await self._show(run.request, run.tools)
+        if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
+            run.request = replace(run.request, tool_choice=ToolChoice("none"))
+        if run.request.run.compact:
+            run.request, dropped = await compacted(run.request, run.engines["caller"])
+            run.dropped += dropped
+
+    async def _show(
+        self, request: GenerateRequest, tools: Mapping[str, ToolSpec]
+    ) -> tuple[GenerateRequest, tuple[Selected, ...]]:
+        """The request with the tools that it most likely needs."""
+        selector, count = self.system.selector, request.run.max_tools
+        if selector is None or len(tools) <= count:
+            selected = tuple(Selected(name, 1.0, "all") for name in tools)
+        else:
+            selected = await selector.select(list(tools.values()), request.messages, count)
+        if (name := request.tool_choice.name) and name not in [s.name for s in selected]:
+            selected = (Selected(name, 1.0, "forced"), *selected)
+        shown = tuple(tools[item.name].tool for item in selected)
+        return replace(request, tools=shown), selected
+
+    async def _move(self, run: Run) -> AsyncGenerator[Progress]:
+        """Decides, and runs what is decided while it is decided. Raises Spent."""
+        moves = run.strategy.decide(run)
+        deciding: asyncio.Task[Move | None] | None = None
+        happening: asyncio.Task[Started | ToolResult] | None = None
+        if not run.fresh:  # otherwise there is a plan to carry on with
+            deciding = asyncio.ensure_future(_next(moves))
+        try:
+            while True:
+                if happening is None and run.executor.unfinished:
+                    happening = asyncio.ensure_future(run.executor.next())
+                tasks = [task for task in (deciding, happening) if task is not None]
+                if not tasks:
+                    return
+                done, _ = await asyncio.wait(
+                    tasks, timeout=run.seconds_left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    raise Spent("seconds")
+                if happening in done and happening is not None:
+                    yield happening.result()
+                    happening = None
+                if deciding in done and deciding is not None:
+                    move, deciding = deciding.result(), None
+                    if move is not None:
+                        for item in run.take(move):
+                            yield item
+                        deciding = asyncio.ensure_future(_next(moves))
+        finally:
+            for task in (deciding, happening):
+                if task is not None:
+                    task.cancel()
+            await asyncio.gather(*filter(None, (deciding, happening)), return_exceptions=True)
+            await moves.aclose()
+
+    def _outcome(self, run: Run) -> Outcome | None:
+        """None: there are results to look at."""
+        if run.request.run.plan_only:
+            return Planned(run.completed("planned"))
+        if theirs := run.executor.theirs:
+            return self._hand_over(run, theirs)
+        if run.fresh:
+            run.remember()
             return None
-        if not message.content.strip():
-            cut = completion.reason == "length"
-            why = "the token limit cut what the model said" if cut else "the model said nothing"
-            return GiveUp(why, completion)
-        return Reply(completion)
+        if run.completion.message.content.strip():
+            return Reply(run.completed("answered"))
+        return give_up(run, _why_silent(run))
 
-
-@dataclass(slots=True)
-class Collector:
-    """Adds up the events of one choice."""
-
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    end: Finished | None = None
-
-    def add(self, event: Event) -> None:
-        match event:
-            case TextDelta():
-                self.text.append(event.text)
-                self.logprobs.extend(event.logprobs)
-            case ReasoningDelta():
-                self.reasoning.append(event.text)
-            case CallDelta():
-                self.calls.append(event.call)
-            case Finished():
-                self.end = event
-
-    def completion(self) -> Completion:
-        if self.end is None:
-            raise RuntimeError("the events stopped before the choice was finished")
-        message = Message(
-            "assistant", "".join(self.text), tuple(self.calls), reasoning="".join(self.reasoning)
+    def _hand_over(self, run: Run, theirs: tuple[ToolCall, ...]) -> CallTools:
+        """The caller's calls go back to it; what we did until here waits for it to return."""
+        ids = {node.call_id: node.id for node in run.nodes}
+        run.remember(theirs)
+        results = tuple(run.executor.results.values())
+        waiting = Waiting(
+            tuple(run.added), tuple((ids[c.id], c) for c in theirs), results, tuple(run.nodes)
         )
-        end = self.end
-        return Completion(
-            message, end.reason, end.usage, tuple(self.logprobs), end.report, end.stop
-        )
+        self.system.pending.keep(self.tenant, waiting)
+        done = run.completed("client_calls")
+        message = replace(done.message, tool_calls=theirs)
+        return CallTools(replace(done, message=message, reason="tool_calls"))
+
+    async def _pass(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        """One turn of the model, event by event as the model's own."""
+        options = request.run
+        engine = self.system.engines(options.roles)["caller"]
+        tools = self._tools(request)
+        request, selected = await self._show(request, tools)
+        dropped = 0
+        if options.compact:
+            request, dropped = await compacted(request, engine)
+        async with aclosing(engine.generate(replace(request, run=RunOptions()))) as events:
+            async for event in events:
+                if isinstance(event, Finished) and (dropped or len(selected) < len(tools)):
+                    report = RunReport(
+                        "direct", "answered", selected=selected, num_tools=len(tools),
+                        dropped=dropped,
+                    )  # fmt: skip
+                    event = replace(event, report=replace(event.report, run=report))
+                yield event
 
 
-async def gather(events: AsyncIterator[Event], num_choices: int) -> list[Completion]:
-    """All events of a request, added up by choice."""
-    collectors = [Collector() for _ in range(num_choices)]
-    async for event in events:
-        collectors[event.choice].add(event)
-    return [collector.completion() for collector in collectors]
+def one_turn(request: GenerateRequest, tools: Mapping[str, ToolSpec]) -> bool:
+    """Whether the model's own turn is all that there is to it: all tools are the caller's, and
+    nothing but an ordinary way of going about it is asked for."""
+    options = request.run
+    ordinary = options.strategy in ("auto", "direct") and options.budget == Budget()
+    plain = ordinary and not (options.plan or options.plan_only or options.progress)
+    return plain and all(spec.runner is None for spec in tools.values())
 
 
-def _key(call: ToolCall) -> tuple[str, str]:
-    """Equal for calls that say the same, however they are written."""
-    return call.name, json.dumps(json.loads(call.arguments), sort_keys=True)
+def _why_silent(run: Run) -> Ending:
+    if run.completion.reason == "length":
+        return "cut"
+    if not run.nodes:
+        return "silent"
+    if len(run.nodes) >= run.budget.calls:
+        return "calls"
+    return "steps" if run.step == run.budget.steps else "repeated"
 
 
-def _with_results(
-    request: GenerateRequest, message: Message, results: dict[str, ToolResult]
-) -> GenerateRequest:
-    """The request of the next turn: results in the order of the calls, whatever came in first.
-    What forced the calls has been obeyed, so it is free to answer."""
-    answers = tuple(results[call.id].message() for call in message.tool_calls)
-    choice = request.tool_choice
-    if choice.mode in ("required", "named"):
-        choice = ToolChoice("auto")
-    return replace(request, messages=(*request.messages, message, *answers), tool_choice=choice)
+async def _next(moves: AsyncGenerator[Move]) -> Move | None:
+    return await anext(moves, None)
 
 
-def _events(item: Progress) -> list[Event]:
-    match item:
-        case TextDelta() | ReasoningDelta():
-            return [item]
-        case Reply() | GiveUp():
-            return [_finished(item.completion, item.completion.reason)]
-        case CallTools():
-            calls: list[Event] = [
-                CallDelta(0, index, call) for index, call in enumerate(item.calls)
-            ]
-            return [*calls, _finished(item.completion, item.completion.reason)]
-        case _:
-            return []
+_WHY: Mapping[Ending, str] = {
+    "steps": "no answer within {0.steps} steps",
+    "calls": "no answer within {0.calls} calls",
+    "tokens": "no answer within {0.tokens} tokens",
+    "seconds": "no answer within {0.seconds:g} seconds",
+    "repeated": "the model asked for what it had, and then said nothing",
+    "silent": "the model said nothing",
+    "cut": "the token limit cut what the model said",
+}
 
 
-def _finished(completion: Completion, reason: FinishReason) -> Finished:
-    return Finished(0, reason, completion.usage, completion.report, completion.stop)
-
-
-def _add(a: Usage, b: Usage) -> Usage:
-    return Usage(
-        a.prompt_tokens + b.prompt_tokens,
-        a.completion_tokens + b.completion_tokens,
-        a.cached_tokens + b.cached_tokens,
-        a.reasoning_tokens + b.reasoning_tokens,
-    )
+def give_up(run: Run, ending: Ending) -> GiveUp:
+    done = run.completed(ending)
+    reason: FinishReason = "stop" if ending in ("repeated", "silent") else "length"
+    done = replace(done, reason=reason, message=replace(done.message, tool_calls=()))
+    return GiveUp(_WHY[ending].format(run.budget), done)

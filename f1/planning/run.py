@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+import json
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
+from f1.planning.collect import add_usage, gather
+from f1.planning.executor import Executor
+from f1.planning.strategy import Move, Strategy
 from f1.tools.spec import ToolSpec
-from f1.types import Event, GenerateRequest, Node, ToolCall, Usage
-
-if TYPE_CHECKING:
-    from f1.planning.executor import Executor
+from f1.types import (
+    Budget,
+    Completion,
+    Ending,
+    Event,
+    Finished,
+    GenerateRequest,
+    Message,
+    Node,
+    Note,
+    Plan,
+    ReasoningDelta,
+    RunOptions,
+    RunReport,
+    Selected,
+    TextDelta,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
 
 Role = Literal["router", "caller", "writer", "verifier"]
+_ORDINARY = RunOptions()
+_NOTHING = Completion(Message("assistant"), "stop", Usage(0, 0))
 
 
 class Engine(Protocol):
@@ -20,6 +44,14 @@ class Engine(Protocol):
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """Events of all choices. Raises F1Error; closing it early stops the work."""
+
+
+class Spent(Exception):
+    """A budget of the run is spent."""
+
+    def __init__(self, ending: Ending):
+        super().__init__(ending)
+        self.ending = ending
 
 
 @dataclass(slots=True)
@@ -30,14 +62,144 @@ class Run:
     tools: Mapping[str, ToolSpec]  # all that may be called, by name
     executor: Executor
     engines: Mapping[Role, Engine]
+    strategy: Strategy
     step: int = 0
     nodes: list[Node] = field(default_factory=list)  # all so far, in order
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    notes: list[str] = field(default_factory=list)
+    selected: tuple[Selected, ...] = ()
+    dropped: int = 0  # messages that did not fit
+    fresh: list[Node] = field(default_factory=list)  # of this step
+    added: list[Message] = field(default_factory=list)  # to the conversation, in the run
+    completion: Completion = _NOTHING  # what the last step said
+    said_before: bool = False  # words, in an earlier step
+    calls: dict[str, ToolCall] = field(default_factory=dict)  # as the model wrote them, by id
+    began: float = field(default_factory=time.perf_counter)
 
-    def decode(self, request: GenerateRequest, role: Role = "caller") -> AsyncGenerator[Event]:
-        """The events of one turn, decoded by the model of that role and counted in `usage`."""
-        raise NotImplementedError
+    @property
+    def budget(self) -> Budget:
+        return self.request.run.budget
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None: as many as it takes."""
+        if self.budget.seconds is None:
+            return None
+        return max(self.began + self.budget.seconds - time.perf_counter(), 0.0)
+
+    async def decode(
+        self, request: GenerateRequest, role: Role = "caller"
+    ) -> AsyncGenerator[Event]:
+        """The events of one turn, decoded by the model of that role and counted in `usage`. Raises
+        Spent where no token of the budget is left."""
+        bounds = [] if request.max_tokens is None else [request.max_tokens]
+        if self.budget.tokens is not None:
+            bounds.append(self.budget.tokens - self.usage.completion_tokens)
+        max_tokens = min(bounds, default=None)
+        if max_tokens is not None and max_tokens < 1:
+            raise Spent("tokens")
+        request = replace(request, max_tokens=max_tokens, run=_ORDINARY)
+        async with aclosing(self.engines[role].generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    self.usage = add_usage(self.usage, event.usage)
+                yield event
+
+    async def complete(self, request: GenerateRequest, role: Role = "caller") -> list[Completion]:
+        """All choices of one turn, whole."""
+        async with aclosing(self.decode(request, role)) as events:
+            return await gather(events, request.n)
 
     def node(self, call: ToolCall, after: tuple[str, ...] = ()) -> Node:
-        """The call, with nothing in it taken for a reference, as the run's next node."""
-        raise NotImplementedError
+        """The call, with nothing in it taken for a reference, as the run's next node. (It is one of
+        the run's once the strategy yields it.)"""
+        number = len(self.nodes) + 1
+        while any(node.id == str(number) for node in self.nodes):
+            number += 1
+        self.calls[call.id] = call
+        return Node(str(number), call.name, json.loads(call.arguments), after, call.id)
+
+    def repeats(self, call: ToolCall) -> bool:
+        """Whether the call was made before in the run, and nothing has changed since: no call that
+        may change anything was made after it, nor did it fail."""
+        last = max((i for i, node in enumerate(self.nodes) if _same(node, call)), default=None)
+        if last is None:
+            return False
+        times = sum(_same(node, call) for node in self.nodes)
+        result = self.executor.results.get(self.nodes[last].id)
+        if times == 1 and result is not None and result.failed in ("error", "timeout"):
+            return False
+        spec = self.tools.get(call.name)
+        if spec is None or not spec.annotations.read_only:
+            return True
+        return not any(self._changes(node) for node in self.nodes[last + 1 :])
+
+    # --- what the orchestrator makes of a strategy's moves ---------------------------------------
+
+    def take(self, move: Move) -> Iterator[TextDelta | ReasoningDelta | Note | Node]:
+        """Takes a move in, and a node to its executor; what there is to tell of it."""
+        match move:
+            case Completion():
+                self.completion = move
+                return
+            case Note():
+                self.notes.append(move.text)
+            case Node() if len(self.nodes) >= self.budget.calls:
+                note = Note(f"{move.tool} was not called: {self.budget.calls} calls are all")
+                self.notes.append(note.text)
+                yield note
+                return
+            case Node():
+                self.nodes.append(move)
+                self.fresh.append(move)
+                if not self.request.run.plan_only:
+                    self.executor.add(move)
+            case TextDelta() if self.said_before:
+                self.said_before = False
+                yield TextDelta(0, "\n\n")
+        yield move
+
+    def remember(self, theirs: Sequence[ToolCall] = ()) -> None:
+        """The step's calls, and what came of them, go into the conversation: results in the order
+        of the calls, whatever came in first. What forced the calls has been obeyed."""
+        results = [r for node in self.fresh if (r := self.executor.results.get(node.id))]
+        calls = {call.id: call for call in (*theirs, *(result.call for result in results))}
+        order = [node.call_id for node in self.fresh if node.call_id in calls]
+        said = replace(
+            self.completion.message,
+            tool_calls=tuple(self.calls.get(id_, calls[id_]) for id_ in order),
+        )
+        messages = (said, *(result.message() for result in results))
+        self.added += messages
+        choice = self.request.tool_choice
+        if choice.mode in ("required", "named"):
+            choice = ToolChoice("auto")
+        self.request = replace(
+            self.request, messages=(*self.request.messages, *messages), tool_choice=choice
+        )
+        self.said_before = self.said_before or bool(said.content.strip())
+        self.fresh, self.completion = [], _NOTHING
+
+    def completed(self, ending: Ending) -> Completion:
+        """The last turn, with the usage and the report of the whole run."""
+        results = self.executor.results
+        report = RunReport(
+            self.strategy.name,
+            ending,
+            Plan(tuple(self.nodes)),
+            tuple(results[node.id] for node in self.nodes if node.id in results),
+            self.selected,
+            len(self.tools),
+            self.dropped,
+            tuple(self.notes),
+        )
+        last = self.completion
+        return replace(last, usage=self.usage, report=replace(last.report, run=report))
+
+    def _changes(self, node: Node) -> bool:
+        return node.tool in self.tools and not self.tools[node.tool].annotations.read_only
+
+
+def _same(node: Node, call: ToolCall) -> bool:
+    """They say the same, however it is written."""
+    return node.tool == call.name and dict(node.arguments) == json.loads(call.arguments)

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from f1.types import Completion, Node, ReasoningDelta, StrategyName, TextDelta
+from f1.types import Completion, Node, Note, ReasoningDelta, StrategyName, TextDelta
 
 if TYPE_CHECKING:
     from f1.planning.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a strategy did, for a person; it goes into the run's report."""
-
-    text: str
 
 
 # A Node starts the moment it is yielded, if what it needs is there. The Completion comes last: an

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from f1.errors import F1Error, InvalidRequest, Overloaded
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.serve.read_ahead import read_ahead

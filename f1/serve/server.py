@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
-from f1.planning.orchestrator import Engine, Orchestrator
-from f1.planning.run import Role
+from f1.planning.orchestrator import Orchestrator, System
+from f1.planning.run import Engine, Role
 from f1.pool import LocalEngine
 from f1.roles import ORCHESTRATED, Models
 from f1.serve.admission import Admission, Ticket, estimate
@@ -63,9 +63,11 @@ class Server:
     streams: int = 0  # that have begun and not ended; what they tell of may be decoded already
     embedder: Embedder | None = None
     keep_prompts: bool = False  # in the records of requests
+    system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
 
     def __post_init__(self) -> None:
+        self.system = System(self.roles)
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
 
     def state(self) -> State:
@@ -97,11 +99,11 @@ class Server:
         """Whether any request waits, or is being answered."""
         return bool(self.admission.in_flight or self.aside.in_flight or self.streams)
 
-    def decoder(self, model: str) -> Engine:
+    def decoder(self, model: str, tenant: str = "") -> Engine:
         """Raises ModelNotFound."""
         models = self.loaded()
         if model == ORCHESTRATED:
-            return Orchestrator(self.roles()["caller"])
+            return Orchestrator(self.system, tenant=tenant)
         self._check(model)
         return models.engine(model)
 
@@ -137,7 +139,7 @@ class Server:
     ) -> AsyncGenerator[Event]:
         """All that decodes passes here: it is admitted, waits its turn, is decoded, side by side.
         Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
-        decoder = self.decoder(model)
+        decoder = self.decoder(model, caller.tenant)
         context_length = self.loaded().context_length(model) or _UNKNOWN_CONTEXT
         num_bytes = caller.num_bytes // len(requests)
         tokens = sum(estimate(request, num_bytes, context_length) for request in requests)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from f1.planning.orchestrator import Engine
+from f1.planning.run import Engine
 from f1.types import Event, GenerateRequest
 
 Stream = AsyncGenerator[Event]

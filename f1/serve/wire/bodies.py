@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from f1.serve.limits import Limits
+from f1.serve.wire import runs
 from f1.serve.wire.shape import (
     Either,
     Flag,
@@ -52,7 +53,7 @@ def chat(limits: Limits) -> Record:
             "stream_options": Record({"include_usage": Flag(), "include_obfuscation": Flag()}),
             "logprobs": Flag(),
             "top_logprobs": Integer(0, 20),
-            "f1": own(),
+            "f1": own(limits),
             "timeout": timeout(limits),
         }
         | sampling(limits)
@@ -91,9 +92,11 @@ def ignored() -> dict[str, Shape]:
     return {"metadata": metadata, "store": Flag()} | dict.fromkeys(labels, _LABEL)
 
 
-def own() -> Record:
-    """F1's own options, in every API; f1.serve.wire.request.Own says what they do."""
-    return Record(dict.fromkeys(("eager_arguments", "masked_mass", "repair_history"), Flag()))
+def own(limits: Limits) -> Record:
+    """F1's own options, in every API; f1.serve.wire.request.Own and f1.types.RunOptions say what
+    they do."""
+    switches = dict.fromkeys(("eager_arguments", "masked_mass", "repair_history"), Flag())
+    return Record(switches | runs.options(limits))
 
 
 def timeout(limits: Limits) -> Number:

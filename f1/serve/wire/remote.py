@@ -10,6 +10,7 @@ import orjson
 
 from f1 import errors
 from f1.errors import F1Error
+from f1.serve.wire.runs import read_run
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -151,6 +152,7 @@ def _read_report(told: dict[str, Any]) -> Report:
         bounded=tuple(told.get("bounded", ())),
         needed_tokens=told.get("needed_tokens"),
         looped=told.get("looped", False),
+        run=read_run(told),
     )
 
 

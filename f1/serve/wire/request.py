@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from typing import Any, cast
 
 from f1.serve.limits import Limits
@@ -17,7 +18,15 @@ from f1.serve.wire import bodies
 from f1.serve.wire.bodies import INT64, MAX_INT
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.messages import parse_messages, write_message
-from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
+from f1.serve.wire.runs import parse_options, write_options
+from f1.types import (
+    GenerateRequest,
+    ResponseFormat,
+    RunOptions,
+    SamplingParams,
+    Tool,
+    ToolChoice,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,7 @@ class Own:
     eager_arguments: bool = False  # arguments are streamed as written, before they are known valid
     masked_mass: bool = False  # logprobs tell how likely the model found all that was not legal
     repair_history: bool = False  # calls and results that do not match are put right, not refused
+    run: RunOptions = field(default_factory=RunOptions)  # how the system goes about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
         stop=parse_stop(fields),
         n=fields.integer("n") or 1,
         eager_arguments=own.eager_arguments,
+        run=own.run,
     )
     stream, include_usage = parse_stream(fields)
     model = fields.required_string("model")
@@ -70,8 +81,10 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
 
 def parse_own(fields: Fields) -> Own:
     """F1's own options."""
-    own = fields.object("f1")
-    return Own(**{name: own.boolean(name) or False for name in own.value}) if own else Own()
+    if (own := fields.object("f1")) is None:
+        return Own()
+    switches = {f.name: own.boolean(f.name) or False for f in fields_of(Own) if f.name != "run"}
+    return Own(**switches, run=parse_options(own))
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
@@ -234,9 +247,10 @@ def write_chat_request(request: ChatRequest) -> dict[str, Any]:
         body["parallel_tool_calls"] = generate.parallel_tool_calls
     if generate.max_tokens is not None:
         body["max_completion_tokens"] = generate.max_tokens
-    own = {"eager_arguments": generate.eager_arguments, "masked_mass": sampling.masked_mass}
-    if any(own.values()):
-        body["f1"] = {name: value for name, value in own.items() if value}
+    switches = {"eager_arguments": generate.eager_arguments, "masked_mass": sampling.masked_mass}
+    own = {name: value for name, value in switches.items() if value} | write_options(generate.run)
+    if own:
+        body["f1"] = own
     if generate.stop:
         body["stop"] = list(generate.stop)
     if generate.response_format.kind != "text":

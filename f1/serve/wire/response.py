@@ -12,6 +12,7 @@ from f1.errors import F1Error
 from f1.serve.wire.frames import Frame
 from f1.serve.wire.messages import write_call
 from f1.serve.wire.request import ChatRequest
+from f1.serve.wire.runs import write_event, write_run
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -21,6 +22,7 @@ from f1.types import (
     Finished,
     ReasoningDelta,
     Report,
+    RunEvent,
     TextDelta,
     TokenLogprob,
     Usage,
@@ -137,6 +139,8 @@ class ChatWriter:
             case CallDelta(call=call) if not self._eager:
                 frames.append(self._chunk(event.choice, _begun(event.index, call.id, call.name)))
                 frames.append(self._chunk(event.choice, _arguments(event.index, call.arguments)))
+            case RunEvent():
+                frames.append(self._chunk(event.choice, {}, None, {"f1": write_event(event)}))
             case Finished():
                 self._usages.append(event.usage)
                 frames.append(self._end(event))
@@ -190,6 +194,8 @@ def write_report(report: Report, repaired: Sequence[str] = ()) -> Json:
         told["needed_tokens"] = report.needed_tokens
     if report.looped:
         told["looped"] = True
+    if report.run is not None:
+        told |= write_run(report.run)
     return {"f1": told} if told else {}
 
 

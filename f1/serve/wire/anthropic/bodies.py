@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import cache
 
 from f1.serve.limits import Limits
+from f1.serve.wire import runs
 from f1.serve.wire.bodies import INT64, MAX_INT, timeout
 from f1.serve.wire.shape import (
     Either,
@@ -40,7 +41,9 @@ def messages(limits: Limits) -> Record:
         "top_k": Integer(0, MAX_INT),
         "seed": Integer(-INT64, INT64 - 1),
         "timeout": timeout(limits),
-        "f1": Record(dict.fromkeys(("eager_arguments", "repair_history"), Flag())),
+        "f1": Record(
+            dict.fromkeys(("eager_arguments", "repair_history"), Flag()) | runs.options(limits)
+        ),
     }
     return Record(_prompt(limits) | fields, ("model", "max_tokens", "messages"))
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
+from f1.planning.content import write_failure
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.repair import repair
-from f1.tools.runner import write_failure
 from f1.types import Message, Role, ToolCall
 
 _Turn = tuple[str, list[Fields]]

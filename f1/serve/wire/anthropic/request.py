@@ -60,6 +60,7 @@ def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
         max_tokens=fields.integer("max_tokens"),
         stop=tuple(fields.get("stop_sequences") or ()),
         eager_arguments=bool(eager),
+        run=own.run,
     )
     model, timeout = fields.required_string("model"), fields.number("timeout")
     return MessagesRequest(model, generate, stream, eager, tuple(repaired or ()), timeout)

@@ -74,7 +74,7 @@ def responses(limits: Limits) -> Record:
             "prompt_cache_retention": Word(("in_memory", "24h")),
             "truncation": Word(("auto", "disabled")),
             "timeout": bodies.timeout(limits),
-            "f1": bodies.own(),
+            "f1": bodies.own(limits),
         }
         | bodies.sampling(limits)
         | dict.fromkeys(labels, _LABEL)

@@ -71,6 +71,7 @@ def parse_responses_request(
         max_tokens=fields.get("max_output_tokens"),
         stop=parse_stop(fields),
         eager_arguments=own.eager_arguments,
+        run=own.run,
     )
     store = fields.boolean("store") is not False and may_store
     return ResponsesRequest(

@@ -29,6 +29,7 @@ from f1.types import (
     Event,
     Finished,
     ReasoningDelta,
+    RunEvent,
     TextDelta,
     ToolCall,
     Usage,
@@ -75,6 +76,8 @@ class ResponsesWriter:
                 return list(self._write_call(call))
             case Finished():
                 return list(self._finish(event))
+            case RunEvent():
+                return []  # not of this API
 
     def close(self) -> list[Frame]:
         return [self._state(self.response()["status"])]

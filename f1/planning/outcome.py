@@ -1,0 +1,81 @@
+"""How runs end, and what is told while they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from f1.types import (
+    CallDelta,
+    Completion,
+    Event,
+    Finished,
+    Node,
+    Note,
+    ReasoningDelta,
+    RunEvent,
+    RunReport,
+    Started,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The model answered in words."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """The caller has to run these calls and come back with their results."""
+
+    completion: Completion
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self.completion.message.tool_calls
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan was asked for, and nothing was run. It is in the completion's report."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No answer; `why` is for a person. `completion` is the last turn."""
+
+    why: str
+    completion: Completion
+
+
+Outcome = Reply | CallTools | Planned | GiveUp
+Progress = TextDelta | ReasoningDelta | Note | Node | Started | ToolResult | Outcome
+
+
+def report_of(outcome: Outcome) -> RunReport:
+    report = outcome.completion.report.run
+    if report is None:
+        raise TypeError("this is no outcome of a run")
+    return report
+
+
+def events_of(item: Progress, *, with_progress: bool) -> Iterator[Event]:
+    """A run as the events of one turn. Our own calls and their results show where that is asked
+    for."""
+    match item:
+        case TextDelta() | ReasoningDelta():
+            yield item
+        case Reply() | CallTools() | Planned() | GiveUp():
+            end = item.completion
+            if isinstance(item, CallTools):
+                yield from (CallDelta(0, index, call) for index, call in enumerate(item.calls))
+            yield Finished(0, end.reason, end.usage, end.report, end.stop)
+        case _ if with_progress:
+            yield RunEvent(0, item)

@@ -1,0 +1,92 @@
+"""Step by step: calls, their results, the next calls, until there is an answer (ReAct, Yao et al.
+2022, without the written thoughts).
+
+Two habits of small models are met here. A call made before is not made again: once nothing new is
+asked for, what is known has to do. And a call whose numbers nobody has said waits: the others run,
+and the model makes it anew once it has seen their results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from f1.planning.collect import Collector
+from f1.planning.grounding import is_guess, numbers_said
+from f1.planning.run import Run
+from f1.planning.strategy import Move
+from f1.types import (
+    CallDelta,
+    GenerateRequest,
+    Note,
+    ReasoningDelta,
+    StrategyName,
+    TextDelta,
+    ToolCall,
+    ToolChoice,
+)
+
+
+class React:
+    name: StrategyName = "react"
+
+    async def decide(self, run: Run) -> AsyncGenerator[Move]:
+        request, collector = run.request, Collector()
+        said = numbers_said(request.messages, request.tools)
+        guessed: list[ToolCall] = []
+        num_nodes = len(run.nodes)
+        async with aclosing(run.decode(request)) as events:
+            async for event in events:
+                collector.add(event)
+                if isinstance(event, TextDelta | ReasoningDelta):
+                    yield event
+                elif isinstance(event, CallDelta) and not run.repeats(event.call):
+                    if _is_ours(run, event.call) and is_guess(event.call, said):
+                        guessed.append(event.call)
+                    else:
+                        yield run.node(event.call)
+        if len(run.nodes) == num_nodes and guessed:
+            async for move in self._without(run, request, guessed):
+                yield move
+        elif guessed:
+            names = ", ".join(call.name for call in guessed)
+            yield Note(f"{names} waited: it has numbers that nobody had said yet")
+        if collector.calls and len(run.nodes) == num_nodes:
+            yield Note("it asked for nothing that it did not have: no more calls")
+            collector = Collector()
+            async with aclosing(run.decode(_no_calls(request))) as events:
+                async for event in events:
+                    collector.add(event)
+                    if isinstance(event, TextDelta | ReasoningDelta):
+                        yield event
+        yield collector.completion()
+
+    async def _without(
+        self, run: Run, request: GenerateRequest, guessed: list[ToolCall]
+    ) -> AsyncGenerator[Move]:
+        """What the model calls first if it is not shown the tools whose arguments it made up;
+        where that is nothing, the guesses."""
+        names = {call.name for call in guessed}
+        others = tuple(tool for tool in request.tools if tool.name not in names)
+        found: list[ToolCall] = []
+        if others and request.tool_choice.mode != "named":
+            (completion,) = await run.complete(replace(request, tools=others))
+            said = numbers_said(request.messages, request.tools)
+            found = [
+                call
+                for call in completion.message.tool_calls
+                if _is_ours(run, call) and not is_guess(call, said) and not run.repeats(call)
+            ]
+        if found:
+            yield Note(f"{', '.join(sorted(names))} waited: it had numbers that nobody had said")
+        for call in found or guessed:
+            yield run.node(call)
+
+
+def _is_ours(run: Run, call: ToolCall) -> bool:
+    return call.name in run.tools and run.tools[call.name].runner is not None
+
+
+def _no_calls(request: GenerateRequest) -> GenerateRequest:
+    return replace(request, tool_choice=ToolChoice("none"))
