@@ -109,6 +109,19 @@ class SamplingParams:
         masked_mass: bool = False,
     ) -> None: ...
 
+class SoftParams:
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        position: int,
+        top_k: int = 8,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+        cold_entropy: float = 0.0,
+        cold_steps: int = 0,
+    ) -> None: ...
+
 class Request:
     def __init__(
         self,
@@ -118,6 +131,7 @@ class Request:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         choice: int = 0,
+        soft: SoftParams = ...,
     ) -> None: ...
 
 class StepOutput:
@@ -135,6 +149,8 @@ class StepOutput:
     def finish(self) -> Literal["stop", "length", "no_legal_token", "fault"] | None: ...
     @property
     def num_cached_tokens(self) -> int: ...
+    @property
+    def num_soft_steps(self) -> int: ...
 
 class Engine:
     def __init__(

@@ -26,7 +26,7 @@ from f1.models.checkpoint import Checkpoint
 from f1.settings import Settings
 from f1.store.snapshot import Snapshot
 from f1.store.snapshots import Snapshots
-from f1.types import Event, GenerateRequest, Report, SamplingParams, Tool
+from f1.types import Event, GenerateRequest, Report, SamplingParams, Soft, Tool
 
 if TYPE_CHECKING:
     from f1 import _core
@@ -57,11 +57,18 @@ class Choice:
     followers: Sequence[Choice] = ()
     num_cached_tokens: int = 0
     num_thought_tokens: int = 0  # of turns before this one
+    num_soft_steps: int = 0  # that were taken, as far as is known
     sequence_id: int | None = None
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
     step_seconds: float = 0.0  # of processor time, spent on what may follow in this step
     step_waited: float = 0.0  # and how long that took
     mask_seconds: float = 0.0  # and in all, in steps where it was more than is ordinary
+
+    def spend_thoughts(self, num_steps: int) -> None:
+        """All soft steps have been taken."""
+        self.num_soft_steps = num_steps
+        self.num_tokens += num_steps
+        self.turn.spend_thoughts(num_steps)
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""
@@ -138,7 +145,8 @@ class Preparation:
             choice.report = choice.turn.report()
             return None
         sampling = choice.request.sampling  # other draws, or it may well write the same
-        request = replace(choice.request, sampling=replace(sampling, seed=sampling.seed ^ 1))
+        sampling = replace(sampling, seed=sampling.seed ^ 1)
+        request = replace(choice.request, sampling=sampling, soft=None)
         try:
             messages = self._family.plain_messages(
                 [*request.messages, *broken.messages()],
@@ -189,31 +197,46 @@ class Preparation:
             prompt_end=self._checkpoint.tokenizer.decode(prompt[-_END_TOKENS:]),
             after=after,
         )
-        prefix = self._checkpoint.tokenizer.encode_prompt(turn.prefix)
+        before, close, prefix = self._begun(turn, request.soft)
+        turn.spend_thoughts(len(before) + len(close))
         turn.spend_prefix(len(prefix))
         forced, events = turn.force()
         while (segment := turn.awaited) is not None:
             segment.wait(MAX_WAIT_SECONDS)
             more, told = turn.force()
             forced, events = forced + more, events + told
-        prefix += forced
+        behind = [*close, *prefix, *forced]
+        num_tokens = len(before) + len(behind)
         core_request = None
-        if max_tokens > len(prefix):
+        if max_tokens > num_tokens:
             core_request = _core.Request(
-                np.array(prompt + prefix, np.int32),
+                np.array([*prompt, *before, *behind], np.int32),
                 _sampling(request.sampling),
-                max_tokens=max_tokens - len(prefix),
+                max_tokens=max_tokens - num_tokens,
                 stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
                 choice=index,
+                soft=_soft(request.soft, len(prompt) + len(before)),
             )
         drafter = None
         if self._history is not None:
             never = self._checkpoint.tokenizer.control_token_ids
-            drafter = Drafter(prompt + prefix, self._history, never)
-        num_tokens = len(prefix) if core_request is not None else 0
+            drafter = Drafter([*prompt, *before, *behind], self._history, never)
+        if core_request is None:
+            num_tokens = 0
         return Choice(
             index, request, turn, core_request, len(prompt), send, num_tokens, events, None, drafter
         )
+
+    def _begun(self, turn: Turn, soft: Soft | None) -> tuple[list[int], list[int], list[int]]:
+        """The tokens that a turn begins with: before its soft steps, those that close them, and the
+        others behind."""
+        lead, close, prefix = "", "", turn.prefix
+        if soft is not None:
+            lead, close, reasoning = soft.lead, soft.close, self._family.reasoning
+            if reasoning is not None and reasoning.close in prefix:
+                lead, close, prefix = prefix.partition(reasoning.close)
+        encode = self._checkpoint.tokenizer.encode_prompt
+        return encode(lead), encode(close), encode(prefix)
 
     def shared_prefix(self, tools: Sequence[Tool], system: str, *, parallel: bool) -> list[int]:
         """The tokens that all prompts with these tools and this system message begin with."""
@@ -225,6 +248,22 @@ def _tools(request: GenerateRequest) -> list[Tool]:
     """Those that can be called, with the schemas that they are held to."""
     name = request.tool_choice.name
     return [held_to(tool) for tool in request.tools if name in (None, tool.name)]
+
+
+def _soft(soft: Soft | None, position: int) -> _core.SoftParams:
+    from f1 import _core
+
+    if soft is None:
+        return _core.SoftParams(num_steps=0, position=0)
+    return _core.SoftParams(
+        num_steps=soft.steps,
+        position=position,
+        top_k=soft.top_k,
+        temperature=soft.temperature,
+        noise=soft.noise,
+        cold_entropy=soft.cold_entropy,
+        cold_steps=soft.cold_steps,
+    )
 
 
 def _sampling(params: SamplingParams) -> _core.SamplingParams:

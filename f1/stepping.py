@@ -235,6 +235,8 @@ class Stepper:
         if finish not in (None, "stop", "length"):
             raise ConstraintError(f"no token could be sampled: {finish}")
         choice.num_tokens += 1
+        if output.num_soft_steps > choice.num_soft_steps:
+            choice.spend_thoughts(output.num_soft_steps)
         if not turn.asked_again:
             choice.num_cached_tokens = output.num_cached_tokens
         reason: FinishReason | None = None

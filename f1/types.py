@@ -221,6 +221,29 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Soft:
+    """Soft thinking (arXiv:2505.15778): before its first token a turn takes up to `steps` steps
+    that sample nothing. Each feeds back what the model would say next as a mix of the `top_k`
+    likeliest tokens' embeddings, weighed by softmax(logits / temperature + noise * Gumbel). Without
+    noise a model follows the heaviest as if it were sampled (arXiv:2508.03440). They end early
+    where the entropy was below `cold_entropy` nats `cold_steps` times running.
+
+    Steps, `lead` and `close` count against `max_tokens`, and as reasoning tokens; nobody sees them.
+    """
+
+    steps: int = 8
+    top_k: int = 8
+    temperature: float = 1.0
+    noise: float = 0.0  # with it each of n choices thinks for itself, by its seed
+    cold_entropy: float = 0.1
+    cold_steps: int = 2  # 0: all steps are taken
+    # What stands before the steps and behind them. A family that thinks aloud has marks for that,
+    # which are taken instead.
+    lead: str = ""
+    close: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One assistant turn to decode, `n` times.
 
@@ -239,6 +262,7 @@ class GenerateRequest:
     n: int = 1
     eager_arguments: bool = False  # also tell of calls piece by piece, before they are known valid
     prompt: str | tuple[int, ...] | None = None
+    soft: Soft | None = None  # None: the turn begins at once
     run: RunOptions = RunOptions()
 
 

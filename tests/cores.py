@@ -74,12 +74,14 @@ def request(
     token_ids: Sequence[int], max_tokens: int = 20, choice: int = 0, **sampling: Any
 ) -> _core.Request:
     stop_token_ids = sampling.pop("stop_token_ids", [])
+    soft = {"soft": sampling.pop("soft")} if "soft" in sampling else {}
     return _core.Request(
         np.array(token_ids, dtype=np.int32),
         _core.SamplingParams(**sampling),
         max_tokens=max_tokens,
         stop_token_ids=stop_token_ids,
         choice=choice,
+        **soft,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -125,6 +125,13 @@ class Probe:
         head_tokens: Sequence[int] = (),
     ) -> None:
         self.call("batch", token_ids, positions, sequence_of, page_ids, page_begin, head_tokens)
+
+    def mixes(self, of: Mapping[int, tuple[Sequence[int], Sequence[float]]]) -> None:
+        """Of the batch just set: what stands in place of its tokens."""
+        ids = [token for mixed, _ in of.values() for token in mixed]
+        begins = np.cumsum([0, *(len(mixed) for mixed, _ in of.values())]).tolist()
+        weights = [weight for _, weights in of.values() for weight in weights]
+        self.call("mixes", list(of), begins, ids, np.array(weights, np.float32))
 
     def stage(self, name: str, layer: int = 0) -> None:
         self.call("stage", name, layer)

@@ -211,11 +211,35 @@ def mlp_up(shape: Shape, w: Mapping[str, Array], layer: int, hidden: Array) -> A
     return silu(x @ w[at + "gate.weight"].T) * (x @ w[at + "up.weight"].T)
 
 
+Mix = tuple[Sequence[int], Sequence[float]]  # tokens and what each weighs
+
+
+def embed(w: Mapping[str, Array], token_ids: Sequence[int], mixes: Mapping[int, Mix]) -> Array:
+    """[T, D]: a token's row, or at the positions of `mixes` a weighted sum of rows."""
+    hidden = w["embed.weight"][list(token_ids)].astype(np.float64)
+    for position, (mixed, weights) in mixes.items():
+        hidden[position] = np.asarray(weights, np.float64) @ w["embed.weight"][list(mixed)]
+    return hidden
+
+
+def mix(logits: NDArray[Any], top_k: int, temperature: float, gumbel: Array | None = None) -> Mix:
+    """A soft step: the likeliest tokens, softmax(logits / temperature + noise); `gumbel` [V]."""
+    likeliest = np.argsort(-logits, kind="stable")[:top_k]
+    noise = 0.0 if gumbel is None else gumbel[likeliest]
+    scores = logits[likeliest].astype(np.float64) / temperature + noise
+    weights = np.exp(scores - scores.max())
+    return likeliest.tolist(), (weights / weights.sum()).tolist()
+
+
 def forward(
-    shape: Shape, w: Mapping[str, Array], num_layers: int, token_ids: Sequence[int]
+    shape: Shape,
+    w: Mapping[str, Array],
+    num_layers: int,
+    token_ids: Sequence[int],
+    mixes: Mapping[int, Mix] | None = None,
 ) -> Array:
-    """Logits [T, V] of one sequence from position 0."""
-    hidden = w["embed.weight"][list(token_ids)]
+    """Logits [T, V] of one sequence from position 0; `mixes` stand in place of tokens."""
+    hidden = embed(w, token_ids, mixes or {})
     positions = range(len(token_ids))
     for layer in range(num_layers):
         query, keys, values = qkv(shape, w, layer, hidden, positions)

@@ -100,6 +100,25 @@ def test_every_format_becomes_bf16(tmp_path: Path, program: Path, dtype: str) ->
     assert np.mean(got == bf16(file.weights["embed.weight"])) > 0.999
 
 
+def test_mixes_of_rows(tmp_path: Path, probe: Probe) -> None:
+    file = tiny.write(tmp_path, DIMS)
+    rows = {"embed.weight": bf16(file.weights["embed.weight"])}
+    probe.load(file)
+    one_sequence(probe, 20)
+    some: dict[int, reference.Mix] = {19: ([3, 149, 0], [0.5, 0.25, 0.25]), 2: ([5], [1.0])}
+    probe.mixes(some)
+    probe.stage("embed")
+    got = probe.read("hidden", 20, DIMS.hidden_size)
+    expected = reference.embed(rows, range(20), some)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
+    one_sequence(probe, 20)
+    probe.mixes({i: ([i], [1.0]) for i in range(20)})
+    probe.stage("embed")
+    np.testing.assert_array_equal(
+        probe.read("hidden", 20, DIMS.hidden_size), rows["embed.weight"][:20]
+    )
+
+
 def test_head_of_all_and_of_listed_tokens(tmp_path: Path, probe: Probe) -> None:
     file = tiny.write(tmp_path, DIMS)
     probe.load(file)

@@ -28,17 +28,26 @@ class Shadow:
     num_prompt: int
     histories: list[int] = field(default_factory=list)  # hash of tokens[: p + 1] at p
     drafts: list[int] = field(default_factory=list)
+    rest: list[int] = field(default_factory=list)  # what stands behind soft steps
+    thinks: bool = False
+    mixes: dict[int, int] = field(default_factory=dict)  # position: which no other has
 
     def extend_histories(self) -> None:
         for position in range(len(self.histories), len(self.token_ids)):
             before = self.histories[-1] if position else 0
-            self.histories.append(hash((before, self.token_ids[position])))
+            mix = self.mixes.get(position, 0)
+            self.histories.append(hash((before, mix, self.token_ids[position])))
+
+    def rethink(self, thinks: bool) -> None:
+        self.thinks = thinks
+        if not thinks:
+            self.token_ids += self.rest
 
     def guessed(self, num_drafts: int) -> list[int]:
         """The histories of positions that hold drafts."""
         histories = self.histories[-1:]
         for token in self.drafts[:num_drafts]:
-            histories.append(hash((histories[-1], token)))
+            histories.append(hash((histories[-1], 0, token)))
         return histories[1:]
 
 
@@ -69,6 +78,17 @@ class Harness:
         self.num_right = 0
         self.num_forked = 0
         self.num_kept_out = 0
+        self.num_mixes = 0
+
+    def submit_soft(self, token_ids: list[int], max_tokens: int) -> None:
+        """One that takes up to six soft steps somewhere within its tokens."""
+        steps, position = self.random.randint(1, 6), self.random.randint(1, len(token_ids))
+        sequence_id = self.scheduler.submit(token_ids, max_tokens, steps, position)
+        shadow = Shadow(list(token_ids), max_tokens, len(token_ids))
+        if max_tokens > 1:
+            shadow.token_ids, shadow.rest = shadow.token_ids[:position], shadow.token_ids[position:]
+            shadow.thinks = True
+        self.live[sequence_id] = shadow
 
     def submit(self, token_ids: list[int], max_tokens: int) -> int:
         sequence_id = self.scheduler.submit(token_ids, max_tokens)
@@ -84,7 +104,9 @@ class Harness:
     def submit_random(self) -> None:
         tokens = self.random_tokens()
         room = self.num_pages * PAGE_SIZE - len(tokens) + 1
-        self.submit(tokens, self.random.randint(1, min(200, room)))
+        soft = self.surprising and self.random.random() < 0.3
+        submit = self.submit_soft if soft else self.submit
+        submit(tokens, self.random.randint(1, min(200, room)))
 
     def restore(self, token_ids: list[int]) -> list[int]:
         """Pages that come from elsewhere. Returns which of the prefix were missing."""
@@ -134,9 +156,23 @@ class Harness:
         self.scheduler.commit()
         for sequence_id, begin, num_tokens, _, num_drafts in chunks:
             shadow = self.live[sequence_id]
-            if begin + num_tokens == len(shadow.token_ids):
+            if begin + num_tokens < len(shadow.token_ids):
+                continue
+            if shadow.thinks:
+                self.think(sequence_id, shadow)
+            if begin + num_tokens == len(shadow.token_ids):  # nothing has come behind
                 self.sample(sequence_id, shadow, num_drafts)
         return [sequence_id for sequence_id, *_ in chunks]
+
+    def think(self, sequence_id: int, shadow: Shadow) -> None:
+        """A soft step, or the end of them; what fills its place is a token like any other."""
+        if self.random.random() < 0.1:
+            return shadow.rethink(self.scheduler.end_thinking(sequence_id))
+        self.num_mixes += 1
+        shadow.mixes[len(shadow.token_ids)] = self.num_mixes
+        token = self.random.randint(1, 2)
+        shadow.token_ids.append(token)
+        return shadow.rethink(self.scheduler.think(sequence_id, token))
 
     def check_progress(self, chunks: list[Any]) -> None:
         """Never idle with work to do: the oldest moves, and nobody waits who could come in."""
@@ -197,6 +233,7 @@ class Harness:
             token_ids=shadow.token_ids.copy(),
             histories=shadow.histories.copy(),
             drafts=[],
+            mixes=shadow.mixes.copy(),
         )
         self.num_forked += 1
 
@@ -247,6 +284,7 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     assert harness.num_kept_out > num_operations // 100
     assert harness.num_right > num_operations // 50
     assert harness.num_forked > num_operations // 4000
+    assert harness.num_mixes > num_operations // 50
     assert scheduler.num_preemptions > num_operations // 100
     assert (scheduler.num_reused_tokens > num_operations // 10) == prefix_reuse
     assert (num_restored > num_operations // 1000) == prefix_reuse

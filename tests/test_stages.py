@@ -177,6 +177,36 @@ def test_tables(tmp_path: Path, isa: str, dtype: str) -> None:
     assert np.isnan(mixed[1][5:]).all()  # nothing was written there
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "Q8_0", "Q4_K"])
+def test_mixes_of_rows(tmp_path: Path, isa: str, dtype: str) -> None:
+    """They stand where the token's row would; one row of weight 1 is that row, bit for bit."""
+    dims = tiny.with_width(DIMS, dtype)
+    file = tiny.write(tmp_path, dims, {"embed.weight": dtype})
+    at = Stages(file.model(isa, num_threads=2), num_pages=4, max_tokens=9)
+    tokens = [(7 * i) % dims.vocab_size for i in range(9)]
+    places = {"positions": list(range(9)), "sequence_of": [0] * 9}
+    pages = {"page_ids": [0], "page_begin": [0, 1], "head_tokens": []}
+
+    def embedded(token_ids: list[int], mixes: dict[int, reference.Mix]) -> np.ndarray:
+        ids = [token for mixed, _ in mixes.values() for token in mixed]
+        ends = np.cumsum([len(mixed) for mixed, _ in mixes.values()], dtype=int).tolist()
+        weights = [weight for _, weights in mixes.values() for weight in weights]
+        batch = _core.testing.Batch(
+            token_ids, **places, **pages, mixed_tokens=list(mixes), mix_begin=[0, *ends],
+            mix_ids=ids, mix_weights=weights,
+        )  # fmt: skip
+        at.set_batch(batch)
+        at.run("embed")
+        return at.read("hidden", 9, dims.hidden_size)
+
+    some: dict[int, reference.Mix] = {8: ([3, 149, 0], [0.5, 0.25, 0.25]), 2: ([5], [1.0])}
+    got = embedded(tokens, some)
+    expected = reference.embed(file.weights, tokens, some)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    whole = embedded([0] * 9, {i: ([token], [1.0]) for i, token in enumerate(tokens)})
+    np.testing.assert_array_equal(whole, embedded(tokens, {}))
+
+
 @pytest.mark.parametrize("extras", [True, False])
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_qkv_and_attention(tmp_path: Path, isa: str, interleaved: bool, extras: bool) -> None:
@@ -282,7 +312,16 @@ def test_broken_batches_are_refused(tmp_path: Path) -> None:
         {"page_begin": [0, 2]},
         {"page_begin": []},
         {"head_tokens": [2]},
-    ):
+        {"mixed_tokens": [2], "mix_begin": [0, 1], "mix_ids": [0], "mix_weights": [1.0]},
+        {"mixed_tokens": [1], "mix_begin": [0, 0]},
+        {"mixed_tokens": [1], "mix_begin": [0, 2], "mix_ids": [0], "mix_weights": [1.0]},
+        {"mixed_tokens": [1], "mix_begin": [0, 1], "mix_ids": [0], "mix_weights": []},
+        {
+            "mixed_tokens": [1], "mix_begin": [0, 1], "mix_ids": [DIMS.vocab_size],
+            "mix_weights": [1.0],
+        },
+        {"mix_begin": []},
+    ):  # fmt: skip
         at.set_batch(_core.testing.Batch(**{**good, **broken}))
         with pytest.raises(_core.InternalError):
             at.forward()

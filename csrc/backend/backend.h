@@ -79,7 +79,7 @@ class Logits {
  public:
   virtual ~Logits() = default;
   virtual int max_rows() const = 0;
-  // A row's first logits (for tests).
+  // A row's first logits.
   virtual void read(int row, std::span<float> out) const = 0;
   virtual void write(int row, std::span<const float> values) = 0;
 };
@@ -103,8 +103,8 @@ class Backend {
                                                         int max_tokens) = 0;
   virtual std::unique_ptr<Logits> make_logits(const ModelConfig& config, int max_rows) = 0;
 
-  // hidden = rows of the table. First of all stages: also prepares what the others share (the
-  // batch's tables, rotation angles).
+  // hidden = rows of the table, or the batch's mixes of them. First of all stages: also prepares
+  // what the others share (the batch's tables, rotation angles).
   virtual void embed(const DeviceTensor& table, const Batch& batch, Activations& activations) = 0;
   // query, K, V = rope(qk_norm(norm(hidden) W + b)); K and V go to the batch's pages of `layer`.
   virtual void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,

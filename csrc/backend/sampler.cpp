@@ -118,10 +118,15 @@ int index_of(const SampleRow& row, int32_t token_id) {
 }
 
 // In [0, 1), from 53 random bits.
-double uniform_of(uint64_t seed, int choice, int position) {
+double uniform_of(uint64_t seed, int choice, int position, uint32_t token = 0, uint32_t what = 0) {
   const auto words =
-      philox({static_cast<uint32_t>(position), static_cast<uint32_t>(choice), 0, 0}, seed);
+      philox({static_cast<uint32_t>(position), static_cast<uint32_t>(choice), token, what}, seed);
   return static_cast<double>((uint64_t{words[0]} << 32 | words[1]) >> 11) * 0x1p-53;
+}
+
+double gumbel_of(uint64_t seed, int choice, int position, int32_t token_id) {
+  const uint32_t token = static_cast<uint32_t>(token_id);
+  return -std::log(-std::log(uniform_of(seed, choice, position, token, 1) + 0x1p-54));
 }
 
 }  // namespace
@@ -157,6 +162,31 @@ SampledToken Sampler::sample(const SampleRow& row, std::span<float> logits) {
   sampled.token_id = token_at(row, index);
   if (params.num_logprobs >= 0) sampled.logprob = logits[index] - log_total;
   return sampled;
+}
+
+std::pair<Mix, float> Sampler::mix(std::span<const float> logits, const SoftParams& params,
+                                   uint64_t seed, int choice, int position) {
+  const double total = weigh(logits, params.temperature);
+  if (!(total > 0)) return {};
+  const float likeliest = logits[static_cast<size_t>(argmax(logits))];
+  double mean = 0;  // of log weight
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (weights_[i] > 0) mean += weights_[i] * ((logits[i] - likeliest) / params.temperature);
+  }
+  const float entropy = static_cast<float>(std::log(total) - mean / total);
+
+  Mix mix;
+  std::vector<double> scores;
+  for (const auto& [token_id, logit] : largest(logits, static_cast<size_t>(params.top_k))) {
+    const double noise = params.noise > 0 ? gumbel_of(seed, choice, position, token_id) : 0;
+    mix.token_ids.push_back(token_id);
+    scores.push_back(double{logit} / params.temperature + params.noise * noise);
+  }
+  const double peak = *std::ranges::max_element(scores);
+  double sum = 0;
+  for (double& score : scores) sum += score = std::exp(score - peak);
+  for (const double score : scores) mix.weights.push_back(static_cast<float>(score / sum));
+  return {std::move(mix), entropy};
 }
 
 void Sampler::adjust(const SampleRow& row, std::span<float> logits) {

@@ -16,6 +16,11 @@ class Sampler {
   // `logits`: the row's num_logits. Illegal ones become -inf.
   SampledToken sample(const SampleRow& row, std::span<float> logits);
 
+  // What a soft step makes of all V logits: the mix, empty where no logit is a finite number, and
+  // the entropy. The noise is a function of (seed, choice, position, token).
+  std::pair<Mix, float> mix(std::span<const float> logits, const SoftParams& params, uint64_t seed,
+                            int choice, int position);
+
  private:
   struct Candidate {
     float weight;

@@ -6,11 +6,18 @@
 
 namespace f1 {
 
+namespace {
+
+template <typename T>
+void require(bool holds, const char* name, const char* range, T value) {
+  if (!holds) throw InvalidArgument(concat(name, " must be ", range, ", got ", value));
+}
+
+bool finite(float x) { return std::isfinite(x); }
+
+}  // namespace
+
 void check_sampling(const SamplingParams& params, int vocab_size) {
-  const auto require = [](bool holds, const char* name, const char* range, auto value) {
-    if (!holds) throw InvalidArgument(concat(name, " must be ", range, ", got ", value));
-  };
-  const auto finite = [](float x) { return std::isfinite(x); };
   require(finite(params.temperature) && params.temperature >= 0, "temperature", "finite and >= 0",
           params.temperature);
   require(params.top_k >= 0, "top_k", ">= 0", params.top_k);
@@ -30,6 +37,19 @@ void check_sampling(const SamplingParams& params, int vocab_size) {
             token_id);
     require(finite(bias), "logit_bias", "finite", bias);
   }
+}
+
+void check_soft(const SoftParams& params, int num_tokens, int vocab_size) {
+  require(params.num_steps >= 0, "soft num_steps", ">= 0", params.num_steps);
+  require(params.position > 0 && params.position <= num_tokens, "soft position",
+          "in 1..the number of tokens", params.position);
+  require(params.top_k > 0 && params.top_k <= vocab_size, "soft top_k",
+          "a number of tokens of the vocabulary", params.top_k);
+  require(finite(params.temperature) && params.temperature > 0, "soft temperature",
+          "finite and > 0", params.temperature);
+  require(finite(params.noise) && params.noise >= 0, "soft noise", "finite and >= 0", params.noise);
+  require(finite(params.cold_entropy), "soft cold_entropy", "finite", params.cold_entropy);
+  require(params.cold_steps >= 0, "soft cold_steps", ">= 0", params.cold_steps);
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {

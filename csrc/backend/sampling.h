@@ -37,6 +37,31 @@ struct SamplingParams {
 // Throws InvalidArgument naming the field that is out of range or not a finite number.
 void check_sampling(const SamplingParams& params, int vocab_size);
 
+// Soft thinking (Zhang et al. 2025, arXiv:2505.15778): before it answers a sequence takes steps that
+// sample nothing. What the model would say next goes back in as a mix of the likeliest tokens'
+// embeddings, softmax(logits / temperature + noise * Gumbel). Without noise a model follows the
+// heaviest of them as if it had been sampled (Wu et al. 2025, arXiv:2508.03440). The end comes
+// after num_steps, or before ("cold") where the entropy of softmax(logits / temperature) is below
+// cold_entropy, in nats, cold_steps times running.
+struct SoftParams {
+  int num_steps = 0;  // at most; 0: none are taken, and the rest means nothing
+  int position = 0;   // how many tokens of the request stand before them
+  int top_k = 8;
+  float temperature = 1;
+  float noise = 0;
+  float cold_entropy = 0;
+  int cold_steps = 0;  // 0: they are all taken
+};
+
+// Throws InvalidArgument naming the field that is out of range or not a finite number.
+void check_soft(const SoftParams& params, int num_tokens, int vocab_size);
+
+// What stands in a token's place: rows of the embedding and their weights, which make 1 together.
+struct Mix {
+  std::vector<int32_t> token_ids;
+  std::vector<float> weights;
+};
+
 // A token that occurred in the sequence, and how often it was sampled (0: only in the prompt).
 struct TokenCount {
   int32_t token_id = 0;

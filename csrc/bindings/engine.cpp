@@ -48,13 +48,25 @@ SamplingParams make_sampling(float temperature, int top_k, float top_p, float mi
 }
 
 Request make_request(const Int32Array& token_ids, SamplingParams sampling, int max_tokens,
-                     std::vector<int32_t> stop_token_ids, int choice) {
+                     std::vector<int32_t> stop_token_ids, int choice, const SoftParams& soft) {
   const std::span<const int32_t> ids = span_of(token_ids);
   return {.token_ids = {ids.begin(), ids.end()},
           .sampling = std::move(sampling),
           .max_tokens = max_tokens,
           .stop_token_ids = std::move(stop_token_ids),
-          .choice = choice};
+          .choice = choice,
+          .soft = soft};
+}
+
+SoftParams make_soft(int num_steps, int position, int top_k, float temperature, float noise,
+                     float cold_entropy, int cold_steps) {
+  return {.num_steps = num_steps,
+          .position = position,
+          .top_k = top_k,
+          .temperature = temperature,
+          .noise = noise,
+          .cold_entropy = cold_entropy,
+          .cold_steps = cold_steps};
 }
 
 const char* finish_name(Finish finish) {
@@ -151,7 +163,8 @@ py::dict stats_dict(const EngineStats& stats) {
       "num_appended_tokens"_a = stats.num_appended_tokens,
       "num_drafted_tokens"_a = stats.num_drafted_tokens,
       "num_accepted_tokens"_a = stats.num_accepted_tokens,
-      "num_reused_tokens"_a = stats.num_reused_tokens, "num_preemptions"_a = stats.num_preemptions);
+      "num_reused_tokens"_a = stats.num_reused_tokens, "num_preemptions"_a = stats.num_preemptions,
+      "num_soft_steps"_a = stats.num_soft_steps);
 }
 
 void bind_requests(py::module_& module) {
@@ -164,10 +177,16 @@ void bind_requests(py::module_& module) {
            py::arg("masked_mass") = false,
            "How tokens are drawn; see f1.types.SamplingParams. num_logprobs: -1 none, 0 of the "
            "sampled token, n of the n likeliest too.");
+  py::class_<SoftParams>(module, "SoftParams")
+      .def(py::init(&make_soft), py::kw_only(), py::arg("num_steps"), py::arg("position"),
+           py::arg("top_k") = 8, py::arg("temperature") = 1.0f, py::arg("noise") = 0.0f,
+           py::arg("cold_entropy") = 0.0f, py::arg("cold_steps") = 0,
+           "Steps that sample nothing, behind the first `position` tokens of a request; see "
+           "f1.types.Soft.");
   py::class_<Request>(module, "Request")
       .def(py::init(&make_request), py::arg("token_ids"), py::arg("sampling") = SamplingParams(),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>(),
-           py::arg("choice") = 0,
+           py::arg("choice") = 0, py::arg("soft") = SoftParams(),
            "token_ids: int32 [T]. `choice` tells the n decodings of one prompt and seed apart.");
   py::class_<StepOutput>(module, "StepOutput")
       .def_readonly("sequence_id", &StepOutput::sequence_id)
@@ -200,7 +219,9 @@ void bind_requests(py::module_& module) {
           "None, or why the sequence has ended: 'stop', 'length', "
           "'no_legal_token', 'fault' (logits that are not numbers).")
       .def_readonly("num_cached_tokens", &StepOutput::num_cached_tokens,
-                    "Tokens of the prompt that an earlier request had computed.");
+                    "Tokens of the prompt that an earlier request had computed.")
+      .def_readonly("num_soft_steps", &StepOutput::num_soft_steps,
+                    "Taken before the first token; they count against max_tokens.");
 }
 
 }  // namespace

@@ -24,16 +24,27 @@ class SchedulerProbe {
   SchedulerProbe(int num_pages, int max_batch_tokens, int max_sequences, bool prefix_reuse)
       : scheduler_({num_pages, max_batch_tokens, max_sequences, prefix_reuse, 8}) {}
 
-  int64_t submit(std::vector<int32_t> token_ids, int max_tokens) {
+  int64_t submit(std::vector<int32_t> token_ids, int max_tokens, int soft_steps,
+                 int soft_position) {
     Request request;
     request.token_ids = std::move(token_ids);
     request.max_tokens = max_tokens;
+    request.soft = {.num_steps = soft_steps, .position = soft_position};
     scheduler_.submit(std::make_unique<Sequence>(next_id_, std::move(request)));
     return next_id_++;
   }
 
   void finish(int64_t id) { scheduler_.finish(sequence(id)); }
   void append(int64_t id, int32_t token_id) { sequence(id).append(token_id); }
+  // Each returns whether the sequence goes on thinking.
+  bool think(int64_t id, int32_t token_id) {
+    sequence(id).think({{token_id}, {1.0f}});
+    return sequence(id).is_thinking;
+  }
+  bool end_thinking(int64_t id) {
+    sequence(id).end_thinking();
+    return false;
+  }
   void draft(int64_t id, std::vector<int32_t> token_ids) {
     sequence(id).drafts = std::move(token_ids);
   }
@@ -119,9 +130,12 @@ void bind_engine_testing(py::module_& module) {
   py::class_<SchedulerProbe>(testing, "Scheduler")
       .def(py::init<int, int, int, bool>(), py::arg("num_pages"), py::arg("max_batch_tokens"),
            py::arg("max_sequences"), py::arg("prefix_reuse") = true)
-      .def("submit", &SchedulerProbe::submit, py::arg("token_ids"), py::arg("max_tokens"))
+      .def("submit", &SchedulerProbe::submit, py::arg("token_ids"), py::arg("max_tokens"),
+           py::arg("soft_steps") = 0, py::arg("soft_position") = 0)
       .def("finish", &SchedulerProbe::finish)
       .def("append", &SchedulerProbe::append)
+      .def("think", &SchedulerProbe::think)
+      .def("end_thinking", &SchedulerProbe::end_thinking)
       .def("draft", &SchedulerProbe::draft)
       .def("fork", &SchedulerProbe::fork)
       .def("accept_drafts", &SchedulerProbe::accept_drafts)

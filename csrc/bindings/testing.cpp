@@ -129,12 +129,20 @@ void bind_testing(py::module_& module) {
   py::class_<Batch>(testing, "Batch")
       .def(py::init([](std::vector<int32_t> token_ids, std::vector<int32_t> positions,
                        std::vector<int32_t> sequence_of, std::vector<int32_t> page_ids,
-                       std::vector<int32_t> page_begin, std::vector<int32_t> head_tokens) {
-             return Batch{std::move(token_ids), std::move(positions),  std::move(sequence_of),
-                          std::move(page_ids),  std::move(page_begin), std::move(head_tokens)};
+                       std::vector<int32_t> page_begin, std::vector<int32_t> head_tokens,
+                       std::vector<int32_t> mixed_tokens, std::vector<int32_t> mix_begin,
+                       std::vector<int32_t> mix_ids, std::vector<float> mix_weights) {
+             return Batch{std::move(token_ids),    std::move(positions),  std::move(sequence_of),
+                          std::move(page_ids),     std::move(page_begin), std::move(head_tokens),
+                          std::move(mixed_tokens), std::move(mix_begin),  std::move(mix_ids),
+                          std::move(mix_weights)};
            }),
            py::arg("token_ids"), py::arg("positions"), py::arg("sequence_of"), py::arg("page_ids"),
-           py::arg("page_begin"), py::arg("head_tokens"));
+           py::arg("page_begin"), py::arg("head_tokens"),
+           py::arg("mixed_tokens") = std::vector<int32_t>(),
+           py::arg("mix_begin") = std::vector<int32_t>{0},
+           py::arg("mix_ids") = std::vector<int32_t>(),
+           py::arg("mix_weights") = std::vector<float>());
   py::class_<Stages>(testing, "Stages")
       .def(py::init<std::shared_ptr<Model>, int, int>(), py::arg("model").none(false),
            py::arg("num_pages"), py::arg("max_tokens"))

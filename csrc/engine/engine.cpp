@@ -33,6 +33,9 @@ void check_request(const Request& request, const ModelConfig& config) {
                                  " tokens; the model's context has ", config.max_positions));
   }
   check_sampling(request.sampling, config.vocab_size);
+  if (request.soft.num_steps != 0) {
+    check_soft(request.soft, static_cast<int>(request.token_ids.size()), config.vocab_size);
+  }
 }
 
 }  // namespace
@@ -53,6 +56,7 @@ int64_t Engine::submit(Request request) {
 std::optional<int64_t> Engine::fork(int64_t id, int choice) {
   const Sequence* parent = scheduler_.find(id);
   if (parent == nullptr) throw InvalidArgument(concat("no sequence ", id));
+  if (parent->request.soft.noise > 0 && !parent->mixes.empty()) return std::nullopt;
   const auto pending = std::ranges::find(pending_, parent, &Pending::sequence);
   int num_rows = 0;  // of the head, which takes as many at a time as a step has tokens
   for (const Pending& other : pending_) num_rows += 1 + other.num_drafts;
@@ -69,6 +73,7 @@ std::optional<int64_t> Engine::fork(int64_t id, int choice) {
 void Engine::append(int64_t id, std::span<const int32_t> token_ids) {
   Sequence& sequence = find_idle(id);
   check_tokens(token_ids, "token_ids", model_->config().vocab_size);
+  if (sequence.is_thinking) throw InvalidArgument(concat("sequence ", id, " takes soft steps"));
   if (std::ssize(token_ids) >= sequence.num_left()) {
     throw InvalidArgument(concat(token_ids.size(), " more tokens for sequence ", id,
                                  " leave none to sample: max_tokens allows ", sequence.num_left()));
@@ -98,6 +103,7 @@ std::vector<int64_t> Engine::begin_step() {
   try {
     fill_batch(chunks);
     model_->forward(batch_, *cache_, *activations_);
+    think();
   } catch (...) {
     pending_.clear();  // nothing was computed; the next step tries again
     throw;
@@ -105,6 +111,7 @@ std::vector<int64_t> Engine::begin_step() {
   scheduler_.commit();
   ++num_steps_;
   num_computed_tokens_ += batch_.num_tokens();
+  if (!thoughts_.empty()) commit_thoughts();
 
   std::vector<int64_t> sequence_ids;
   for (const Pending& pending : pending_) sequence_ids.push_back(pending.sequence->id);
@@ -161,6 +168,16 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
   batch_.page_ids.clear();
   batch_.page_begin.assign(1, 0);
   batch_.head_tokens.clear();
+  batch_.mixed_tokens.clear();
+  batch_.mix_begin.assign(1, 0);
+  batch_.mix_ids.clear();
+  batch_.mix_weights.clear();
+  const auto push_mix = [&](const Mix& mix) {
+    batch_.mixed_tokens.push_back(batch_.num_tokens());
+    batch_.mix_ids.insert(batch_.mix_ids.end(), mix.token_ids.begin(), mix.token_ids.end());
+    batch_.mix_weights.insert(batch_.mix_weights.end(), mix.weights.begin(), mix.weights.end());
+    batch_.mix_begin.push_back(static_cast<int32_t>(batch_.mix_ids.size()));
+  };
   for (const auto& [sequence, num_tokens, num_drafts] : chunks) {
     const int index = batch_.num_sequences();
     const auto push = [&](int32_t token_id, int position) {
@@ -169,7 +186,10 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
       batch_.sequence_of.push_back(index);
     };
     const int end = sequence->num_computed + num_tokens;
-    for (int i = sequence->num_computed; i < end; ++i) push(sequence->token_ids[i], i);
+    for (int i = sequence->num_computed; i < end; ++i) {
+      if (const Mix* mix = sequence->mix_at(i)) push_mix(*mix);
+      push(sequence->token_ids[i], i);
+    }
     for (int i = 0; i < num_drafts; ++i) push(sequence->drafts[i], end + i);
     batch_.page_ids.insert(batch_.page_ids.end(), sequence->page_ids.begin(),
                            sequence->page_ids.end());
@@ -180,6 +200,47 @@ void Engine::fill_batch(const std::vector<Chunk>& chunks) {
                         .num_drafts = num_drafts});
     for (int i = num_drafts; i >= 0; --i) batch_.head_tokens.push_back(batch_.num_tokens() - 1 - i);
   }
+}
+
+// What the soft steps that are due make of all logits: they know no mask.
+void Engine::think() {
+  thoughts_.clear();
+  head_rows_.clear();
+  for (const Pending& pending : pending_) {
+    if (pending.sequence->is_thinking) head_rows_.push_back({pending.head_index, {}});
+  }
+  if (head_rows_.empty()) return;
+  model_->head(head_rows_, *activations_, *logits_);
+  soft_logits_.resize(static_cast<size_t>(model_->config().vocab_size));
+  int row = 0;
+  for (const Pending& pending : pending_) {
+    const Sequence& sequence = *pending.sequence;
+    if (!sequence.is_thinking) continue;
+    logits_->read(row++, soft_logits_);
+    const Request& request = sequence.request;
+    thoughts_.push_back(sampler_.mix(soft_logits_, request.soft, request.sampling.seed,
+                                     request.choice, sequence.num_tokens()));
+  }
+}
+
+// A sequence waits for its token where its thoughts have ended and nothing stands behind them.
+void Engine::commit_thoughts() {
+  auto thought = thoughts_.begin();
+  for (const Pending& pending : pending_) {
+    Sequence& sequence = *pending.sequence;
+    if (!sequence.is_thinking) continue;
+    auto& [mix, entropy] = *thought++;
+    const SoftParams& soft = sequence.request.soft;
+    sequence.num_cold = entropy < soft.cold_entropy ? sequence.num_cold + 1 : 0;
+    const bool is_cold = soft.cold_steps > 0 && sequence.num_cold >= soft.cold_steps;
+    if (is_cold || mix.token_ids.empty()) {
+      sequence.end_thinking();
+    } else {
+      sequence.think(std::move(mix));
+      ++num_soft_steps_;
+    }
+  }
+  std::erase_if(pending_, [](const Pending& p) { return p.sequence->num_to_compute() > 0; });
 }
 
 // One row for each pending sequence, and one for each of its drafts that the masks reach.
@@ -281,7 +342,8 @@ StepOutput Engine::commit_token(Sequence& sequence, const Row& row) {
                     .token = token_of(row),
                     .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
                     .has_masked_mass = sequence.request.sampling.masked_mass,
-                    .num_cached_tokens = sequence.num_cached_tokens};
+                    .num_cached_tokens = sequence.num_cached_tokens,
+                    .num_soft_steps = static_cast<int>(sequence.mixes.size())};
   const int32_t token_id = output.token.token_id;
   if (token_id < 0) {
     output.finish = row.logits_row < 0 ? Finish::kNoLegalToken : Finish::kFault;
@@ -328,7 +390,8 @@ EngineStats Engine::stats() const {
           .num_drafted_tokens = num_drafted_tokens_,
           .num_accepted_tokens = num_accepted_tokens_,
           .num_reused_tokens = scheduler_.num_reused_tokens(),
-          .num_preemptions = scheduler_.num_preemptions()};
+          .num_preemptions = scheduler_.num_preemptions(),
+          .num_soft_steps = num_soft_steps_};
 }
 
 void Engine::check() const {
@@ -337,6 +400,7 @@ void Engine::check() const {
     F1_CHECK(scheduler_.find(pending.sequence->id) == pending.sequence);
     F1_CHECK(pending.sequence->num_to_compute() == 0, "sequence ", pending.sequence->id);
     F1_CHECK(!pending.sequence->is_paused, "sequence ", pending.sequence->id);
+    F1_CHECK(!pending.sequence->is_thinking, "sequence ", pending.sequence->id);
   }
 }
 

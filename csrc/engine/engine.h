@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "backend/sampler.h"
 #include "backend/sampling.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
@@ -42,6 +43,7 @@ struct StepOutput {
   bool has_masked_mass = false;  // likewise
   Finish finish = Finish::kNot;  // after anything but kNot the sequence is gone
   int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
+  int num_soft_steps = 0;        // taken before the first token; they count against max_tokens
 };
 
 // Which tokens may follow: rows of [ceil(V / 32)] words, bit i % 32 of word i / 32 set = token i is
@@ -67,6 +69,7 @@ struct EngineStats {
   int64_t num_accepted_tokens = 0;  // of those, sampled
   int64_t num_reused_tokens = 0;
   int64_t num_preemptions = 0;
+  int64_t num_soft_steps = 0;
 };
 
 class Engine {
@@ -78,7 +81,8 @@ class Engine {
   int64_t submit(Request request);
   // The sequence once more, from where it stands, as the given choice: what it samples from here on
   // is what a submission of its own would. Between begin_step() and finish_step() it waits for its
-  // token too if the other does. Nothing where it could not run beside: then submit it.
+  // token too if the other does. Nothing where it could not run beside, or would have thought
+  // otherwise (noise): then submit it.
   std::optional<int64_t> fork(int64_t id, int choice);
   // Tokens that follow without being sampled: the next step computes them with the last one. They
   // count against max_tokens, of which one must remain to be sampled. Not between begin_step() and
@@ -96,8 +100,8 @@ class Engine {
   // Ends a sequence early; what it computed can be reused. Of no effect where it has ended already.
   void abort(int64_t id);
 
-  // Runs the layers over the next batch. Returns the sequences that now wait for their token,
-  // perhaps none (prompts too long for one step).
+  // Runs the layers over the next batch, and takes the soft steps that are due behind it. Returns
+  // the sequences that now wait for their token, perhaps none (prompts too long for one step).
   std::vector<int64_t> begin_step();
   // Samples and appends the tokens of those sequences: one each, and one more for each draft that
   // was right. Masks of others are ignored.
@@ -146,6 +150,8 @@ class Engine {
 
   Sequence& find_idle(int64_t id) const;
   void fill_batch(const std::vector<Chunk>& chunks);
+  void think();
+  void commit_thoughts();
   void fill_rows(const TokenMasks& masks);
   Row make_row(const Pending& pending, int index, const int32_t* mask);
   void compute_logits();
@@ -161,6 +167,9 @@ class Engine {
   std::unique_ptr<Activations> activations_;
   std::unique_ptr<Logits> logits_;
   Batch batch_;
+  Sampler sampler_;
+  std::vector<float> soft_logits_;                  // [V]
+  std::vector<std::pair<Mix, float>> thoughts_;     // and entropies, of those pending that think
   std::vector<Pending> pending_;
   std::vector<Row> rows_;
   std::vector<int32_t> legal_tokens_;
@@ -170,6 +179,7 @@ class Engine {
   int64_t next_id_ = 0;
   int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
   int64_t num_appended_tokens_ = 0, num_drafted_tokens_ = 0, num_accepted_tokens_ = 0;
+  int64_t num_soft_steps_ = 0;
 };
 
 }  // namespace f1

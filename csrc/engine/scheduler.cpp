@@ -27,7 +27,7 @@ Scheduler::Scheduler(const EngineOptions& options)
 
 void Scheduler::submit(std::unique_ptr<Sequence> sequence) {
   // The last token is sampled and never computed.
-  const int num_tokens = sequence->num_tokens() + sequence->request.max_tokens - 1;
+  const int num_tokens = sequence->num_prompt() + sequence->request.max_tokens - 1;
   if (num_pages_for(num_tokens) > pool_.num_pages()) {
     throw InvalidArgument(concat("prompt and max_tokens need ", num_tokens,
                                  " slots of K and V; the cache has ",
@@ -62,6 +62,9 @@ Sequence* Scheduler::fork(const Sequence& parent, int64_t id, int choice,
   child->num_published = parent.num_published;
   child->last_node = parent.last_node;
   child->num_cached_tokens = parent.num_cached_tokens;
+  child->is_thinking = parent.is_thinking;
+  child->mixes = parent.mixes;
+  child->num_cold = parent.num_cold;
   const int num_full = parent.num_computed / kPageSize;
   for (int i = 0; i < num_full; ++i) {
     pool_.share(parent.page_ids[i]);
@@ -165,7 +168,8 @@ void Scheduler::plan_drafts() {
   int left = std::min(options_.max_draft_tokens, budget_);
   for (Chunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
-    if (sequence.drafts.empty() || chunk.num_tokens < sequence.num_to_compute()) continue;
+    if (sequence.drafts.empty() || sequence.is_thinking) continue;
+    if (chunk.num_tokens < sequence.num_to_compute()) continue;
     const int num_drafts = static_cast<int>(sequence.drafts.size());
     const int wanted = std::min({num_drafts, left, sequence.num_left() - 1});
     while (sequence.num_slots() < sequence.num_tokens() + wanted && allocate_page(sequence)) {
@@ -184,8 +188,7 @@ void Scheduler::admit_waiting() {
       return;
     }
     if (sequence.num_cached_tokens < 0) {
-      const int num_prompt = static_cast<int>(sequence.request.token_ids.size());
-      sequence.num_cached_tokens = std::min(sequence.num_computed, num_prompt);
+      sequence.num_cached_tokens = std::min(sequence.num_computed, sequence.num_prompt());
     }
     num_reused_tokens_ += sequence.num_computed;
     running_.push_back(std::move(waiting_.front()));
@@ -231,7 +234,8 @@ bool Scheduler::preempt_newer_than(const Sequence& sequence) {
 void Scheduler::reuse_prefix(Sequence& sequence) {
   if (!options_.prefix_reuse) return;
   while (sequence.num_computed == sequence.num_slots() &&
-         sequence.num_computed + kPageSize < sequence.num_tokens()) {
+         sequence.num_computed + kPageSize < sequence.num_tokens() &&
+         sequence.num_computed + kPageSize <= sequence.num_keyed()) {
     const auto tokens = sequence.page_tokens(sequence.num_published);
     const PrefixTree::NodeId node = tree_.find(sequence.last_node, tokens);
     if (node == PrefixTree::kNone) return;
@@ -246,14 +250,15 @@ void Scheduler::reuse_prefix(Sequence& sequence) {
 // Whether a sequence of this step completes just the page that this one would compute next.
 bool Scheduler::is_next_page_underway(const Sequence& sequence) const {
   const int begin = sequence.num_published * kPageSize;
-  if (!options_.prefix_reuse || sequence.num_computed != begin ||
-      begin + kPageSize >= sequence.num_tokens()) {
+  const int end = begin + kPageSize;
+  if (!options_.prefix_reuse || sequence.num_computed != begin || end >= sequence.num_tokens() ||
+      end > sequence.num_keyed()) {
     return false;
   }
   return std::ranges::any_of(chunks_, [&](const Chunk& chunk) {
     const Sequence& other = *chunk.sequence;
     return other.last_node == sequence.last_node &&
-           other.num_computed + chunk.num_tokens >= begin + kPageSize &&
+           std::min(other.num_computed + chunk.num_tokens, other.num_keyed()) >= end &&
            std::ranges::equal(other.page_tokens(other.num_published),
                               sequence.page_tokens(sequence.num_published));
   });
@@ -262,7 +267,8 @@ bool Scheduler::is_next_page_underway(const Sequence& sequence) const {
 // Puts pages that are full and computed into the tree. Where another sequence was first, its page
 // replaces ours: the content is the same, and who uses a page uses the tree's path to it.
 void Scheduler::publish(Sequence& sequence) {
-  while ((sequence.num_published + 1) * kPageSize <= sequence.num_computed) {
+  const int end = std::min(sequence.num_computed, sequence.num_keyed());
+  while ((sequence.num_published + 1) * kPageSize <= end) {
     int32_t& page_id = sequence.page_ids[sequence.num_published];
     sequence.last_node =
         tree_.insert(sequence.last_node, sequence.page_tokens(sequence.num_published), page_id);
@@ -296,6 +302,7 @@ void Scheduler::check() const {
     F1_CHECK(sequence->num_computed <= sequence->num_tokens(), "sequence ", last_id);
     F1_CHECK(sequence->num_computed <= sequence->num_slots(), "sequence ", last_id);
     F1_CHECK(sequence->num_published * kPageSize <= sequence->num_computed, "sequence ", last_id);
+    F1_CHECK(sequence->num_published * kPageSize <= sequence->num_keyed(), "sequence ", last_id);
     PrefixTree::NodeId node = PrefixTree::kRoot;
     for (int i = 0; i < static_cast<int>(sequence->page_ids.size()); ++i) {
       const int32_t page_id = sequence->page_ids[i];

@@ -117,6 +117,20 @@ LayerWeights load_layer(Loader& loader, const ModelConfig& c, int layer) {
   return w;
 }
 
+void check_mixes(const Batch& batch, const ModelConfig& config) {
+  const size_t num_mixes = batch.mixed_tokens.size();
+  F1_CHECK(batch.mix_begin.size() == num_mixes + 1 && batch.mix_begin.front() == 0);
+  F1_CHECK(batch.mix_begin.back() == static_cast<int>(batch.mix_ids.size()));
+  F1_CHECK(batch.mix_ids.size() == batch.mix_weights.size());
+  for (size_t m = 0; m < num_mixes; ++m) {
+    const int32_t t = batch.mixed_tokens[m];
+    F1_CHECK(t >= 0 && t < batch.num_tokens(), "mixed token ", t);
+    F1_CHECK(batch.mix_begin[m] < batch.mix_begin[m + 1], "mix ", m, " is empty");
+  }
+  for (const int32_t token : batch.mix_ids)
+    F1_CHECK(token >= 0 && token < config.vocab_size, "token ", token, " in a mix");
+}
+
 // The engine builds batches; a broken one would read memory that is not ours.
 void check_batch(const Batch& batch, const ModelConfig& config, const KvCache& cache,
                  const Activations& activations) {
@@ -138,6 +152,7 @@ void check_batch(const Batch& batch, const ModelConfig& config, const KvCache& c
   F1_CHECK(batch.head_tokens.size() <= static_cast<size_t>(activations.max_tokens()));
   for (const int32_t t : batch.head_tokens)
     F1_CHECK(t >= 0 && t < static_cast<int>(num_tokens), "head token ", t);
+  check_mixes(batch, config);
 }
 
 }  // namespace

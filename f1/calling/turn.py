@@ -100,10 +100,12 @@ class Turn:
     def _begin(
         self, request: GenerateRequest, reasoning: Reasoning | None, prompt_end: bytes
     ) -> None:
-        """A turn that is forced into a call or a format does not think."""
+        """A turn that is forced into a call or a format does not think aloud; nor does one that has
+        thought softly."""
         mode, after = request.tool_choice.mode, self._after
         must_call = self._may_call and mode in ("required", "named")
-        if reasoning is not None and (must_call or after or self._format.kind != "text"):
+        silent = must_call or after or request.soft is not None
+        if reasoning is not None and (silent or self._format.kind != "text"):
             self.prefix = reasoning.skipped(prompt_end)
         elif reasoning is not None:
             self._thought = Thought(reasoning, inside=reasoning.opened_in(prompt_end))
@@ -123,6 +125,11 @@ class Turn:
         """The prefix is part of the completion: it takes this much of the token budget."""
         self._remaining -= num_tokens
         self._tail = self.prefix.encode()
+
+    def spend_thoughts(self, num_tokens: int) -> None:
+        """Of the completion, thought before the turn began; it has not read them."""
+        self._remaining -= num_tokens
+        self.num_thought_tokens += num_tokens
 
     @property
     def ended(self) -> bool:

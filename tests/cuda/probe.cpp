@@ -102,6 +102,17 @@ class Probe {
     for (std::vector<int32_t>* part : {&batch_.token_ids, &batch_.positions, &batch_.sequence_of,
                                        &batch_.page_ids, &batch_.page_begin, &batch_.head_tokens})
       *part = list<int32_t>();
+    batch_.mixed_tokens = {};
+    batch_.mix_begin = {0};
+    batch_.mix_ids = {};
+    batch_.mix_weights = {};
+  }
+
+  // Of the batch just set.
+  void mixes() {
+    for (std::vector<int32_t>* part : {&batch_.mixed_tokens, &batch_.mix_begin, &batch_.mix_ids})
+      *part = list<int32_t>();
+    batch_.mix_weights = reals();
   }
 
   void forward() { model_->forward(batch_, *cache_, *activations_); }
@@ -182,6 +193,7 @@ class Probe {
       {"tensor", &Probe::tensor},
       {"model", &Probe::model},
       {"batch", &Probe::batch},
+      {"mixes", &Probe::mixes},
       {"forward", &Probe::forward},
       {"stage", &Probe::stage},
       {"write", &Probe::write},

@@ -248,6 +248,24 @@ void CpuBackend::embed(const DeviceTensor& table, const Batch& batch, Activation
       }
     }
   });
+  if (batch.num_mixes() > 0) mix_rows(static_cast<const TableTensor&>(table).tensor, batch, a);
+}
+
+void CpuBackend::mix_rows(const Tensor& table, const Batch& batch, const CpuActivations& a) {
+  const int64_t width = a.config.hidden_size;
+  pool_.run(batch.num_mixes(), 1, [&](int64_t begin, int64_t end, int thread) {
+    float* const row = a.thread_scratch(thread).row;
+    for (int64_t m = begin; m < end; ++m) {
+      float* const hidden = a.hidden.data() + batch.mixed_tokens[m] * width;
+      for (int32_t k = batch.mix_begin[m]; k < batch.mix_begin[m + 1]; ++k) {
+        const float weight = batch.mix_weights[k];
+        kernels_.decode_row(table, batch.mix_ids[k], row);
+        const bool is_first = k == batch.mix_begin[m];  // 1 * x is x, and 0 + x is not always
+        for (int64_t i = 0; i < width; ++i)
+          hidden[i] = is_first ? weight * row[i] : hidden[i] + weight * row[i];
+      }
+    }
+  });
 }
 
 void CpuBackend::qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,

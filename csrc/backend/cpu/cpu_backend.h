@@ -39,6 +39,7 @@ class CpuBackend final : public Backend {
  private:
   TensorHandle pack_matrix(const Tensor& tensor);
   TensorHandle pack_head(const Tensor& tensor);
+  void mix_rows(const Tensor& table, const Batch& batch, const cpu::CpuActivations& a);
   void float_head(const Tensor& table, std::span<const HeadRow> rows, const cpu::CpuActivations& a,
                   const cpu::CpuLogits& logits);
 

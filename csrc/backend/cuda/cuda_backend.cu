@@ -116,6 +116,11 @@ class CudaBackend final : public Backend {
     F1_LAUNCH(embed_kernel, grid_of(batch.num_tokens()), kRowThreads, 0, stream_.handle(),
               rows.values.data(), rows.stride, a.token_ids(), a.positions(), a.config.hidden_size,
               a.hidden.data(), rotation_of(a));
+    if (batch.num_mixes() == 0) return;
+    a.upload_mixes(batch);
+    F1_LAUNCH(mix_kernel, grid_of(batch.num_mixes()), kRowThreads, 0, stream_.handle(),
+              rows.values.data(), rows.stride, a.mixes.data(), batch.num_mixes(),
+              a.mix_weights.data(), a.config.hidden_size, a.hidden.data());
   }
 
   void qkv(const LayerWeights& weights, int layer, const Batch& batch, KvCache& cache,

@@ -69,6 +69,8 @@ CudaActivations::CudaActivations(const Stream& stream, const ModelConfig& c, int
       config(c),
       max_tokens_(max_tokens),
       tables(stream, product(max_tokens, 4)),
+      mixes(stream, 0),
+      mix_weights(stream, 0),
       listed(stream, 0),
       hidden(stream, product(max_tokens, c.hidden_size)),
       query(stream, product(max_tokens, int64_t{c.num_heads} * c.head_dim)),
@@ -98,6 +100,14 @@ void CudaActivations::upload_batch(const Batch& batch) {
   num_tokens = batch.token_ids.size();
   num_heads_wanted = batch.head_tokens.size();
   tables.upload_growing(joined);
+}
+
+void CudaActivations::upload_mixes(const Batch& batch) {
+  std::vector<int32_t> joined = batch.mixed_tokens;
+  joined.insert(joined.end(), batch.mix_begin.begin(), batch.mix_begin.end());
+  joined.insert(joined.end(), batch.mix_ids.begin(), batch.mix_ids.end());
+  mixes.upload_growing(joined);
+  mix_weights.upload_growing(batch.mix_weights);
 }
 
 const DeviceBuffer<float>* CudaActivations::floats_of(Part part) const {

@@ -85,12 +85,15 @@ struct CudaActivations final : Activations {
   const int32_t* page_begin() const { return tables.data() + 2 * num_tokens; }
   const int32_t* head_tokens() const { return tables.data() + 3 * num_tokens; }
   const int32_t* page_ids() const { return tables.data() + 3 * num_tokens + num_heads_wanted; }
+  // The same for its mixes: mixed_tokens [M] | mix_begin [M + 1] | mix_ids.
+  void upload_mixes(const Batch& batch);
 
   const Stream& stream;
   ModelConfig config;
   int max_tokens_;
   size_t num_tokens = 0, num_heads_wanted = 0;  // T and S of the batch
-  DeviceBuffer<int32_t> tables;
+  DeviceBuffer<int32_t> tables, mixes;
+  DeviceBuffer<float> mix_weights;
   DeviceBuffer<int32_t> listed;    // of head(): the tokens of all its rows
   DeviceBuffer<float> hidden;      // [T, D]
   DeviceBuffer<float> query;       // [T, H * E]

@@ -32,6 +32,21 @@ __global__ void embed_kernel(const Bf16* table, int64_t stride, const int32_t* t
   }
 }
 
+// A block a mix: of rows of the table, in place of what embed_kernel put there. `mixes` as
+// CudaActivations::upload_mixes() has them.
+__global__ void mix_kernel(const Bf16* table, int64_t stride, const int32_t* mixes, int num_mixes,
+                           const float* weights, int width, float* hidden) {
+  const int32_t* const bounds = mixes + num_mixes + blockIdx.x;
+  const int32_t* const ids = mixes + 2 * num_mixes + 1;
+  float* const out = hidden + static_cast<int64_t>(mixes[blockIdx.x]) * width;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += kRowThreads) {
+    float sum = weights[bounds[0]] * to_float(table[ids[bounds[0]] * stride + i]);
+    for (int32_t k = bounds[0] + 1; k < bounds[1]; ++k)
+      sum += weights[k] * to_float(table[ids[k] * stride + i]);
+    out[i] = sum;
+  }
+}
+
 // A block a row: out = hidden / rms(hidden) * weight. `rows`: which of hidden; null: all.
 __global__ void rms_norm_kernel(const float* hidden, const int32_t* rows, const float* weight,
                                 float eps, int width, Bf16* out, int64_t out_stride) {
