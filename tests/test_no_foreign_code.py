@@ -38,6 +38,10 @@ ALLOWED = {
     ("calling/family.py", "re of a variable"): "the operator's patterns of model names",
     ("models/tokenizer.py", "re of a variable"): "escaped spellings: alternatives of constants",
     ("serve/wire/shape.py", "re of a variable"): "patterns of the tables of fields",
+    ("tools/runners/worker.py", "importlib.import_module"): "the operator's, in its own process",
+    ("tools/runners/worker.py", "importlib.util.spec_from_file_location"): "the operator's, there",
+    ("tools/runners/worker.py", "sys.path"): "the operator's folder, there",
+    ("tools/runners/workers.py", "sys.path"): "read, for that process",
     ("bench/subject.py", "assert"): "of its own pipes, for the type checker",
     ("bench/served.py", "assert"): "of its own engine, for the type checker",
 }

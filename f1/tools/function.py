@@ -49,7 +49,16 @@ class FunctionTool:
 
     def bind(self, arguments: str) -> dict[str, Any]:
         """Keyword arguments of the annotated types from JSON text. Raises ValueError."""
-        return self.arguments.validate_json(arguments)
+        from pydantic import ValidationError
+
+        try:
+            return self.arguments.validate_json(arguments)
+        except ValidationError as error:
+            wrong = (
+                f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
+                for each in error.errors(include_url=False, include_context=False)
+            )
+            raise ValueError("; ".join(wrong)) from error
 
     @property
     def spec(self) -> ToolSpec:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from f1.tools.function import FunctionTool
-from f1.tools.runners.output import read_json, read_text
+from f1.tools.runners.output import read_output, write_output
 from f1.tools.spec import CallLimits, Output, ToolFailure
 
 
@@ -32,22 +32,25 @@ class FunctionRunner:
         clock = asyncio.timeout(limits.timeout)
         try:
             async with clock:
-                result = await _call(self.function.function, bound)
-                if isinstance(result, str):
-                    return read_text(result.encode(errors="replace"), limits)
-                written = to_json(result, inf_nan_mode="null")
+                written = await _call(self.function.function, bound, limits.max_bytes)
         except Exception as error:  # the tool's own, of any kind: it is what the model is told
             if clock.expired():
                 raise
             raise ToolFailure(f"{type(error).__name__}: {error}") from error
-        return read_json(written, limits)
+        return read_output(*written)
 
 
-async def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(**arguments)
-    result = await _in_thread(lambda: function(**arguments))
-    return await result if inspect.isawaitable(result) else result
+async def _call(
+    function: Callable[..., Any], arguments: dict[str, Any], max_bytes: int
+) -> tuple[bool, bytes, int]:
+    """What `write_output` makes of the result."""
+
+    def work() -> Any:
+        result = function(**arguments)
+        return result if inspect.isawaitable(result) else write_output(result, max_bytes)
+
+    called = work() if inspect.iscoroutinefunction(function) else await _in_thread(work)
+    return write_output(await called, max_bytes) if inspect.isawaitable(called) else called
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:

@@ -1,0 +1,183 @@
+"""In the worker: the operator's module, and the calls of its functions, one after the other.
+
+Frames over the channel, JSON in them, never pickle:
+
+    server ▶ worker   length u32, {"id": 7, "function": "search", "arguments": {…}, "max_bytes": n}
+    worker ▶ server   kind, id u64, size u64, length u32, then `length` bytes
+
+    kind J: JSON    T: text    F: {"error": …, "trace": …, "fit": …}; all of it is `size` bytes
+
+The first frame says what to import and within which limits; its answer has the id 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import importlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from f1.tools.runners.output import write_output
+
+if TYPE_CHECKING:
+    from f1.tools.function import FunctionTool
+
+REQUEST = struct.Struct("!I")
+REPLY = struct.Struct("!cQQI")
+MAX_FAILURE = 1 << 18  # bytes of a failure's frame
+_MAX_MESSAGE = 4000  # characters
+_MAX_TRACE = 12_000
+
+
+def work(channel: socket.socket) -> None:
+    """Until the server lets go of the channel."""
+    calls, here = _Calls(), os.getpid()
+    answers: Callable[[dict[str, Any]], tuple[bytes, bytes, int]] = calls.start
+    while (request := _receive(channel)) is not None:
+        fit = True  # for another call
+        try:
+            kind, data, size = answers(request)
+        except BaseException as error:  # a tool's, and it may raise what it likes
+            # Where memory has run out, who knows what else was not done.
+            fit = answers != calls.start and not isinstance(error, MemoryError)
+            kind, data = b"F", _failure(error, fit)
+            size = len(data)
+        if os.getpid() != here:  # the function has forked, and come back twice
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # it has been closed, or taken away
+                stream.flush()
+        channel.sendall(REPLY.pack(kind, request["id"], size, len(data)))
+        channel.sendall(data)
+        if not fit:
+            return
+        answers = calls.answer
+
+
+class _Calls:
+    def __init__(self) -> None:
+        self._functions: dict[str, FunctionTool] = {}
+        self._loop: asyncio.Runner | None = None
+
+    def start(self, request: dict[str, Any]) -> tuple[bytes, bytes, int]:
+        from pydantic import TypeAdapter  # noqa: F401 - slow; no call shall wait for it
+
+        faulthandler.enable()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what it says is there if it dies
+        os.environ.pop("PYTHONPATH", None)  # ours; what a tool starts has its own
+        _limit(resource.RLIMIT_CORE, 0)
+        if sys.platform == "linux":
+            _limit(resource.RLIMIT_DATA, request["memory_bytes"])
+        self._cpu_seconds = request["cpu_seconds"]
+        self._module = _load(request["module"], request["folder"])
+        return b"J", b"null", 4
+
+    def answer(self, request: dict[str, Any]) -> tuple[bytes, bytes, int]:
+        function = self._function(request["function"])
+        if "arguments" not in request:
+            data = _described(function)
+            return b"J", data, len(data)
+        if self._cpu_seconds is not None:
+            spent = resource.getrusage(resource.RUSAGE_SELF)
+            used = spent.ru_utime + spent.ru_stime
+            hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (int(used + self._cpu_seconds) + 1, hard))
+        result = function(**function.bind(json.dumps(request["arguments"])))
+        if inspect.isawaitable(result):
+            self._loop = self._loop or asyncio.Runner()
+            result = self._loop.run(_wait_for(result))
+        is_text, data, size = write_output(result, request["max_bytes"])
+        return b"T" if is_text else b"J", data, size
+
+    def _function(self, name: str) -> FunctionTool:
+        from f1.tools.function import make_tool
+
+        if name not in self._functions:
+            found: Any = self._module
+            for part in name.split("."):
+                found = getattr(found, part)
+            self._functions[name] = make_tool(found)
+        return self._functions[name]
+
+
+def _load(module: str, folder: str) -> ModuleType:
+    sys.path.insert(0, folder)
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location("f1_operator_tools", module)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{module} is no Python file")
+    loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+async def _wait_for(result: Any) -> Any:
+    return await result
+
+
+def _described(function: FunctionTool) -> bytes:
+    from pydantic_core import to_json
+
+    tool, limits, annotations = function.tool, function.limits, function.annotations
+    return to_json(
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            "output": function.output,
+            "examples": function.examples,
+            "annotations": annotations,
+            "limits": limits,
+        }
+    )
+
+
+def _failure(error: BaseException, fit: bool) -> bytes:
+    if isinstance(error, MemoryError):
+        told, trace = "MemoryError: it takes more memory than it may", ""
+    else:
+        ours = error.__traceback__
+        while ours and ours.tb_frame.f_globals.get("__name__", "").startswith("f1."):
+            ours = ours.tb_next
+        trace = "".join(traceback.format_exception(error.with_traceback(ours)))[-_MAX_TRACE:]
+        told = type(error).__name__
+        with suppress(Exception):  # its text is foreign code, too
+            told = f"{told}: {error}"[:_MAX_MESSAGE]
+    return json.dumps({"error": told, "trace": trace, "fit": fit}).encode()
+
+
+def _receive(channel: socket.socket) -> dict[str, Any] | None:
+    header = _exactly(channel, REQUEST.size)
+    body = header and _exactly(channel, REQUEST.unpack(header)[0])
+    return json.loads(body) if body else None
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes | None:
+    pieces = bytearray()
+    while len(pieces) < size:
+        piece = channel.recv(min(size - len(pieces), 1 << 20))
+        if not piece:
+            return None
+        pieces += piece
+    return bytes(pieces)

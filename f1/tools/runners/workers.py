@@ -1,0 +1,202 @@
+"""A worker process as the server sees it: it is asked, and ended with all that is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+from f1.tools.runners.output import read_output
+from f1.tools.runners.supervisor import kill_descendants
+from f1.tools.runners.worker import MAX_FAILURE, REPLY, REQUEST
+from f1.tools.spec import Output, ToolFailure
+
+log = logging.getLogger("f1.tools")
+
+_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONHOME"),
+)
+_START_SECONDS = 30.0  # of an import
+_GRACE_SECONDS = 0.5  # of a supervisor that is to end its tree; then it is done from here
+_KILL_SECONDS = 2.0
+_PRINTED_BYTES = 1 << 18  # of what a tool prints in a call that are read
+_PRINTED_CHARS = 2000  # that are logged
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What workers are given. `environment`: names of our variables that tools see besides PATH,
+    HOME, the locale's and the like; no others are there. `memory_bytes` are each process's own,
+    without what is mapped from files (RLIMIT_DATA; kept to on Linux)."""
+
+    folder: Path = field(default_factory=Path.cwd)  # where modules and files are looked for first
+    environment: tuple[str, ...] = ()
+    memory_bytes: int = 2 << 30
+    cpu_seconds: float | None = None  # of one call, in its own process; None: its time alone counts
+    idle: int = 2  # workers of a module that are kept for the next calls
+
+
+class Worker:
+    """Started at once; the module is imported while nobody waits yet. One call at a time."""
+
+    def __init__(self, module: str, settings: WorkerSettings):
+        self.settings = settings
+        self._control, control = socket.socketpair()
+        self._channel, channel = socket.socketpair()
+        with control, channel:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "f1.tools.runners.supervisor", str(channel.fileno())],
+                stdin=control.fileno(),
+                stdout=subprocess.DEVNULL,
+                pass_fds=(channel.fileno(),),
+                env=_environment(settings.environment),
+                cwd=settings.folder,
+                start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
+            )
+        self.close = finalize(self, _close, self._process, self._control, self._channel)
+        for connection in (self._control, self._channel):
+            connection.setblocking(False)
+        self._last_id = 0
+        self.is_ready = False
+        self._hello = {
+            "module": module,
+            "folder": str(settings.folder),
+            "memory_bytes": settings.memory_bytes,
+            "cpu_seconds": settings.cpu_seconds,
+        }
+
+    @property
+    def is_fresh(self) -> bool:
+        """It lives, and has said nothing that nobody asked for."""
+        try:
+            self._channel.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    async def start(self) -> None:
+        """Waits for the module. Raises ToolFailure where it cannot be imported."""
+        if self.is_ready:
+            return
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._ask(self._hello, 0, MAX_FAILURE)
+        except TimeoutError as error:
+            raise ToolFailure(f"its import takes more than {_START_SECONDS:g} s") from error
+        self.is_ready = True
+
+    async def ask(self, question: Mapping[str, Any], max_bytes: int) -> Output:
+        """Raises ToolFailure. Whoever cancels this has to end the worker."""
+        self._last_id += 1
+        return await self._ask({**question, "max_bytes": max_bytes}, self._last_id, max_bytes)
+
+    async def end(self) -> None:
+        """Nothing that the tool has started is left behind when this returns."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        loop = asyncio.get_running_loop()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS):
+                while await loop.sock_recv(self._control, 1 << 16):
+                    pass
+            self._process.wait()
+        if self._process.returncode is None or self._process.returncode < 0:
+            _end_without_supervisor(self._process)
+        self.close()
+
+    async def _ask(self, question: Mapping[str, Any], number: int, max_bytes: int) -> Output:
+        loop = asyncio.get_running_loop()
+        body = json.dumps({**question, "id": number}).encode()
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # what it said before is read
+                await loop.sock_sendall(self._channel, REQUEST.pack(len(body)) + body)
+            kind, answered, size, length = REPLY.unpack(await self._exactly(REPLY.size))
+            room = {b"J": max_bytes, b"T": max_bytes, b"F": MAX_FAILURE}.get(kind, -1)
+            if answered != number or not length <= min(room, size):
+                await self.end()
+                raise ToolFailure("its process answered with something that is no answer")
+            data = await self._exactly(length)
+        except (EOFError, OSError) as error:
+            await self.end()
+            raise ToolFailure(self._ending()) from error
+        self._log_printed()
+        if kind != b"F":
+            return read_output(kind == b"T", data, size)
+        failure = json.loads(data)
+        if not failure["fit"]:
+            await self.end()
+        log.warning("a tool failed: %s\n%s", _plain(failure["error"]), _plain(failure["trace"]))
+        raise ToolFailure(failure["error"])
+
+    async def _exactly(self, size: int) -> bytearray:
+        loop = asyncio.get_running_loop()
+        data, filled = bytearray(size), 0
+        with memoryview(data) as view:
+            while filled < size:
+                read = await loop.sock_recv_into(self._channel, view[filled : filled + (1 << 16)])
+                if not read:
+                    raise EOFError
+                filled += read
+        return data
+
+    def _log_printed(self) -> None:
+        text, left = b"", _PRINTED_BYTES
+        with suppress(BlockingIOError):
+            while left > 0 and (piece := self._control.recv(1 << 16)):
+                text += piece[: _PRINTED_CHARS - len(text)]
+                left -= len(piece)
+        if text:
+            log.info("a tool printed: %s", _plain(text.decode(errors="replace")))
+
+    def _ending(self) -> str:
+        status = self._process.returncode
+        if status is None or status <= 128:
+            return f"its process ended with status {status}"
+        name = signal.Signals(status - 128).name
+        over = f", after {self.settings.cpu_seconds:g} s of work" if name == "SIGXCPU" else ""
+        return f"its process was ended by {name}{over}"
+
+
+def _close(
+    process: subprocess.Popen[bytes], control: socket.socket, channel: socket.socket
+) -> None:
+    control.close()
+    channel.close()
+    with suppress(subprocess.TimeoutExpired):
+        if process.wait(_GRACE_SECONDS) >= 0:
+            return
+    _end_without_supervisor(process)
+
+
+def _end_without_supervisor(process: subprocess.Popen[bytes]) -> None:
+    """Somebody has stopped or ended it, or starts processes faster than it ends them."""
+    until = time.monotonic() + _KILL_SECONDS
+    while kill_descendants(process.pid) and time.monotonic() < until:
+        pass
+    process.kill()
+    process.wait()
+
+
+def _environment(names: tuple[str, ...]) -> dict[str, str]:
+    given = {name: os.environ[name] for name in (*_ENVIRONMENT, *names) if name in os.environ}
+    return given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def _plain(text: str) -> str:
+    """For a log: no character of it moves a cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

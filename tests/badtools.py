@@ -1,0 +1,475 @@
+"""Tools that do what tools must not. Every one leaves a file in $F1_TEST_MARK to show that it has
+begun (as does every process that it starts), and then misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+MARK = os.environ["F1_TEST_MARK"]
+SLEEP = f"""
+import pathlib, os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+pathlib.Path({MARK!r}, str(os.getpid())).touch()
+time.sleep(1000)
+"""
+
+
+def begun() -> None:
+    Path(MARK, str(os.getpid())).touch()
+
+
+def started(number: int) -> None:
+    """Waits until so many processes have begun."""
+    while len(list(Path(MARK).iterdir())) < number:
+        time.sleep(0.01)
+
+
+def good(x: int = 1) -> int:
+    return x + 1
+
+
+# --- what never ends ------------------------------------------------------------------------------
+
+
+def cpu_loop() -> None:
+    begun()
+    while True:
+        pass
+
+
+def cpu_loop_in_c() -> None:
+    begun()
+    sum(range(10**13))
+
+
+def cpu_loop_in_a_pattern() -> None:
+    begun()
+    re.match(r"(a*)*b", "a" * 64)
+
+
+def cpu_loops_in_threads() -> None:
+    begun()
+    for _ in range(4):
+        threading.Thread(target=cpu_loop).start()
+
+
+def lock() -> None:
+    begun()
+    held = threading.Lock()
+    with held:
+        held.acquire()
+
+
+def reads_a_pipe() -> None:
+    begun()
+    os.read(os.pipe()[0], 1)
+
+
+def accepts() -> None:
+    begun()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.accept()
+
+
+def opens_a_fifo() -> None:
+    begun()
+    os.mkfifo(f"{MARK}/fifo")
+    Path(MARK, "fifo").read_bytes()
+
+
+def ignores_signals() -> None:
+    begun()
+    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        signal.pause()
+
+
+def catches_all() -> None:
+    begun()
+    while True:
+        with suppress(BaseException):
+            time.sleep(1000)
+
+
+def stops_itself() -> None:
+    begun()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def in_a_finaliser() -> int:
+    class Late:
+        def __del__(self) -> None:
+            begun()
+            time.sleep(1000)
+
+    return len([Late()])
+
+
+async def coroutine() -> None:
+    begun()
+    await asyncio.Event().wait()
+
+
+async def coroutine_that_blocks() -> None:
+    begun()
+    time.sleep(1000)
+
+
+async def coroutine_that_is_not_cancelled() -> None:
+    begun()
+    while True:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            continue
+
+
+def main_thread_leaves() -> None:
+    begun()
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    ctypes.CDLL(None).pthread_exit(None)
+
+
+def prints_without_end() -> None:
+    begun()
+    while True:
+        print("x" * 100_000)
+
+
+def children() -> None:
+    begun()
+    for _ in range(3):
+        subprocess.Popen([sys.executable, "-c", SLEEP])
+    started(4)
+    time.sleep(1000)
+
+
+def shell_pipeline() -> None:
+    begun()
+    subprocess.run(f"touch {MARK}/shell; yes | cat > /dev/null", shell=True, check=False)
+
+
+def grandchildren() -> None:
+    begun()
+    code = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n{SLEEP}"
+    subprocess.Popen([sys.executable, "-c", code])
+    started(3)
+    time.sleep(1000)
+
+
+def forks() -> None:
+    begun()
+    for _ in range(20):
+        if os.fork() == 0:
+            cpu_loop()
+    started(21)
+    time.sleep(1000)
+
+
+def forks_without_end() -> None:
+    begun()
+    while True:  # each is replaced the moment it is ended, but for its parent
+        if os.fork() == 0:
+            begun()
+            time.sleep(0.2)
+            os._exit(0)
+        time.sleep(0.005)
+
+
+def _daemon(setup: str = "") -> None:
+    code = (
+        "import os\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n"
+        f"{setup}\n{SLEEP}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def daemon() -> None:
+    begun()
+    _daemon()
+    started(2)
+    time.sleep(1000)
+
+
+def daemon_that_hides() -> None:
+    begun()
+    _daemon("os.environ.clear(); os.closerange(0, 256); os.chdir('/')")
+    started(2)
+    time.sleep(1000)
+
+
+def executes_another_program() -> None:
+    begun()
+    os.execv(sys.executable, [sys.executable, "-c", SLEEP])
+
+
+def stops_its_supervisor() -> None:
+    begun()
+    _daemon()
+    started(2)
+    os.kill(os.getppid(), signal.SIGSTOP)
+    time.sleep(1000)
+
+
+def half_a_header() -> None:
+    begun()
+    os.write(_channel(), b"J\0\0")
+    time.sleep(1000)
+
+
+def half_a_body() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 2, 100, 100) + b"[")
+    time.sleep(1000)
+
+
+# --- what ends otherwise --------------------------------------------------------------------------
+
+
+def segfault() -> None:
+    begun()
+    ctypes.string_at(0)
+
+
+def abort() -> None:
+    begun()
+    os.abort()
+
+
+def kills_itself() -> None:
+    begun()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kills_its_group() -> None:
+    begun()
+    os.killpg(0, signal.SIGKILL)
+
+
+def kills_its_supervisor() -> None:
+    begun()
+    subprocess.Popen([sys.executable, "-c", SLEEP])
+    started(2)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def leaves() -> None:
+    begun()
+    os._exit(0)
+
+
+def leaves_with_a_status() -> None:
+    begun()
+    os._exit(3)
+
+
+def leaves_a_daemon() -> None:
+    begun()
+    _daemon()
+    started(2)
+    os._exit(0)
+
+
+def exits() -> None:
+    begun()
+    sys.exit(5)
+
+
+def interrupts() -> None:
+    begun()
+    raise KeyboardInterrupt
+
+
+def raises() -> None:
+    begun()
+    raise LookupError("not there")
+
+
+def raises_much() -> None:
+    begun()
+    raise ValueError("x" * 10_000_000)
+
+
+def raises_what_cannot_be_told() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise self
+
+    begun()
+    raise Odd
+
+
+def recurses() -> None:
+    begun()
+    recurses()
+
+
+def takes_memory() -> None:
+    begun()
+    held = []
+    while True:
+        held.append(bytearray(1 << 24))
+
+
+def takes_memory_of_the_system() -> None:
+    begun()
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    while block := libc.malloc(1 << 26):
+        ctypes.memset(block, 1, 1 << 26)
+    raise MemoryError
+
+
+def returns_what_is_no_json() -> Any:
+    begun()
+    return threading.Lock()
+
+
+def returns_a_circle() -> Any:
+    begun()
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+def returns_depth() -> Any:
+    begun()
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+def closes_everything() -> None:
+    begun()
+    os.closerange(0, 256)
+
+
+def closes_the_channel() -> None:
+    begun()
+    os.close(_channel())
+
+
+def garbage() -> None:
+    begun()
+    os.write(_channel(), os.urandom(1000))
+
+
+def garbage_of_text() -> None:
+    begun()
+    os.write(_channel(), b'{"jsonrpc": "2.0", "result": null}\n' * 100)
+
+
+def says_it_is_endless() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 1, 2**64 - 1, 2**32 - 1))
+
+
+def another_answer() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 7777, 4, 4) + b"null")
+
+
+def burst() -> None:
+    begun()
+    while True:
+        os.write(_channel(), b"\xff" * 65536)
+
+
+def returns_twice() -> int:
+    begun()
+    os.fork()
+    begun()
+    return 1
+
+
+def _channel() -> int:
+    """The worker's own socket, where it is not to be found."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                return int(name)
+        except OSError:
+            continue
+    raise RuntimeError("there is no socket")
+
+
+# --- what may be done -----------------------------------------------------------------------------
+
+
+def prints_and_reads(x: int) -> list[Any]:
+    os.write(1, b"raw\n")
+    print("said", x)
+    print("complained", file=sys.stderr)
+    return [sys.stdin.read(), x]
+
+
+def takes_away_output() -> int:
+    begun()
+    sys.stdout.close()
+    sys.stderr = None  # type: ignore[assignment]
+    return 1
+
+
+def leaves_a_thread() -> int:
+    begun()
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return 1
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def where() -> list[int]:
+    return [os.getpid(), os.getpgrp(), os.getppid(), os.getsid(0)]
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def long_text() -> str:
+    return "x" * (1 << 30)
+
+
+def long_bytes() -> bytes:
+    return os.urandom(1 << 20) * 256
+
+
+def lines() -> str:
+    return "line\n" * 1_000_000
+
+
+def rows() -> list[str]:
+    return ["line"] * 1_000_000
+
+
+def without_end() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+def prints_a_gigabyte() -> int:
+    piece = b"x" * (1 << 20)
+    for _ in range(1 << 10):
+        os.write(1, piece)
+    return 1

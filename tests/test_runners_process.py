@@ -1,0 +1,294 @@
+"""Worker processes: what bad tools do to them, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from f1.errors import InvalidRequest
+from f1.tools.runners.process import ProcessRunner, Workers
+from f1.tools.runners.workers import WorkerSettings
+from f1.tools.spec import CallLimits, Output, ToolFailure
+
+HERE = Path(__file__).parent
+LIMITS = CallLimits(timeout=20)
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that every process of a bad tool names in its environment or its arguments."""
+    monkeypatch.setenv("F1_TEST_MARK", str(tmp_path))
+    monkeypatch.setenv("F1_TEST_SECRET", "sesame")
+    return tmp_path
+
+
+@pytest.fixture
+def workers(mark: Path) -> Iterator[Workers]:
+    settings = WorkerSettings(HERE, ("F1_TEST_MARK",), memory_bytes=256 << 20)
+    threads, files = threading.enumerate(), num_files()
+    workers = Workers(settings)
+    yield workers
+    workers.close()
+    assert living(mark) == []
+    assert threading.enumerate() == threads
+    assert num_files() == files
+
+
+def num_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def living(mark: Path) -> list[str]:
+    """Command lines of all processes on the machine that carry the mark, ours aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            carried = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            if str(mark).encode() in carried and folder.name != str(os.getpid()):
+                found.append(f"{folder.name} {(folder / 'stat').read_text()[:60]}")
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def bad(workers: Workers, name: str) -> ProcessRunner:
+    return ProcessRunner(workers, "badtools", name)
+
+
+# How each ends: by its time, by a failure that says so, or well.
+NEVER_END = """
+    cpu_loop cpu_loop_in_c cpu_loop_in_a_pattern cpu_loops_in_threads lock reads_a_pipe accepts
+    opens_a_fifo ignores_signals catches_all stops_itself in_a_finaliser coroutine
+    coroutine_that_blocks coroutine_that_is_not_cancelled main_thread_leaves prints_without_end
+    children shell_pipeline grandchildren forks forks_without_end daemon daemon_that_hides
+    stops_its_supervisor half_a_header half_a_body
+""".split()
+FAIL = {
+    "segfault": "SIGSEGV",
+    "abort": "SIGABRT",
+    "kills_itself": "SIGKILL",
+    "kills_its_group": "SIGKILL",
+    "kills_its_supervisor": "ended",
+    "leaves": "status 0",
+    "leaves_with_a_status": "status 3",
+    "leaves_a_daemon": "status 0",
+    "executes_another_program": "ended",
+    "exits": "SystemExit: 5",
+    "interrupts": "KeyboardInterrupt",
+    "raises": "LookupError: not there",
+    "raises_much": "ValueError: xxx",
+    "raises_what_cannot_be_told": "Odd",
+    "recurses": "RecursionError",
+    "takes_memory": "MemoryError",
+    "takes_memory_of_the_system": "MemoryError",
+    "returns_what_is_no_json": "serialize",
+    "returns_a_circle": "Circular",
+    "returns_depth": "ValueError|RecursionError",
+    "closes_everything": "ended",
+    "closes_the_channel": "ended",
+    "garbage": "no answer",
+    "garbage_of_text": "no answer",
+    "says_it_is_endless": "no answer",
+    "another_answer": "no answer",
+    "burst": "no answer",
+}
+END_WELL = ["returns_twice", "takes_away_output", "leaves_a_thread"]
+OFTEN = {
+    *("cpu_loop_in_c", "ignores_signals", "coroutine_that_is_not_cancelled", "main_thread_leaves"),
+    *("prints_without_end", "daemon_that_hides", "stops_its_supervisor", "half_a_body"),
+    *("segfault", "kills_its_supervisor", "leaves_a_daemon", "takes_memory", "burst", "garbage"),
+    *("executes_another_program", "returns_twice"),
+}
+
+
+def some(names: Any, *rest: Any) -> list[Any]:
+    return [
+        pytest.param(name, id=name, marks=() if name in OFTEN else pytest.mark.full)
+        for name in names
+    ]
+
+
+async def is_well(workers: Workers) -> None:
+    assert await bad(workers, "good").call({"x": 2}, LIMITS) == Output(3)
+
+
+def has_begun(mark: Path) -> bool:
+    return any(mark.iterdir())
+
+
+@pytest.mark.parametrize("name", some(NEVER_END))
+async def test_what_runs_out_of_time_is_ended(name: str, workers: Workers, mark: Path) -> None:
+    """With all that it has started, and the next call is served."""
+    limits = replace(LIMITS, timeout=1.0 if "daemon" in name or "supervisor" in name else 0.5)
+    runner = bad(workers, name)
+    await runner.describe()  # the worker is warm, and its time its own
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await runner.call({}, limits)
+    late = time.monotonic() - began - limits.timeout
+    assert has_begun(mark)
+    assert late < 1.0
+    await is_well(workers)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", NEVER_END)
+async def test_what_is_cancelled_is_ended(name: str, workers: Workers, mark: Path) -> None:
+    task = asyncio.create_task(bad(workers, name).call({}, CallLimits(timeout=30)))
+    async with asyncio.timeout(20):
+        while not has_begun(mark):
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - began < 1.0
+    await is_well(workers)
+
+
+@pytest.mark.parametrize("name", some(FAIL))
+async def test_what_fails_says_so(name: str, workers: Workers, mark: Path) -> None:
+    with pytest.raises(ToolFailure, match=FAIL[name]) as told:
+        await bad(workers, name).call({}, CallLimits(timeout=20))
+    assert has_begun(mark)
+    assert len(str(told.value)) < 5000
+    assert "/" not in str(told.value)  # no paths
+    await is_well(workers)
+
+
+@pytest.mark.parametrize("name", some(END_WELL))
+async def test_what_ends_well_is_followed_by_others(name: str, workers: Workers) -> None:
+    assert await bad(workers, name).call({}, LIMITS) == Output(1)
+    for _ in range(3):
+        await is_well(workers)
+
+
+@pytest.mark.full
+async def test_bad_tools_side_by_side(workers: Workers) -> None:
+    """All of them at once, and good calls between them."""
+    async with asyncio.timeout(120):
+        ends = await asyncio.gather(
+            *(bad(workers, name).call({}, CallLimits(timeout=5)) for name in [*NEVER_END, *FAIL]),
+            *(bad(workers, "good").call({"x": n}, CallLimits()) for n in range(20)),
+            return_exceptions=True,
+        )
+    assert all(isinstance(end, TimeoutError | ToolFailure) for end in ends[:-20])
+    assert ends[-20:] == [Output(n + 1) for n in range(20)]
+
+
+async def test_a_worker_is_kept_and_prints_for_the_log(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "f1.tools"):
+        output = await bad(workers, "prints_and_reads").call({"x": 4}, LIMITS)
+        assert output == Output(["", 4])
+        first = await bad(workers, "where").call({}, LIMITS)
+        process, group, parent, session = first.value
+        assert process == group
+        assert parent == session
+        while "complained" not in caplog.text:
+            assert await bad(workers, "where").call({}, LIMITS) == first
+    assert "raw\nsaid 4" in caplog.text
+
+
+async def test_secrets_stay_here(workers: Workers, mark: Path) -> None:
+    seen = (await bad(workers, "environment").call({}, LIMITS)).value
+    assert seen["F1_TEST_MARK"] == str(mark)
+    assert os.environ["F1_TEST_SECRET"] == "sesame"
+    assert "sesame" not in str(seen)
+    assert "PYTHONPATH" not in seen
+
+
+async def test_processor_time_is_bounded(mark: Path) -> None:
+    settings = WorkerSettings(HERE, ("F1_TEST_MARK",), cpu_seconds=0.1)
+    workers = Workers(settings)
+    try:
+        with pytest.raises(ToolFailure, match="SIGXCPU"):
+            await bad(workers, "cpu_loop").call({}, CallLimits(timeout=20))
+        await is_well(workers)
+    finally:
+        workers.close()
+
+
+def test_a_function_describes_itself(workers: Workers) -> None:
+    spec = workers.tool("badtools:good")
+    assert spec.name == "good"
+    assert spec.output == {"type": "integer"}
+    assert spec.tool.parameters["properties"] == {"x": {"type": "integer", "default": 1}}
+    assert spec.runner is not None
+    assert asyncio.run(spec.runner.call({"x": 5}, spec.limits)) == Output(6)
+    assert workers.tool("badtools.py:good").tool == spec.tool
+    by_file = workers.tool(f"{HERE / 'badtools.py'}:good")
+    assert by_file.tool == spec.tool
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("badtools", "neither"),
+        ("badtools:", "neither"),
+        ("bad tools:good", "neither"),
+        ("badtools:good()", "neither"),
+        ("not_there_at_all:f", "No module named 'not_there_at_all'"),
+        ("not_there.py:f", "not_there.py"),
+        ("badtools:nothing", "nothing"),
+        ("badtools:MARK", "signature|callable"),
+        ("badtools:some.thing", "some"),
+    ],
+)
+def test_what_is_not_there_is_refused(workers: Workers, path: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told) as refused:
+        workers.tool(path)
+    assert refused.value.param == "python"
+    assert path in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("lines", 5_000_000),
+        ("rows", 7_000_001),
+        pytest.param("long_text", 1 << 30, marks=pytest.mark.full),
+        pytest.param("long_bytes", 256 << 20, marks=pytest.mark.full),
+        ("without_end", None),
+        ("prints_a_gigabyte", 0),
+    ],
+)
+async def test_giant_output_is_cut_and_costs_little(
+    name: str, size: int | None, mark: Path
+) -> None:
+    workers = Workers(WorkerSettings(HERE, ("F1_TEST_MARK",)))
+    limits = CallLimits(timeout=60)
+    try:
+        await is_well(workers)
+        before = resident()
+        output = await bad(workers, name).call({}, limits)
+        after = resident()
+        if size == 0:
+            assert output == Output(1)
+        else:
+            assert output.num_bytes is not None
+            assert output.num_bytes == size or (
+                size is None and output.num_bytes > limits.max_bytes
+            )
+            assert limits.max_bytes // 4 <= len(output.value) <= limits.max_bytes
+        assert after - before < 16 << 20
+    finally:
+        workers.close()
+
+
+def resident() -> int:
+    """Bytes of ours at their peak since the last time."""
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
