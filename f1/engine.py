@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from f1.calling.calls import held_to
 from f1.choices import Choice, Preparation, Send
 from f1.delivery import Delivery, Stream
 from f1.errors import EngineStopped, F1Error
@@ -31,7 +32,7 @@ from f1.settings import Settings
 from f1.stepping import Stepper
 from f1.store.snapshot import PAGE_TOKENS
 from f1.store.snapshots import Snapshots
-from f1.types import Event, Finished, GenerateRequest, Message, Tool
+from f1.types import Event, Finished, GenerateRequest, Message, ResponseFormat, Tool
 
 if TYPE_CHECKING:
     from f1 import _core
@@ -42,6 +43,7 @@ log = logging.getLogger("f1.engine")
 
 STALLED_SECONDS = 10.0
 RECHECK_SECONDS = 0.1  # while all that runs waits for grammars
+_JUDGED_AT_ONCE = 32  # schemas; a request that comes meanwhile waits for so many
 _PRELOADED_SHARE = 8  # snapshots may fill one of so many parts of the cache before any request
 
 
@@ -172,6 +174,15 @@ class AsyncEngine:
             pages, checksums = await self._between_steps(lambda: core.save_prefix(token_ids))
             await asyncio.to_thread(self._snapshots.save, token_ids, pages, checksums)
         return len(token_ids)
+
+    async def judge_tools(self, tools: Sequence[Tool]) -> None:
+        """Decides ahead whether grammars can be made of their schemas, so that requests that bring
+        some of them need not wait for that. Raises InvalidSchema, Overloaded."""
+        loop = asyncio.get_running_loop()
+        for first in range(0, len(tools), _JUDGED_AT_ONCE):
+            some = [held_to(tool) for tool in tools[first : first + _JUDGED_AT_ONCE]]
+            admit = self._grammars.admit
+            await loop.run_in_executor(self._admitting, admit, some, ResponseFormat())
 
     def healthy(self) -> bool:
         """The stepping thread lives and, when it has work, has got on with it lately."""

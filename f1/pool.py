@@ -26,6 +26,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from typing import Protocol
 
 from f1.errors import EngineStopped, F1Error, InvalidRequest, Overloaded
 from f1.models.tokenizer import Tokenizer
-from f1.types import Event, GenerateRequest
+from f1.types import Event, GenerateRequest, Tool
 
 log = logging.getLogger("f1.pool")
 
@@ -57,6 +58,8 @@ class LocalEngine(Protocol):
     async def tokenize(self, request: GenerateRequest) -> list[int]:
         """The tokens of the request's prompt. Raises InvalidRequest and its kin."""
 
+    async def register_tools(self, tools: Sequence[Tool]) -> int: ...
+    async def judge_tools(self, tools: Sequence[Tool]) -> None: ...
     def healthy(self) -> bool: ...
     def failed(self) -> bool: ...
     def stats(self) -> Mapping[str, float]: ...

@@ -105,11 +105,13 @@ class Models:
         async with self.pool.lease(local) as engine:
             yield engine
 
+    def runs_here(self, name: str) -> bool:
+        """Whether its tokens are read and written in this process. Raises ModelNotFound."""
+        return self._name(name) in self.pool.names
+
     def local_name(self, name: str) -> str:
         """Raises ModelNotFound, InvalidRequest."""
-        if name == ORCHESTRATED:
-            name = self._names({})["caller"][0]
-        self.engine(name)
+        name = self._name(name)
         if name in self._remote:
             told = f"'{name}' is another server's model: its tokens are not known here"
             raise InvalidRequest(told, param="model")
@@ -117,10 +119,15 @@ class Models:
 
     def context_length(self, name: str) -> int | None:
         """None where it is not known, or not yet. Raises ModelNotFound."""
+        name = self._name(name)
+        return self.pool.context_length(name) if name in self.pool.names else None
+
+    def _name(self, name: str) -> str:
+        """The model that is meant: of `f1`, the caller's."""
         if name == ORCHESTRATED:
             name = self._names({})["caller"][0]
         self.engine(name)
-        return self.pool.context_length(name) if name in self.pool.names else None
+        return name
 
     def loaded(self) -> Mapping[str, LocalEngine]:
         """Engines in this process, by name. Thread-safe."""

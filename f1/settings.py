@@ -75,6 +75,10 @@ class Settings:
         return self.cache / "responses.sqlite"
 
     @property
+    def tools_file(self) -> Path:
+        return self.cache / "tools.sqlite"
+
+    @property
     def snapshots_dir(self) -> Path:
         return self.cache / "snapshots"
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from f1.engine import AsyncEngine
-from f1.types import CallDelta, Event, Finished, GenerateRequest, TextDelta, ToolCall, Usage
+from f1.types import CallDelta, Event, Finished, GenerateRequest, TextDelta, Tool, ToolCall, Usage
 
 Turn = str | Sequence[ToolCall]
 
@@ -27,6 +27,8 @@ class ScriptedEngine:
     def __init__(self, *turns: Turn | Callable[[GenerateRequest], Turn]):
         self.turns = list(turns)
         self.requests: list[GenerateRequest] = []
+        self.registered: list[list[str]] = []
+        self.judged: list[list[str]] = []
         self.stopped_early = 0
         self.closed = False
 
@@ -46,6 +48,13 @@ class ScriptedEngine:
             done = True
         finally:
             self.stopped_early += not done
+
+    async def register_tools(self, tools: Sequence[Tool]) -> int:
+        self.registered.append([tool.name for tool in tools])
+        return 0
+
+    async def judge_tools(self, tools: Sequence[Tool]) -> None:
+        self.judged.append([tool.name for tool in tools])
 
     def healthy(self) -> bool:
         return True

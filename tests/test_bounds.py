@@ -24,6 +24,7 @@ from serving import HELLO, Running, serving, wait_until_loaded
 from f1.engine import AsyncEngine
 from f1.serve.limits import Limits
 from f1.serve.openapi import BODIES
+from f1.serve.wire.bodies import TOOL_NAME
 from f1.serve.wire.fields import MAX_DEPTH
 from f1.serve.wire.shape import (
     Either,
@@ -45,19 +46,20 @@ from f1.settings import Settings
 LEAKS = re.compile(r"0x[0-9a-f]{6,}|/usr|/root|/home|/tmp|Traceback|\.py\b|site-packages")
 HOLE = "the hole"
 Wrap = Callable[[object], object]
+Api = tuple[str, str]  # method and path
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A field of a body: `wrap` puts a value there."""
 
-    api: str
+    api: Api
     path: str
     shape: Shape
     wrap: Wrap
 
 
-def places(api: str, shape: Shape, path: str = "", wrap: Wrap = lambda value: value) -> list[Place]:
+def places(api: Api, shape: Shape, path: str = "", wrap: Wrap = lambda value: value) -> list[Place]:
     """The place itself and all that is in it."""
     found = [Place(api, path, shape, wrap)] if path else []
     for name, inner, inside in _inner(shape):
@@ -203,8 +205,9 @@ class Client:
     def __init__(self, server: Running):
         self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
 
-    def post(self, path: str, body: bytes) -> tuple[int, str]:
-        self.connection.request("POST", path, body, {"content-type": "application/json"})
+    def send(self, api: Api, body: bytes) -> tuple[int, str]:
+        method, path = api[0].upper(), api[1].replace("{name}", sample(TOOL_NAME))
+        self.connection.request(method, path, body, {"content-type": "application/json"})
         answer = self.connection.getresponse()
         text = answer.read().decode()
         return answer.status, text
@@ -212,7 +215,7 @@ class Client:
     def refused(self, place: Place, text: str) -> tuple[int, str | None, str | None]:
         """Status, `param` and `code` of the answer to a body with `text` in that place."""
         body = json.dumps(place.wrap(HOLE)).replace(f'"{HOLE}"', text)
-        status, answer = self.post(place.api, body.encode())
+        status, answer = self.send(place.api, body.encode())
         assert status < 500, (place.path, text[:80], answer)
         assert not LEAKS.search(answer), (place.path, text[:80], answer)
         if status == 200:
@@ -223,7 +226,7 @@ class Client:
         return status, error.get("param", named and named[1]), error.get("code", "invalid_json")
 
     def check_served(self) -> None:
-        status, answer = self.post("/v1/chat/completions", json.dumps(HELLO).encode())
+        status, answer = self.send(("post", "/v1/chat/completions"), json.dumps(HELLO).encode())
         assert (status, json.loads(answer)["choices"][0]["finish_reason"]) == (200, "stop")
 
 
@@ -263,11 +266,11 @@ def check(client: Client, place: Place, values: list[Any], texts: list[str]) -> 
 def test_the_table_has_every_field_and_its_samples_are_served(client: Client) -> None:
     assert len(PLACES) > 100
     for api, body in BODIES.items():
-        status, answer = client.post(api, json.dumps(sample(body(Limits()))).encode())
+        status, answer = client.send(api, json.dumps(sample(body(Limits()))).encode())
         assert status in (200, 400, 404), answer  # of a model "1" there is none
 
 
-@pytest.mark.parametrize("api", BODIES)
+@pytest.mark.parametrize("api", BODIES, ids=" ".join)
 def test_every_field_at_its_edges(client: Client, api: str) -> None:
     """Its own edges, and some of all: others for each field."""
     texts = NOT_JSON + DEEP + TWINS
@@ -280,7 +283,7 @@ def test_every_field_at_its_edges(client: Client, api: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("api", BODIES)
+@pytest.mark.parametrize("api", BODIES, ids=" ".join)
 def test_every_field_at_every_edge(client: Client, api: str) -> None:
     count = 0
     for place in PLACES:
@@ -289,7 +292,7 @@ def test_every_field_at_every_edge(client: Client, api: str) -> None:
             for _ in check(client, place, values, NOT_JSON + DEEP + TWINS):
                 client.check_served()
                 count += 1
-    print(f"{api}: {count} values, each followed by a request that was served")
+    print(f"{' '.join(api)}: {count} values, each followed by a request that was served")
 
 
 @pytest.mark.full

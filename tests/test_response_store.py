@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from f1.store.responses import NotStored, ResponseStore, StoredResponse, TooMuch
+from f1.store.database import NotStored
+from f1.store.responses import ResponseStore, StoredResponse, TooMuch
 
 NASTY = "NUL \0, quotes '\"; DROP TABLE responses; --, \U0001f600, \ufffe \u2028"
 
@@ -211,7 +212,9 @@ async def test_a_file_that_cannot_be_used_is_told_of(path: Path) -> None:
 
 async def test_a_full_disk_keeps_what_was_there(store: ResponseStore) -> None:
     await store.put("me", make("a"))
-    await store._do(lambda db: db.execute("PRAGMA max_page_count = 1"))  # as many as there are
+    await store._database.do(
+        lambda db: db.execute("PRAGMA max_page_count = 1")
+    )  # as many as there are
     with pytest.raises(NotStored, match="full"):
         await store.put("me", make("b", text="x" * 200_000))
     assert await kept(store, "a", "b") == ["a"]

@@ -105,13 +105,42 @@ RESPONSE = record(
     output=items(_OUTPUT),
     usage=record(input_tokens=COUNTED, output_tokens=COUNTED, total_tokens=COUNTED),
 )
-ITEMS = record(
-    object=word("list"),
-    data=items(record(id=STRING, type=STRING)),
-    first_id=TEXT_OR_NULL,
-    last_id=TEXT_OR_NULL,
-    has_more={"type": "boolean"},
-)
+_OWNED = {"owner": word("tenant", "operator"), "created": COUNTED}
+_SPEC: dict[str, Json] = {
+    "type": word("function"),
+    "name": STRING,
+    "description": STRING,
+    "parameters": {"type": "object"},
+    "strict": {"type": "boolean"},
+    "output": {"type": ["object", "null"]},
+    "examples": items({"type": "object"}),
+    "annotations": record(
+        read_only={"type": "boolean"},
+        destructive={"type": "boolean"},
+        idempotent={"type": "boolean"},
+    ),
+    "runner": word("client", "server"),
+}
+_SET: dict[str, Json] = {
+    "id": STRING,
+    "object": word("toolset"),
+    "name": STRING,
+    "version": {"type": "integer", "minimum": 1},
+    "num_tools": COUNTED,
+}
+TOOL = record(id=STRING, object=word("tool"), **_SPEC, **_OWNED)
+TOOLSET = record(**_SET, **_OWNED)
+WHOLE_TOOLSET = record(**_SET, **_OWNED, tools=items(record(**_SPEC)))
+
+
+def _page_of(entry: Json) -> Json:
+    more: Json = {"type": "boolean"}
+    cursor = {"first_id": TEXT_OR_NULL, "last_id": TEXT_OR_NULL, "has_more": more}
+    return record(object=word("list"), data=items(entry), **cursor)
+
+
+TOOLS, TOOLSETS = _page_of(TOOL), _page_of(TOOLSET)
+ITEMS = _page_of(record(id=STRING, type=STRING))
 DELETED = record(id=STRING, object=STRING, deleted={"enum": [True]})
 
 TOKENS = record(count=COUNTED, max_model_len=COUNTED, tokens=items(COUNTED))

@@ -28,6 +28,7 @@ from f1.serve import (
     openapi,
     responses,
     tokens,
+    tools,
 )
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
@@ -37,10 +38,13 @@ from f1.serve.limits import Limits
 from f1.serve.logs import RequestLog
 from f1.serve.metrics import Metrics
 from f1.serve.record import Recorder
+from f1.serve.registrar import Registrar
 from f1.serve.server import Server
 from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
-from f1.store.responses import NotStored, ResponseStore
+from f1.store.database import NotStored
+from f1.store.responses import ResponseStore
+from f1.tools.registry import Registry
 
 log = logging.getLogger("f1.serve")
 
@@ -52,6 +56,7 @@ def create_app(
     access: Access | None = None,
     store: ResponseStore | None = None,
     embedder: Embedder | None = None,
+    registrar: Registrar | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
     log_prompts: bool = False,
@@ -60,10 +65,18 @@ def create_app(
     models, which are then started; until that is done `/ready` and all work answer 503. Where it
     fails, `on_load_error` is told (to end the process). A line for each request goes to `log_to`.
     `store` is closed with the app; without, none are stored. So is `embedder`; without, there are
-    no embeddings."""
+    no embeddings. So is what `registrar` stores tools in."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
-    server = Server(limits, Admission(limits), store, embedder=embedder, keep_prompts=log_prompts)
+    registrar = registrar or Registrar(Registry(max_bytes=limits.max_registered_bytes))
+    server = Server(
+        limits,
+        Admission(limits),
+        store,
+        embedder=embedder,
+        keep_prompts=log_prompts,
+        registrar=registrar,
+    )
     metrics = Metrics(server)
 
     async def load_models() -> None:
@@ -87,6 +100,7 @@ def create_app(
             if server.models is not None:
                 await server.models.close()
             await asyncio.to_thread(store.close)
+            await asyncio.to_thread(registrar.store.close)
             if embedder is not None:
                 await asyncio.to_thread(embedder.close)
 
@@ -112,6 +126,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     anthropic.add_routes(app, server)
     tokens.add_routes(app, server)
     embeddings.add_routes(app, server)
+    tools.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -18,6 +18,9 @@ class Limits:
     max_messages: int = 2048
     max_parts: int = 256
     max_tools: int = 512
+    max_toolset: int = 8192  # tools of a registered set
+    max_toolset_bytes: int = 16 << 20  # of the body that registers it
+    max_registered_bytes: int = 32 << 20  # of tools that one tenant has registered
     max_calls_per_message: int = 128
     max_choices: int = 32
     max_prompts: int = 16  # in one request

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -17,13 +18,19 @@ from f1.serve import answers
 from f1.serve.access import OPEN_PATHS
 from f1.serve.exchange import TIMEOUT_HEADER, json_response
 from f1.serve.limits import Limits
-from f1.serve.wire import bodies, completions, embeddings, tokens
+from f1.serve.wire import bodies, completions, embeddings, tokens, tools
 from f1.serve.wire.anthropic import bodies as anthropic
 from f1.serve.wire.responses import bodies as responses
 from f1.serve.wire.shape import Record
 
 Json = dict[str, Any]
-_ID = {"name": "response_id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+_ID = _in_path("response_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ _PAGE = (
     {"name": "after", "in": "query", "schema": {"type": "string"}},
     {"name": "include", "in": "query", "schema": {"type": "string"}},
 )
+_NAMES = tuple(part for part in _PAGE if part["name"] != "include")
+_NAME = (_in_path("name"),)
 OPERATIONS = (
     Operation("post", "/v1/chat/completions", "Chat, as OpenAI has it", answers.CHAT,
               bodies.chat, streams=True),
@@ -71,19 +80,37 @@ OPERATIONS = (
               tokens.tokenize_body),
     Operation("post", "/detokenize", "Token ids to text", answers.TEXT, tokens.detokenize_body),
     Operation("get", "/v1/models", "The models", answers.MODELS),
-    Operation("get", "/v1/models/{model_id}", "One model", answers.MODEL, parameters=(
-        {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}},)),
+    Operation("get", "/v1/models/{model_id}", "One model", answers.MODEL,
+              parameters=(_in_path("model_id"),)),
+    Operation("post", "/v1/tools", "Register a tool that you run, for requests to name",
+              answers.TOOL, tools.tool_body),
+    Operation("get", "/v1/tools", "Registered tools: yours, and the operator's", answers.TOOLS,
+              parameters=_NAMES),
+    Operation("put", "/v1/tools/{name}", "Register it, or in place of the one there is",
+              answers.TOOL, partial(tools.tool_body, named=False), parameters=_NAME),
+    Operation("get", "/v1/tools/{name}", "One tool", answers.TOOL, parameters=_NAME),
+    Operation("delete", "/v1/tools/{name}", "Forget it", answers.DELETED, parameters=_NAME),
+    Operation("post", "/v1/toolsets", "Register tools under one name", answers.TOOLSET,
+              tools.toolset_body),
+    Operation("get", "/v1/toolsets", "Toolsets: yours, and the operator's", answers.TOOLSETS,
+              parameters=_NAMES),
+    Operation("put", "/v1/toolsets/{name}", "Register it: a new version, if anything changed",
+              answers.TOOLSET, partial(tools.toolset_body, named=False), parameters=_NAME),
+    Operation("get", "/v1/toolsets/{name}", "The latest version, or NAME@VERSION, with its tools",
+              answers.WHOLE_TOOLSET, parameters=_NAME),
+    Operation("delete", "/v1/toolsets/{name}", "Forget it, or NAME@VERSION", answers.DELETED,
+              parameters=_NAME),
     Operation("get", "/health", "The process answers", answers.STATUS),
     Operation("get", "/ready", "Send it work", answers.STATUS, others=(503,)),
     Operation("get", "/metrics", "For Prometheus", {"type": "string"}, media="text/plain"),
     Operation("get", "/openapi.json", "This document", {"type": "object"}),
 )  # fmt: skip
-BODIES = {entry.path: entry.body for entry in OPERATIONS if entry.body is not None}
+BODIES = {(entry.method, entry.path): entry.body for entry in OPERATIONS if entry.body is not None}
 _ERRORS = {
     400: "Not served as it is: `message` says which field is wrong, and what was expected",
     401: "No key that is known",
-    403: "A Host or an Origin that is not known here",
-    404: "No such model, response or route",
+    403: "A Host or an Origin that is not known here; or not yours to change",
+    404: "No such model, response, tool or route",
     408: "Not done in the time it was given",
     413: "The body is too large",
     414: "The URL is too long",

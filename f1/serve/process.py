@@ -19,8 +19,10 @@ from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
 from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
+from f1.serve.registrar import Registrar
 from f1.settings import Settings
 from f1.store.responses import ResponseStore
+from f1.store.tools import ToolStore
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full
@@ -47,6 +49,8 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
             "key), or let everybody in with --no-keys",
             param="host",
         )
+    registrar = Registrar(store=ToolStore(settings.tools_file))
+    registrar.load()
     resolve(model, settings)  # a fetch shows its progress here, before the server is up
     console = Console(stderr=True, highlight=False)
     try:
@@ -76,6 +80,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
         access=access,
         embedder=Embedder(settings),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
+        registrar=registrar,
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,
         log_prompts=settings.log_prompts,

@@ -28,8 +28,10 @@ from f1.serve.deadline import Deadline
 from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.serve.record import Record
+from f1.serve.registrar import Registrar
 from f1.serve.side_by_side import side_by_side
 from f1.store.responses import ResponseStore
+from f1.tools.spec import ToolSpec
 from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
@@ -63,12 +65,17 @@ class Server:
     streams: int = 0  # that have begun and not ended; what they tell of may be decoded already
     embedder: Embedder | None = None
     keep_prompts: bool = False  # in the records of requests
+    registrar: Registrar = field(default_factory=Registrar)
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
 
     def __post_init__(self) -> None:
-        self.system = System(self.roles)
+        self.system = System(self.roles, self._registered)
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
+
+    def _registered(self, tenant: str, request: GenerateRequest) -> Sequence[ToolSpec]:
+        options = request.run
+        return self.registrar.registry.resolve(tenant, options.tools, options.toolsets)
 
     def state(self) -> State:
         """`ready`, or why not. `stuck`: there is work, and no step was made for 10 seconds."""

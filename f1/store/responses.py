@@ -7,39 +7,29 @@ cache/responses.sqlite
     items       id of an item ─▶ the responses it stands in
     held        bytes held by each tenant, kept up to date by triggers
 
-One thread of its own does all reading and writing; several processes may use the file at a time.
 What was not used for longest goes first, of the tenant that holds most.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
-from f1.errors import F1Error
-from f1.store.folder import remove
+from f1.store.database import Database, NotStored, checksum
 
 Json = dict[str, Any]
-T = TypeVar("T")
 log = logging.getLogger("f1.store")
 
 MAX_AGE_SECONDS = 30 * 86_400.0
 _VERSION = 1
 _ROW_BYTES = 1024  # what a row takes beside its JSON, with its place in the indices
-_BUSY_SECONDS = 5.0  # how long another process may hold the file
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, previous TEXT, used REAL NOT NULL,
@@ -63,13 +53,6 @@ END;
 """
 
 
-class NotStored(F1Error):
-    """The response was made and could not be kept, or kept ones cannot be read now."""
-
-    status = 503
-    code = "not_stored"
-
-
 class TooMuch(Exception):
     """What is asked for is larger than the caller allows."""
 
@@ -91,16 +74,15 @@ class StoredResponse:
 class ResponseStore:
     """`max_bytes` holds for the file, whosever responses are in it; 0: nothing is kept.
 
-    Every method raises NotStored where the file cannot be used. A file that is no database, or a
-    broken one, is set aside under the name `….broken`, and a new one begun.
+    Every method raises NotStored where the file cannot be used.
     """
 
     def __init__(self, path: Path, max_bytes: int, *, max_age: float = MAX_AGE_SECONDS):
-        self._path = path if max_bytes else None
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, "f1-responses")
+        self._database = Database(
+            path if max_bytes else None, _SCHEMA, _VERSION, "stored responses"
+        )
 
     @property
     def keeps(self) -> bool:
@@ -108,72 +90,36 @@ class ResponseStore:
 
     async def check(self) -> None:
         """Whether anything could be kept now."""
-        await self._do(lambda db: db.execute("BEGIN IMMEDIATE"))
+        await self._database.do(lambda db: db.execute("BEGIN IMMEDIATE"))
 
     async def put(self, tenant: str, stored: StoredResponse) -> None:
         """Kept when this returns, also if the process is killed then."""
-        await self._do(lambda db: self._put(db, tenant, stored))
+        await self._database.do(lambda db: self._put(db, tenant, stored))
 
     async def get(self, tenant: str, response_id: str) -> StoredResponse | None:
         """None where there is none of that id, or it is another tenant's."""
-        return await self._do(lambda db: _get(db, tenant, response_id))
+        return await self._database.do(lambda db: _get(db, tenant, response_id))
 
     async def conversation(
         self, tenant: str, response_id: str, *, max_items: int, max_bytes: int
     ) -> list[Json] | None:
         """What was said up to the end of the response: its items, and before them those of all that
         it followed. None where one of those is not kept. Raises TooMuch."""
-        return await self._do(
+        return await self._database.do(
             lambda db: _conversation(db, tenant, response_id, max_items, max_bytes)
         )
 
     async def items(self, tenant: str, ids: Iterable[str], *, max_bytes: int) -> dict[str, Json]:
         """Those of the items that are kept, by id. Raises TooMuch where the responses that they
         stand in are larger in all."""
-        return await self._do(lambda db: _items(db, tenant, ids, max_bytes))
+        return await self._database.do(lambda db: _items(db, tenant, ids, max_bytes))
 
     async def delete(self, tenant: str, response_id: str) -> bool:
         """False where there was none. Responses that followed it can no longer be followed."""
-        return await self._do(lambda db: _delete(db, tenant, response_id))
+        return await self._database.do(lambda db: _delete(db, tenant, response_id))
 
     def close(self) -> None:
-        self._thread.submit(self._disconnect)
-        self._thread.shutdown()
-
-    # --- in the thread ---------------------------------------------------------------------------
-
-    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
-
-    def _try(self, work: Callable[[sqlite3.Connection], T], *, again: bool = True) -> T:
-        try:
-            with self._connected() as db:  # a transaction
-                return work(db)
-        except (sqlite3.Error, OSError) as error:
-            self._disconnect()
-            if self._path is None or not again or _code(error) not in _BROKEN:
-                told = f"stored responses cannot be used now: {_told(error)}"
-                raise NotStored(told) from error
-            _set_aside(self._path, error)
-            return self._try(work, again=False)
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileExistsError):  # readable by us alone
-                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
-            self._connection = sqlite3.connect(
-                self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE"
-            )
-            _prepare(self._connection)
-        return self._connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
+        self._database.close()
 
     def _put(self, db: sqlite3.Connection, tenant: str, stored: StoredResponse) -> None:
         about = stored.response | {"output": []}
@@ -185,44 +131,9 @@ class ResponseStore:
         db.execute("DELETE FROM responses WHERE used < ?", (time.time() - self._max_age,))
         while _held(db) + size > self._max_bytes and _remove_oldest(db):
             pass
-        row = (stored.id, tenant, stored.previous, time.time(), size, *texts, _crc(*texts))
+        row = (stored.id, tenant, stored.previous, time.time(), size, *texts, checksum(*texts))
         db.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.executemany("INSERT INTO items VALUES (?, ?)", [(item, stored.id) for item in ids])
-
-
-def _set_aside(path: Path, reason: object) -> None:
-    aside = path.with_name(path.name + ".broken")
-    log.error("%s is broken and set aside as %s: %s", path.name, aside.name, reason)
-    os.replace(path, aside)
-    for ending in ("-wal", "-shm"):
-        remove(path.with_name(path.name + ending))
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    _use_wal(db)
-    db.execute("PRAGMA synchronous = FULL")  # what is kept is kept when the power fails, too
-    db.execute("PRAGMA foreign_keys = ON")
-    db.execute("PRAGMA secure_delete = ON")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _VERSION):
-        broken = sqlite3.DatabaseError(f"made by another version of F1 ({version})")
-        broken.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise broken
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-
-
-def _use_wal(db: sqlite3.Connection) -> None:
-    """SQLite does not wait by itself where another process changes the mode just now."""
-    until = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 def _get(db: sqlite3.Connection, tenant: str, response_id: str) -> StoredResponse | None:
@@ -254,7 +165,7 @@ def _row(db: sqlite3.Connection, tenant: str, response_id: str) -> _Row | None:
     if found is None:
         return None
     *row, crc = found
-    if all(isinstance(text, bytes) for text in row[1:]) and _crc(*row[1:]) == crc:
+    if all(isinstance(text, bytes) for text in row[1:]) and checksum(*row[1:]) == crc:
         return _Row(*row)
     log.error("stored response %s is broken and removed", response_id)
     _delete(db, tenant, response_id)
@@ -320,16 +231,3 @@ def _remove_oldest(db: sqlite3.Connection) -> bool:
         " (SELECT tenant FROM held ORDER BY bytes DESC LIMIT 1) ORDER BY used LIMIT 1)"
     )
     return removed.rowcount > 0
-
-
-def _crc(*texts: bytes) -> int:
-    return zlib.crc32(b"\0".join(texts))  # which JSON does not hold
-
-
-def _code(error: Exception) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest of it says more closely
-
-
-def _told(error: Exception) -> str:
-    """No paths go out."""
-    return error.strerror or "" if isinstance(error, OSError) else str(error)

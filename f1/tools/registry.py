@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
 from typing import Generic, TypeVar
@@ -106,31 +106,29 @@ class Registry:
         return self.add(self.toolset_to_be(tenant, name, specs))
 
     def tool_to_be(self, tenant: Tenant, spec: ToolSpec) -> RegisteredTool:
-        """What `add` would keep of a checked tool. Raises InvalidRequest if there is no room."""
-        num_bytes = len(_text(spec))
+        """What `add` would keep of a checked tool; the one there is where nothing has changed.
+        Raises InvalidRequest if there is no room."""
+        made = make_registered(tenant, spec)
         with self._lock:
             had = self._own(tenant).tools.get(spec.name)
-            self._check_room(tenant, num_bytes - (had.num_bytes if had else 0))
-        return RegisteredTool(spec, tenant, int(time.time()), num_bytes)
+            if had is not None and _equal(had.spec, spec):
+                return had
+            self._check_room(tenant, made.num_bytes - (had.num_bytes if had else 0))
+        return made
 
     def toolset_to_be(self, tenant: Tenant, name: str, specs: Sequence[ToolSpec]) -> Toolset:
-        """The version that `add` would keep; the latest one where nothing has changed."""
-        texts = [_text(spec) for spec in specs]
-        digest = blake2b(b"\n".join(texts), digest_size=16).digest()
-        num_bytes = sum(map(len, texts))
+        """The same of a toolset."""
+        made = make_toolset(tenant, name, 1, specs)
         with self._lock:
             versions = self._own(tenant).toolsets.get(name, ())
-            latest = versions[-1] if versions else None
-            if latest is not None and _same(latest, digest, specs):
-                return latest
-            freed = sum(old.num_bytes for old in versions[: len(versions) + 1 - MAX_VERSIONS])
-            self._check_room(tenant, num_bytes - freed)
-        version = latest.version + 1 if latest else 1
-        now = int(time.time())
-        return Toolset(name, version, tuple(specs), tenant, now, num_bytes, digest)
+            if versions and _same(versions[-1], made):
+                return versions[-1]
+            freed = _size(versions[: len(versions) + 1 - MAX_VERSIONS])
+            self._check_room(tenant, made.num_bytes - freed)
+        return replace(made, version=versions[-1].version + 1) if versions else made
 
     def add(self, entry: Entry) -> Entry:
-        """Keeps it, as it was made by `…_to_be` or read from where it was stored."""
+        """Keeps it, as it was made by `…_to_be`, or again from what was stored."""
         with self._lock:
             space = self._spaces.setdefault(entry.owner, _Space())
             if isinstance(entry, RegisteredTool):
@@ -254,6 +252,24 @@ class Registry:
             raise InvalidRequest(told.format(self._max_bytes), param="tools", code="no_room")
 
 
+def make_registered(tenant: Tenant, spec: ToolSpec, created: int | None = None) -> RegisteredTool:
+    created = int(time.time()) if created is None else created
+    return RegisteredTool(spec, tenant, created, len(_text(spec)))
+
+
+def make_toolset(
+    tenant: Tenant,
+    name: str,
+    version: int,
+    specs: Sequence[ToolSpec],
+    created: int | None = None,
+) -> Toolset:
+    texts = [_text(spec) for spec in specs]
+    digest = blake2b(b"\n".join(texts), digest_size=16).digest()
+    created = int(time.time()) if created is None else created
+    return Toolset(name, version, tuple(specs), tenant, created, sum(map(len, texts)), digest)
+
+
 def check_toolset(name: str, specs: Sequence[ToolSpec], *, param: str = "tools") -> None:
     """Raises InvalidRequest naming the first field that is wrong."""
     check_name(name, "name")
@@ -278,7 +294,7 @@ def parse_toolset(text: str) -> tuple[str, int | None]:
 
 def _take(found: dict[str, ToolSpec], spec: ToolSpec, where: str) -> None:
     had = found.setdefault(spec.name, spec)
-    if had is not spec and (_text(had) != _text(spec) or had.runner != spec.runner):
+    if not _equal(had, spec):
         told = f"'{where}' holds another '{spec.name}' than what is named before it"
         raise InvalidRequest(told, param=where, code="name_taken")
 
@@ -287,9 +303,15 @@ def _unknown(where: str, told: str) -> InvalidRequest:
     return InvalidRequest(f"'{where}': {told}", param=where, code="tool_not_found")
 
 
-def _same(latest: Toolset, digest: bytes, specs: Sequence[ToolSpec]) -> bool:
-    pairs = zip(latest.tools, specs, strict=True)
-    return latest.digest == digest and all(old.runner == new.runner for old, new in pairs)
+def _same(one: Toolset, other: Toolset) -> bool:
+    if one.digest != other.digest:
+        return False
+    pairs = zip(one.tools, other.tools, strict=True)
+    return all(old.runner == new.runner for old, new in pairs)
+
+
+def _equal(one: ToolSpec, other: ToolSpec) -> bool:
+    return one is other or (_text(one) == _text(other) and one.runner == other.runner)
 
 
 def _size(toolsets: Iterable[Toolset]) -> int:

@@ -16,7 +16,7 @@ def list_items(items: Sequence[Json], query: Mapping[str, str]) -> Json:
     fields = Fields(dict(query))
     fields.only(_KNOWN)
     order = fields.one_of("order", ("asc", "desc")) or "desc"
-    limit = _parse_limit(query.get("limit", "20"))
+    limit = parse_limit(query.get("limit", "20"))
     ordered = list(items) if order == "asc" else list(items)[::-1]
     if "after" in query:
         ids = [item["id"] for item in ordered]
@@ -33,7 +33,7 @@ def list_items(items: Sequence[Json], query: Mapping[str, str]) -> Json:
     }
 
 
-def _parse_limit(text: str) -> int:
+def parse_limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 100):
         raise refuse("limit", "must be an integer from 1 to 100")
     return int(text)
