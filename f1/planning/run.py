@@ -36,7 +36,7 @@ from f1.types import (
 
 Role = Literal["router", "caller", "writer", "verifier"]
 _ORDINARY = RunOptions()
-_NOTHING = Completion(Message("assistant"), "stop", Usage(0, 0))
+NOTHING = Completion(Message("assistant"), "stop", Usage(0, 0))
 
 
 class Engine(Protocol):
@@ -71,7 +71,7 @@ class Run:
     dropped: int = 0  # messages that did not fit
     fresh: list[Node] = field(default_factory=list)  # of this step
     added: list[Message] = field(default_factory=list)  # to the conversation, in the run
-    completion: Completion = _NOTHING  # what the last step said
+    completion: Completion = NOTHING  # what the last step said
     said_before: bool = False  # words, in an earlier step
     calls: dict[str, ToolCall] = field(default_factory=dict)  # as the model wrote them, by id
     began: float = field(default_factory=time.perf_counter)
@@ -79,6 +79,11 @@ class Run:
     @property
     def budget(self) -> Budget:
         return self.request.run.budget
+
+    @property
+    def caller_writes(self) -> bool:
+        """The model that calls is the one that answers, so its words are the answer."""
+        return self.engines["caller"] == self.engines["writer"]
 
     @property
     def seconds_left(self) -> float | None:
@@ -178,7 +183,7 @@ class Run:
             self.request, messages=(*self.request.messages, *messages), tool_choice=choice
         )
         self.said_before = self.said_before or bool(said.content.strip())
-        self.fresh, self.completion = [], _NOTHING
+        self.fresh, self.completion = [], NOTHING
 
     def completed(self, ending: Ending) -> Completion:
         """The last turn, with the usage and the report of the whole run."""

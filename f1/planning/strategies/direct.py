@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 
 from f1.planning.collect import Collector
 from f1.planning.run import Run
+from f1.planning.strategies.answer import answer
 from f1.planning.strategy import Move
-from f1.types import CallDelta, ReasoningDelta, StrategyName, TextDelta, ToolChoice
+from f1.types import CallDelta, ReasoningDelta, StrategyName, TextDelta
 
 
 class Direct:
     name: StrategyName = "direct"
 
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
-        request = run.request
         if run.nodes:
-            request = replace(request, tool_choice=ToolChoice("none"))
+            async with aclosing(answer(run, run.request)) as moves:
+                async for move in moves:
+                    yield move
+            return
         collector = Collector()
-        async with aclosing(run.decode(request)) as events:
+        async with aclosing(run.decode(run.request)) as events:
             async for event in events:
                 collector.add(event)
                 if isinstance(event, TextDelta | ReasoningDelta):

@@ -15,6 +15,7 @@ from dataclasses import replace
 from f1.planning.collect import Collector
 from f1.planning.grounding import is_guess, numbers_said
 from f1.planning.run import Run
+from f1.planning.strategies.answer import answer
 from f1.planning.strategy import Move
 from f1.types import (
     CallDelta,
@@ -24,7 +25,6 @@ from f1.types import (
     StrategyName,
     TextDelta,
     ToolCall,
-    ToolChoice,
 )
 
 
@@ -39,7 +39,7 @@ class React:
         async with aclosing(run.decode(request)) as events:
             async for event in events:
                 collector.add(event)
-                if isinstance(event, TextDelta | ReasoningDelta):
+                if isinstance(event, TextDelta | ReasoningDelta) and run.caller_writes:
                     yield event
                 elif isinstance(event, CallDelta) and not run.repeats(event.call):
                     if _is_ours(run, event.call) and is_guess(event.call, said):
@@ -52,15 +52,14 @@ class React:
         elif guessed:
             names = ", ".join(call.name for call in guessed)
             yield Note(f"{names} waited: it has numbers that nobody had said yet")
-        if collector.calls and len(run.nodes) == num_nodes:
+        if len(run.nodes) > num_nodes or (run.caller_writes and not collector.calls):
+            yield collector.completion()
+            return
+        if collector.calls:
             yield Note("it asked for nothing that it did not have: no more calls")
-            collector = Collector()
-            async with aclosing(run.decode(_no_calls(request))) as events:
-                async for event in events:
-                    collector.add(event)
-                    if isinstance(event, TextDelta | ReasoningDelta):
-                        yield event
-        yield collector.completion()
+        async with aclosing(answer(run, request)) as moves:
+            async for move in moves:
+                yield move
 
     async def _without(
         self, run: Run, request: GenerateRequest, guessed: list[ToolCall]
@@ -86,7 +85,3 @@ class React:
 
 def _is_ours(run: Run, call: ToolCall) -> bool:
     return call.name in run.tools and run.tools[call.name].runner is not None
-
-
-def _no_calls(request: GenerateRequest) -> GenerateRequest:
-    return replace(request, tool_choice=ToolChoice("none"))
