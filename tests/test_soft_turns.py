@@ -13,7 +13,7 @@ import pytest
 from f1.calling.schema import validate_arguments
 from f1.engine import AsyncEngine
 from f1.errors import InvalidRequest
-from f1.planning.orchestrator import gather
+from f1.planning.collect import gather
 from f1.settings import Settings
 from f1.types import (
     Completion,
