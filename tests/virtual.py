@@ -43,11 +43,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     loop = VirtualLoop()
     try:
         result = loop.run_until_complete(work)
-        left = asyncio.all_tasks(loop)
     finally:
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1000))
         loop.close()
     if left or loop.errors:
         raise RuntimeError(f"left behind: {left} {loop.errors}")
