@@ -79,6 +79,10 @@ class Settings:
         return self.cache / "tools.sqlite"
 
     @property
+    def vectors_file(self) -> Path:
+        return self.cache / "vectors.sqlite"
+
+    @property
     def snapshots_dir(self) -> Path:
         return self.cache / "snapshots"
 

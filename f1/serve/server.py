@@ -25,12 +25,12 @@ from f1.pool import LocalEngine
 from f1.roles import ORCHESTRATED, Models
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
-from f1.serve.embedder import Embedder
 from f1.serve.limits import Limits
 from f1.serve.record import Record
 from f1.serve.registrar import Registrar
 from f1.serve.side_by_side import side_by_side
 from f1.store.responses import ResponseStore
+from f1.tools.embedder import Embedder
 from f1.tools.spec import ToolSpec
 from f1.types import Event, GenerateRequest
 

@@ -1,4 +1,4 @@
-"""The embedding model behind one thread, fetched and loaded when it is first asked for."""
+"""The embedding model behind threads of its own, fetched and loaded when it is first asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,14 +36,18 @@ class Embedded:
 
 
 class Embedder:
-    """Its thread takes one core, and that behind the engine's. For one event loop."""
+    """What comes in bulk is computed behind the engine, on one core; a request's few words, which
+    somebody waits for, beside that. For any event loop."""
 
     model_id = EMBEDDING_MODEL
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._encoder: SentenceEncoder | None = None
+        self._rough: SentenceEncoder | None = None  # for `sense`
+        self._loading = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "f1-embedder", initializer=_step_back)
+        self._quick = ThreadPoolExecutor(1, "f1-sense")
 
     async def embed(
         self, texts: Sequence[str], *, max_tokens: int, dimensions: int | None = None
@@ -60,10 +64,22 @@ class Embedder:
         finally:
             stopped.set()
 
+    async def sense(self, text: str) -> np.ndarray:
+        """[D] float32, to compare with those of `sense_all`: of the text's end, where it is longer
+        than the model reads. Raises ModelNotFound."""
+        loop = asyncio.get_running_loop()
+        (vector,) = await loop.run_in_executor(self._quick, self._sense, [text], True)
+        return np.asarray(vector)
+
+    def sense_all(self, texts: Sequence[str]) -> Future[np.ndarray]:
+        """[N, D] float32, in the background; of the texts' beginnings."""
+        return self._thread.submit(self._sense, texts, False)
+
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+        self._quick.shutdown(cancel_futures=True)
 
-    # --- its thread ------------------------------------------------------------------------------
+    # --- its threads ------------------------------------------------------------------------------
 
     def _embed(
         self,
@@ -72,7 +88,7 @@ class Embedder:
         dimensions: int | None,
         stopped: threading.Event,
     ) -> Embedded:
-        encoder = self._encoder = self._encoder or self._load()
+        encoder = self._loaded()
         if dimensions not in (None, encoder.num_dimensions):
             told = f"must be {encoder.num_dimensions}, as many as this model's vectors have"
             raise InvalidRequest(f"'dimensions' {told}, not {dimensions}", param="dimensions")
@@ -83,6 +99,18 @@ class Embedder:
             if stopped.is_set():
                 break  # nobody reads it
         return Embedded(np.concatenate(vectors), sum(map(len, sentences)))
+
+    def _sense(self, texts: Sequence[str], ends: bool) -> np.ndarray:
+        encoder = self._loaded()
+        with self._loading:
+            rough = self._rough = self._rough or encoder.halved()
+        sentences = [_cut(rough, text, ends) for text in texts]
+        return np.concatenate(list(rough.embed(sentences)))
+
+    def _loaded(self) -> SentenceEncoder:
+        with self._loading:
+            self._encoder = self._encoder or self._load()
+            return self._encoder
 
     def _load(self) -> SentenceEncoder:
         # Takes a second, and torch with it; needed by those alone who ask for embeddings.
@@ -113,6 +141,12 @@ def _read(encoder: SentenceEncoder, texts: Sequence[str], max_tokens: int) -> li
             told = f"may have {max_tokens} tokens in all; up to 'input[{index}]' there are"
             raise InvalidRequest(f"'input' {told} {max_tokens - room}", param="input")
     return sentences
+
+
+def _cut(encoder: SentenceEncoder, text: str, ends: bool) -> list[int]:
+    first, *inner, last = encoder.tokenize(text)
+    room = encoder.max_tokens - 2
+    return [first, *(inner[-room:] if ends else inner[:room]), last]
 
 
 def _step_back() -> None:
