@@ -22,7 +22,9 @@ from f1.planning.collect import gather
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, GiveUp, Outcome, Planned, Progress, Reply, report_of
 from f1.planning.run import Engine
+from f1.pool import LocalEngine
 from f1.portal import Portal
+from f1.registering import LocalTools, ready_in, told_to
 from f1.serve.limits import Limits
 from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields, refuse
@@ -155,12 +157,18 @@ class F1:
     ):
         self._closed = False
         self._portal = Portal()
+        self._engine: Engine
         try:
             if base_url is None:
-                self._engine, self._close = _embed(model, settings)
+                engine, self._close = _embed(model, settings)
+                self._engine, publish = engine, ready_in(engine)
             else:
+                api_key = api_key or os.environ.get("F1_API_KEY")
                 self._engine, self._close = _connect(self._portal, base_url, model, api_key)
-            self._system = System.of(self._engine)
+                publish = told_to(base_url, api_key)
+            self._registered = LocalTools(publish)
+            self._embedded = base_url is None
+            self._system = self._system_of(self._engine)
         except BaseException:
             self._portal.close()
             raise
@@ -179,20 +187,44 @@ class F1:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # --- registered tools ------------------------------------------------------------------------
+
+    def register(self, tools: Sequence[AnyTool], toolset: str | None = None) -> tuple[str, ...]:
+        """Keeps tools for requests to name: `f1={"tools": ["search"]}`, or all of a toolset,
+        `f1={"toolsets": ["travel"]}`, of which another one is a new version (`"travel@2"`). The
+        first request with them is then as fast as any. Functions run in this process; a server
+        keeps what it has to know of them. Returns the names that requests may use."""
+        specs = [_spec(tool) for tool in tools]
+        return self._portal.run(self._registered.register(specs, toolset))
+
+    def tools(self) -> tuple[Tool, ...]:
+        """Those that this client has registered by themselves."""
+        return self._registered.tools()
+
+    def _system_of(self, engine: Engine) -> System:
+        return replace(System.of(engine), registered=self._registered.named)
+
+    def _turn(
+        self, messages: Messages, tools: Sequence[AnyTool], options: Options
+    ) -> GenerateRequest:
+        """A server looks up itself what is named."""
+        request = _request(messages, tools, options)
+        return self._registered.shown(request) if self._embedded else request
+
     # --- one turn ------------------------------------------------------------------------------
 
     def chat(
         self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
     ) -> ChatResult:
         """One assistant turn. Calls are returned, not run."""
-        request = _request(messages, tools, options)
+        request = self._turn(messages, tools, options)
         (completion,) = self._portal.run(_complete(self._engine, request))
         return ChatResult(completion, _parsed(completion, options))
 
     async def achat(
         self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
     ) -> ChatResult:
-        request = _request(messages, tools, options)
+        request = self._turn(messages, tools, options)
         (completion,) = await _complete(_Bridge(self._portal, self._engine), request)
         return ChatResult(completion, _parsed(completion, options))
 
@@ -201,13 +233,13 @@ class F1:
     ) -> Generator[Event]:
         """The turn as it is decoded: TextDelta, CallDelta, and Finished at the end. Closing the
         generator stops the work."""
-        request = _request(messages, tools, options)
+        request = self._turn(messages, tools, options)
         return self._portal.iterate(lambda: self._engine.generate(request))
 
     def astream(
         self, messages: Messages, tools: Sequence[AnyTool] = (), **options: Unpack[Options]
     ) -> AsyncGenerator[Event]:
-        request = _request(messages, tools, options)
+        request = self._turn(messages, tools, options)
         return self._portal.aiterate(lambda: self._engine.generate(request))
 
     # --- a whole run -----------------------------------------------------------------------------
@@ -261,7 +293,7 @@ class F1:
     ) -> AsyncGenerator[Progress]:
         request = _in_steps(_request(messages, tools, options), max_steps)
         # What calls wait for belongs to one loop, and this is the caller's.
-        system = System.of(_Bridge(self._portal, self._engine))
+        system = self._system_of(_Bridge(self._portal, self._engine))
         return Orchestrator(system, _own(tools)).run(request)
 
 
@@ -276,7 +308,7 @@ class _Bridge:
         return self.portal.aiterate(lambda: self.engine.generate(request))
 
 
-def _embed(model: str | None, settings: Settings | None) -> tuple[Engine, Callable[[], None]]:
+def _embed(model: str | None, settings: Settings | None) -> tuple[LocalEngine, Callable[[], None]]:
     # Imported here: it takes seconds, and a client of a server does not need it.
     from f1.engine import AsyncEngine
     from f1.models.catalogue import DEFAULT_MODEL
@@ -291,7 +323,7 @@ def _connect(
 ) -> tuple[Engine, Callable[[], None]]:
     from f1.remote import RemoteEngine
 
-    engine = RemoteEngine(base_url, model or "f1", api_key or os.environ.get("F1_API_KEY"))
+    engine = RemoteEngine(base_url, model or "f1", api_key)
     return engine, lambda: portal.run(engine.aclose())
 
 
@@ -343,13 +375,17 @@ def _described(tool: AnyTool) -> Tool:
     return tool.tool if isinstance(tool, ToolSpec) else make_tool(tool).tool
 
 
+def _spec(tool: AnyTool) -> ToolSpec:
+    if isinstance(tool, ToolSpec):
+        return tool
+    if isinstance(tool, Tool | Mapping):
+        return ToolSpec(_described(tool))
+    return make_tool(tool).spec
+
+
 def _own(tools: Sequence[AnyTool]) -> list[ToolSpec]:
     """Those that are run for the caller: functions, and tools that come with what runs them."""
-    specs = [
-        tool if isinstance(tool, ToolSpec) else make_tool(tool).spec
-        for tool in tools
-        if not isinstance(tool, Tool | Mapping)
-    ]
+    specs = [_spec(tool) for tool in tools if not isinstance(tool, Tool | Mapping)]
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -15,7 +15,7 @@ from scripted import ScriptedEngine, Turn, call
 from serving import serving
 
 from f1 import F1, F1Error, Message, Tool, tool
-from f1.errors import EngineStopped, Unauthorized
+from f1.errors import EngineStopped, InvalidRequest, Unauthorized
 from f1.planning.outcome import CallTools, Reply
 from f1.portal import Portal
 from f1.serve.access import Access, Key
@@ -222,3 +222,56 @@ def test_an_error_in_a_stream_reaches_the_reader() -> None:
     with pytest.raises(ValueError, match="broken"):
         next(items)
     portal.close()
+
+
+def test_registered_functions_are_named_and_run(embed) -> None:
+    f1, engine = embed([call("add", a=1, b=2)], "Three.", "Nothing to do.", "A set.")
+    assert f1.register([add, DOOR]) == ("add", "open_door")
+    assert [tool.name for tool in f1.tools()] == ["add", "open_door"]
+    assert engine.registered == [["add"], ["open_door"]]
+    result = f1.run("1 + 2?", f1={"tools": ["add"]})
+    assert (result.text, [r.content for r in result.results]) == ("Three. ", ["3"])
+    assert f1.chat("Hi", f1={"tools": ["add", "open_door"]}).text.startswith("Nothing")
+    assert [t.name for t in engine.requests[-1].tools] == ["add", "open_door"]
+    assert f1.register([add], toolset="sums") == ("sums",)
+    f1.chat("Hi", f1={"toolsets": ["sums@1"]})
+    assert [t.name for t in engine.requests[-1].tools] == ["add"]
+    with pytest.raises(InvalidRequest) as caught:
+        f1.run("Hi", f1={"toolsets": ["travel"]})
+    assert caught.value.param == "f1.toolsets[0]"
+    with pytest.raises(InvalidRequest) as caught:
+        f1.register([add, add], toolset="twice")
+    assert caught.value.param == "tools[1].name"
+
+
+async def test_registered_coroutines_run_on_the_callers_loop(embed) -> None:
+    f1, _ = embed([call("where")], "Here.")
+    loops = []
+
+    @tool
+    async def where() -> str:
+        """Tells where."""
+        loops.append(asyncio.get_running_loop())
+        return "here"
+
+    await asyncio.to_thread(f1.register, [where])
+    assert (await f1.arun("Where?", f1={"tools": ["where"]})).text == "Here. "
+    assert loops == [asyncio.get_running_loop()]
+
+
+def test_a_server_keeps_what_is_registered_and_returns_the_calls() -> None:
+    engine = ScriptedEngine([call("add", a=1, b=2)], [call("add", a=1, b=2)], "Three.")
+    with serving(lambda: engine) as server, F1(base_url=server.url) as f1:
+        while not server.state.models or not server.state.models.started:
+            pass
+        assert f1.register([add], toolset="sums") == ("sums",)
+        assert engine.registered == [["add"]]
+        (kept,) = server.state.registrar.registry.toolset("", "sums").tools
+        assert (kept.tool, kept.runner, kept.output) == (add.tool, None, add.output)
+        (asked,) = f1.chat("1 + 2?", f1={"toolsets": ["sums"]}).calls
+        assert asked.name == "add"
+        assert f1.run("1 + 2?", f1={"toolsets": ["sums"]}).text == "Three. "
+        with pytest.raises(InvalidRequest) as caught:
+            f1.register([{"type": "function", "function": {"name": "x", "parameters": {"a": 1}}},
+                         {"type": "function", "function": {"name": "x"}}], toolset="x")  # fmt: skip
+        assert caught.value.param == "tools[1].name"

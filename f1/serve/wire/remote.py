@@ -31,8 +31,8 @@ _BY_CODE = {
     kind.code: kind
     for kind in (
         errors.InvalidSchema, errors.ContextLengthExceeded, errors.ModelNotFound,
-        errors.ConstraintError, errors.Overloaded, errors.EngineStopped, errors.DeadlineExceeded,
-        errors.ShuttingDown,
+        errors.NotFound, errors.ConstraintError, errors.Overloaded, errors.EngineStopped,
+        errors.DeadlineExceeded, errors.ShuttingDown,
     )
 } | {"invalid_tool_call": errors.ConstraintError}  # fmt: skip
 _BY_STATUS = {
