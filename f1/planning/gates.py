@@ -23,7 +23,8 @@ from f1.tools.spec import ToolSpec
 Clock = Callable[[], float]  # seconds, never going back
 
 MAX_FAILURES = 5
-COOL_DOWN = 30.0  # seconds
+COOL_DOWN = 1.0  # seconds; a flaky tool fails five times in a row too, now and then
+MAX_COOL_DOWN = 60.0  # of a tool that no probe finds well: each time twice as long
 MAX_EXTRA = 0.1  # retries, of the calls of a window
 FEW_EXTRA = 3  # that a window may have where it has few calls
 WINDOW = 60.0  # seconds
@@ -41,6 +42,7 @@ class Breaker:
         self._clock = clock
         self._failures = 0  # in a row
         self._closed_at: float | None = None  # when a probe may pass, where it is open
+        self._cool_down = 0.0
         self._probing = False
 
     def wait(self) -> float | None:
@@ -67,7 +69,9 @@ class Breaker:
         if healthy:
             self._closed_at = None
         elif self._failures >= MAX_FAILURES:
-            self._closed_at = self._clock() + COOL_DOWN
+            longer = min(2 * self._cool_down, MAX_COOL_DOWN)
+            self._cool_down = longer if is_probe else COOL_DOWN
+            self._closed_at = self._clock() + self._cool_down
 
 
 class RetryBudget:
