@@ -106,7 +106,9 @@ class Preparation:
         if request.prompt is not None:
             return self._raw_prompt(request.prompt)
         parallel = request.parallel_tool_calls
-        messages = self._family.plain_messages(request.messages, request.tools, parallel=parallel)
+        messages = self._family.plain_messages(
+            request.messages, request.tools, request.shown_at, parallel=parallel
+        )
         return self._checkpoint.template.render(messages)
 
     def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
@@ -151,6 +153,7 @@ class Preparation:
             messages = self._family.plain_messages(
                 [*request.messages, *broken.messages()],
                 request.tools,
+                request.shown_at,
                 parallel=request.parallel_tool_calls,
             )
             prompt = self._checkpoint.template.render(messages)

@@ -247,12 +247,17 @@ class Soft:
 class GenerateRequest:
     """One assistant turn to decode, `n` times.
 
+    `shown_at`: which tools are written with which of the messages, by index, so that the prompt of
+    a conversation that comes to need others grows at its end alone. Tools that it names nowhere can
+    be called, too: a result told of them. Empty: all stand at the beginning.
+
     With a `prompt`, which stands alone: what follows on this text, or on these token ids, without
     roles. In text no spelling is a control token; ids may be any.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    shown_at: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     response_format: ResponseFormat = ResponseFormat()

@@ -27,7 +27,16 @@ from f1.types import Message, Tool, ToolCall
 
 _MAX_TOOLS_BYTES = 32 << 20  # of what prompts say of tools that is kept
 _CONTENT = "{the content of the message}"  # holds its place
+_MORE = """More functions:
+{% for tool in tools %}
+{{ {"name": tool.name, "description": tool.description, "parameters": tool.parameters} | tojson }}
+{% endfor %}
+
+{{ content }}"""  # where a family does not say
 _ELEMENT = re.compile(r'\s+|"[^"]*"|[{}\[\],:;]|[^\s{}\[\],:;"]+')
+
+
+ShownAt = Mapping[int, Sequence[str]]  # names of tools, by index of the message that brings them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Family:
     forms: tuple[Form, ...]
     system: str  # Jinja: the system message when there are tools; sees system, tools, parallel
     request: str  # Jinja: the first user message; sees tools, and content once, as it is
+    more: str  # Jinja: a later one that brings further tools; sees the same
     results: str  # Jinja: the results of one step; sees results (name, arguments, content)
     results_role: Literal["user", "tool"]
     examples: tuple[Example, ...]
@@ -91,29 +101,39 @@ class Family:
         return text + form.close if calls else ""
 
     def plain_messages(
-        self, messages: Sequence[Message], tools: Sequence[Tool], *, parallel: bool = True
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        shown_at: ShownAt | None = None,
+        *,
+        parallel: bool = True,
     ) -> list[Message]:
-        """The conversation in roles and text only, as a chat template without tools takes it."""
+        """The conversation in roles and text only, as a chat template without tools takes it.
+        `shown_at` as in GenerateRequest."""
         leading = list(takewhile(lambda message: message.role == "system", messages))
         system, rest = "\n\n".join(m.content for m in leading), messages[len(leading) :]
         if not tools:
-            return [*([Message("system", system)] if leading else []), *self._plain(rest, ())]
-        text = _system_text(self.system, tools_key(tools), system, parallel)
-        return [Message("system", text), *self._shown, *self._plain(rest, tools)]
+            return [*([Message("system", system)] if leading else []), *self._plain(rest, (), {})]
+        first, later = _when_shown(tools, shown_at or {}, len(leading))
+        text = _system_text(self.system, tools_key(first), system, parallel)
+        return [Message("system", text), *self._shown, *self._plain(rest, first, later)]
 
     @cached_property
     def _shown(self) -> list[Message]:
         return [
-            m for example in self.examples for m in self._plain(example.messages, example.tools)
+            m for example in self.examples for m in self._plain(example.messages, example.tools, {})
         ]
 
-    def _plain(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Message]:
-        """Tools go into the first user message, results of one step into one message, in the order
-        of their calls. Thoughts from before the last question are forgotten."""
+    def _plain(
+        self, messages: Sequence[Message], tools: Sequence[Tool], later: Mapping[int, list[Tool]]
+    ) -> Iterator[Message]:
+        """Tools go into the first user message, `later` ones into those that they came with;
+        results of one step into one message, in the order of their calls. Thoughts from before the
+        last question are forgotten."""
         calls: dict[str, ToolCall] = {}  # by id, which later turns may use again; latest last
         asked = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
         untold = bool(tools)
-        if untold and asked < 0 and (text := self._ask("", tools)):
+        if untold and asked < 0 and (text := _around(self.request, "", tools)):
             yield Message("user", text)
         for is_results, group in groupby(enumerate(messages), lambda item: item[1].role == "tool"):
             if is_results:
@@ -125,15 +145,13 @@ class Family:
                     calls[call.id] = call
                 if message.role == "user" and untold:
                     untold = False
-                    yield Message("user", self._ask(message.content, tools))
+                    yield Message("user", _around(self.request, message.content, tools))
+                elif message.role == "user" and index in later:
+                    yield Message("user", _around(self.more, message.content, later[index]))
                 elif message.role == "assistant":
                     yield Message("assistant", self._write_said(message, thinks=index > asked))
                 else:
                     yield message
-
-    def _ask(self, content: str, tools: Sequence[Tool]) -> str:
-        around: tuple[str, str] = _around_request(self.request, tools_key(tools))
-        return around[0] + content + around[1]
 
     def _write_said(self, message: Message, *, thinks: bool) -> str:
         parts = [message.content, self.write_calls(message.tool_calls)]
@@ -157,6 +175,21 @@ class Family:
             for call in [calls.get(message.tool_call_id or "", unknown)]
         ]
         return _render(self.results, results=results)
+
+
+def _when_shown(
+    tools: Sequence[Tool], shown_at: ShownAt, num_leading: int
+) -> tuple[list[Tool], dict[int, list[Tool]]]:
+    """The tools to begin with, and further ones by the index of their message behind the leading
+    ones."""
+    if not shown_at:
+        return list(tools), {}
+    by_name = {tool.name: tool for tool in tools}
+    (_, first), *later = (
+        (index - num_leading, [by_name[name] for name in names if name in by_name])
+        for index, names in sorted(shown_at.items())
+    )
+    return first, {index: brought for index, brought in later if brought}
 
 
 def elements(text: str) -> list[str]:
@@ -199,9 +232,14 @@ def _system_text(source: str, key: bytes, system: str, parallel: bool) -> str:
     return _render(source, system=system, tools=tools_of(key), parallel=parallel)
 
 
+def _around(source: str, content: str, tools: Sequence[Tool]) -> str:
+    around: tuple[str, str] = _around_request(source, tools_key(tools))
+    return around[0] + content + around[1]
+
+
 @latest(_MAX_TOOLS_BYTES, lambda texts, source, key: 2 * sum(map(len, texts)) + len(key))
 def _around_request(source: str, key: bytes) -> tuple[str, str]:
-    """What stands before and behind the content of the first user message."""
+    """What stands before and behind the content of a user message that brings tools."""
     before, _, after = _render(source, content=_CONTENT, tools=tools_of(key)).partition(_CONTENT)
     return before, after
 
@@ -214,15 +252,19 @@ def grammars_folder() -> Path:
 
 def load_family(path: Path) -> Family:
     data = json.loads(path.read_text("utf-8"))
-    if "\n".join(data["request"]).count("{{ content }}") != 1:
-        message = f"{path}: 'request' must hold {{{{ content }}}} once"
-        raise InvalidRequest(message, param="grammars")
+    request = "\n".join(data["request"])
+    more = "\n".join(data["more"]) if "more" in data else _MORE
+    for key, text in (("request", request), ("more", more)):
+        if text.count("{{ content }}") != 1:
+            message = f"{path}: {key!r} must hold {{{{ content }}}} once"
+            raise InvalidRequest(message, param="grammars")
     return Family(
         name=path.stem,
         models=tuple(data["models"]),
         forms=tuple(Form(**form) for form in data["forms"]),
         system="\n".join(data["system"]),
-        request="\n".join(data["request"]),
+        request=request,
+        more=more,
         results="\n".join(data["results"]),
         results_role=data["results_role"],
         examples=tuple(_example(example) for example in data.get("examples", ())),

@@ -83,4 +83,9 @@ def _without(
     note = f"({dropped} earlier messages of this conversation did not fit and are not shown.)"
     told = Message("system", "\n".join([*(m.content for m in system), note]))
     kept = [message for turn in turns[num:] for message in turn]
-    return replace(request, messages=(told, *kept)), dropped
+    # The tools that were shown with what is left out are shown with what follows it.
+    shown_at: dict[int, tuple[str, ...]] = {}
+    for place, names in sorted(request.shown_at.items()):
+        moved = max(place - len(system) - dropped, 0) + 1
+        shown_at[moved] = (*shown_at.get(moved, ()), *names)
+    return replace(request, messages=(told, *kept), shown_at=shown_at), dropped

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from f1.errors import InvalidRequest
 from f1.planning.compaction import compacted
@@ -32,6 +31,7 @@ from f1.planning.plan import parse_plan
 from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
+from f1.tools.selection import Selection, Selector
 from f1.tools.spec import ToolSpec
 from f1.types import (
     Budget,
@@ -40,22 +40,13 @@ from f1.types import (
     Finished,
     FinishReason,
     GenerateRequest,
-    Message,
     RunOptions,
     RunReport,
-    Selected,
     Started,
     ToolCall,
     ToolChoice,
     ToolResult,
 )
-
-
-class Selector(Protocol):
-    async def select(
-        self, tools: Sequence[ToolSpec], messages: Sequence[Message], count: int
-    ) -> tuple[Selected, ...]:
-        """Those that the conversation most likely needs, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,7 @@ class System:
 
     engines: Callable[[Mapping[str, str]], Mapping[Role, Engine]]
     registered: Callable[[str, GenerateRequest], Sequence[ToolSpec]] = lambda tenant, request: ()
-    selector: Selector | None = None
+    selector: Selector = field(default_factory=Selector)  # by words alone
     gates: Gates = field(default_factory=Gates)
     pending: Pending = field(default_factory=Pending)
 
@@ -164,7 +155,9 @@ class Orchestrator:
         if run.step > budget.steps:
             raise Spent("steps")
         if run.step == 1:
-            run.request, run.selected = await self._show(run.request, run.tools)
+            run.request, selection = await self._show(run.request, run.tools)
+            run.selected = selection.selected
+            run.notes += selection.notes
         if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
             run.request = replace(run.request, tool_choice=ToolChoice("none"))
         if run.request.run.compact:
@@ -173,17 +166,16 @@ class Orchestrator:
 
     async def _show(
         self, request: GenerateRequest, tools: Mapping[str, ToolSpec]
-    ) -> tuple[GenerateRequest, tuple[Selected, ...]]:
+    ) -> tuple[GenerateRequest, Selection]:
         """The request with the tools that it most likely needs."""
-        selector, count = self.system.selector, request.run.max_tools
-        if selector is None or len(tools) <= count:
-            selected = tuple(Selected(name, 1.0, "all") for name in tools)
-        else:
-            selected = await selector.select(list(tools.values()), request.messages, count)
-        if (name := request.tool_choice.name) and name not in [s.name for s in selected]:
-            selected = (Selected(name, 1.0, "forced"), *selected)
-        shown = tuple(tools[item.name].tool for item in selected)
-        return replace(request, tools=shown), selected
+        selection = await self.system.selector.select(
+            tuple(tools.values()),
+            request.messages,
+            request.run.max_tools,
+            forced=request.tool_choice.name,
+        )
+        shown = tuple(spec.tool for spec in selection.tools)
+        return replace(request, tools=shown, shown_at=selection.shown_at), selection
 
     async def _move(self, run: Run) -> AsyncGenerator[Progress]:
         """Decides, and runs what is decided while it is decided. Raises Spent."""
@@ -251,16 +243,16 @@ class Orchestrator:
         options = request.run
         engine = self.system.engines(options.roles)["caller"]
         tools = self._tools(request)
-        request, selected = await self._show(request, tools)
+        request, shown = await self._show(request, tools)
         dropped = 0
         if options.compact:
             request, dropped = await compacted(request, engine)
         async with aclosing(engine.generate(replace(request, run=RunOptions()))) as events:
             async for event in events:
-                if isinstance(event, Finished) and (dropped or len(selected) < len(tools)):
+                if isinstance(event, Finished) and (dropped or len(shown.tools) < len(tools)):
                     report = RunReport(
-                        "direct", "answered", selected=selected, num_tools=len(tools),
-                        dropped=dropped,
+                        "direct", "answered", selected=shown.selected, num_tools=len(tools),
+                        dropped=dropped, notes=shown.notes,
                     )  # fmt: skip
                     event = replace(event, report=replace(event.report, run=report))
                 yield event

@@ -45,6 +45,7 @@ from f1.store.database import NotStored
 from f1.store.responses import ResponseStore
 from f1.tools.embedder import Embedder
 from f1.tools.registry import Registry
+from f1.tools.vectors import ToolVectors
 
 log = logging.getLogger("f1.serve")
 
@@ -56,6 +57,7 @@ def create_app(
     access: Access | None = None,
     store: ResponseStore | None = None,
     embedder: Embedder | None = None,
+    vectors: ToolVectors | None = None,
     registrar: Registrar | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
@@ -65,7 +67,8 @@ def create_app(
     models, which are then started; until that is done `/ready` and all work answer 503. Where it
     fails, `on_load_error` is told (to end the process). A line for each request goes to `log_to`.
     `store` is closed with the app; without, none are stored. So is `embedder`; without, there are
-    no embeddings. So is what `registrar` stores tools in."""
+    no embeddings. So are `vectors`; without, tools are selected by words alone. So is what
+    `registrar` stores tools in."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
     registrar = registrar or Registrar(Registry(max_bytes=limits.max_registered_bytes))
@@ -74,6 +77,7 @@ def create_app(
         Admission(limits),
         store,
         embedder=embedder,
+        vectors=vectors,
         keep_prompts=log_prompts,
         registrar=registrar,
     )
@@ -101,6 +105,8 @@ def create_app(
                 await server.models.close()
             await asyncio.to_thread(store.close)
             await asyncio.to_thread(registrar.store.close)
+            if vectors is not None:
+                await asyncio.to_thread(vectors.close)
             if embedder is not None:
                 await asyncio.to_thread(embedder.close)
 

@@ -23,6 +23,7 @@ from f1.settings import Settings
 from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
 from f1.tools.embedder import Embedder
+from f1.tools.vectors import ToolVectors
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full
@@ -58,6 +59,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
     except OSError as error:
         raise F1Error(f"cannot listen on {host}:{port}: {error.strerror}") from error
     address = f"http://{host}:{listener.getsockname()[1]}/v1"
+    embedder = Embedder(settings)
     failures: list[BaseException] = []
 
     def load() -> AsyncEngine:
@@ -78,7 +80,8 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
             max_running=settings.max_sequences + _MADE_READY, max_queued=settings.max_queued
         ),
         access=access,
-        embedder=Embedder(settings),
+        embedder=embedder,
+        vectors=ToolVectors(embedder, settings.vectors_file),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
         registrar=registrar,
         on_load_error=stop,

@@ -31,7 +31,10 @@ from f1.serve.registrar import Registrar
 from f1.serve.side_by_side import side_by_side
 from f1.store.responses import ResponseStore
 from f1.tools.embedder import Embedder
+from f1.tools.ranking import Ranker
+from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
+from f1.tools.vectors import ToolVectors
 from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
@@ -64,13 +67,14 @@ class Server:
     receiving: int = 0  # bytes of bodies that are not whole yet
     streams: int = 0  # that have begun and not ended; what they tell of may be decoded already
     embedder: Embedder | None = None
+    vectors: ToolVectors | None = None
     keep_prompts: bool = False  # in the records of requests
     registrar: Registrar = field(default_factory=Registrar)
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
 
     def __post_init__(self) -> None:
-        self.system = System(self.roles, self._registered)
+        self.system = System(self.roles, self._registered, Selector(Ranker(self.vectors)))
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
 
     def _registered(self, tenant: str, request: GenerateRequest) -> Sequence[ToolSpec]:

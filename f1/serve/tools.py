@@ -92,6 +92,7 @@ def _add_toolsets(app: FastAPI, server: Server) -> None:
             asked = await asyncio.to_thread(parse_toolset, body, limits, name)
             new = name is None
             found = await registrar.put_toolset(tenant, asked.name, asked.tools, ready, new=new)
+            await asyncio.to_thread(server.system.selector.prepare, found.tools)
             return json_response(write_toolset(found))
 
         return await _aside(server, request, work)

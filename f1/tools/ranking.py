@@ -75,7 +75,12 @@ class Ranker:
         return index
 
     def _index(self, specs: Sequence[ToolSpec]) -> Index:
-        entries = [self._entry(spec) for spec in specs]
+        with self._lock:
+            known = [self._read.get(id(spec)) for spec in specs]
+        entries = [
+            one[1] if one is not None and one[0] is spec else self._entry(spec)
+            for spec, one in zip(specs, known, strict=True)
+        ]
         key = tuple(entry.key for entry in entries)
         with self._lock:
             if (found := self._indices.get(key)) is not None:
@@ -130,11 +135,9 @@ class Ranker:
         return index.matrix
 
     def _entry(self, spec: ToolSpec) -> Entry:
+        key = content_key(spec)
         with self._lock:
-            known = self._read.get(id(spec))
-            if known is not None and known[0] is spec:
-                return known[1]
-            entry = self._entries.get(key := content_key(spec))
+            entry = self._entries.get(key)
         if entry is None:
             entry = read_tool(spec, key)
         with self._lock:
