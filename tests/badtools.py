@@ -66,6 +66,7 @@ def cpu_loops_in_threads() -> None:
     begun()
     for _ in range(4):
         threading.Thread(target=cpu_loop).start()
+    cpu_loop()
 
 
 def lock() -> None:

@@ -32,7 +32,7 @@ class CallLimits:
     timeout: float = 60.0  # seconds, each try
     retries: int = 2  # further tries, of repeatable tools and where the failure may pass
     max_parallel: int = 16  # calls of this tool at a time, in the whole process
-    max_bytes: int = 4 << 20  # of output that is read; what comes behind it is not
+    max_bytes: int = 1 << 20  # of output that is read; what comes behind it is not
     max_chars: int = 20_000  # of output that the model is shown
 
     def __post_init__(self) -> None:
