@@ -33,7 +33,7 @@ from f1.tools.runners.addresses import (
     resolve,
 )
 from f1.tools.runners.output import read_output
-from f1.tools.runners.urls import Template, read_template
+from f1.tools.runners.urls import UrlTemplate, read_template
 from f1.tools.spec import CallLimits, Output, ToolFailure
 from f1.types import Tool
 
@@ -56,7 +56,7 @@ class HttpRunner:
     """Made by `http_runner`. Arguments that neither the template nor `query` nor `body` names go
     into the query of a GET, HEAD or DELETE, and into the JSON body of others."""
 
-    template: Template
+    template: UrlTemplate
     method: str
     headers: Mapping[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)  # values put into the headers

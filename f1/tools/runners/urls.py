@@ -29,7 +29,7 @@ _MAX_TARGET = 8000  # bytes; servers take about as much
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class UrlTemplate:
     scheme: str
     host: str  # an IPv6 address without its brackets
     port: int
@@ -68,7 +68,7 @@ class Template:
         return target
 
 
-def read_template(url: str) -> Template:
+def read_template(url: str) -> UrlTemplate:
     """Raises ValueError, with a reason for its author."""
     match = _URL.match(url)
     if match is None:
@@ -91,7 +91,7 @@ def read_template(url: str) -> Template:
     for key, value in query:
         if _NAME.search(key) or (_NAME.search(value) and not _NAME.fullmatch(value)):
             raise ValueError(f"in '{key}={value}' a {{name}} must be the whole value")
-    return Template(match["scheme"], match["host"].strip("[]"), port, segments, query)
+    return UrlTemplate(match["scheme"], match["host"].strip("[]"), port, segments, query)
 
 
 def _segment(segment: str, arguments: Mapping[str, Any]) -> str:
