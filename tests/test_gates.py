@@ -122,7 +122,7 @@ def test_a_flaky_tool_is_tried_again_where_that_is_safe_and_not_often(
     failed = sum(result.failed is not None for result in made) / len(made)
     if annotations is SAFE:
         assert MAX_EXTRA / 2 < extra_calls(sick) <= MAX_EXTRA
-        assert worst_window(sick) <= MAX_EXTRA * 1.1  # one comes a while after it was allowed
+        assert worst_window(sick) <= MAX_EXTRA * 1.02  # one comes a little after it was allowed
         assert failed < 0.26  # 0.30, less what a tenth of retries can mend
     else:
         assert extra_calls(sick) == 0

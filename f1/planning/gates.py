@@ -28,6 +28,7 @@ MAX_COOL_DOWN = 60.0  # of a tool that no probe finds well: each time twice as l
 MAX_EXTRA = 0.1  # retries, of the calls of a window
 FEW_EXTRA = 3  # that a window may have where it has few calls
 WINDOW = 60.0  # seconds
+_PARTS = 10  # of a window that are told apart
 MAX_IDLE_GATES = 4096
 
 
@@ -80,7 +81,7 @@ class RetryBudget:
 
     def __init__(self, clock: Clock):
         self._clock = clock
-        self._parts: deque[list[int]] = deque()  # [tenth of a window, calls, retries]
+        self._parts: deque[list[int]] = deque()  # [index of the part, calls, retries]
 
     def count(self) -> None:
         """One more call."""
@@ -89,15 +90,17 @@ class RetryBudget:
     def spend(self) -> bool:
         """Whether there is a retry left; it is used up then."""
         now = self._now()
-        calls = sum(part[1] for part in self._parts)
-        if sum(part[2] for part in self._parts) >= max(FEW_EXTRA, int(MAX_EXTRA * calls)):
+        # Retries of a little more than the window, calls of a little less.
+        retries = sum(part[2] for part in self._parts)
+        calls = sum(part[1] for part in self._parts if part[0] > now[0] - _PARTS)
+        if retries >= max(FEW_EXTRA, int(MAX_EXTRA * calls)):
             return False
         now[2] += 1
         return True
 
     def _now(self) -> list[int]:
-        index = int(self._clock() / (WINDOW / 10))
-        while self._parts and self._parts[0][0] <= index - 10:
+        index = int(self._clock() * _PARTS / WINDOW)
+        while self._parts and self._parts[0][0] < index - _PARTS:
             self._parts.popleft()
         if not self._parts or self._parts[-1][0] != index:
             self._parts.append([index, 0, 0])
