@@ -426,12 +426,9 @@ def check_world(world: World, tools: Mapping[str, ToolSpec], gates: Gates) -> No
     for spec in tools.values():
         if isinstance(spec.runner, Wild):
             world.demand(not spec.runner.running, "a tool runs at the end")
-    world.demand(not gates.flights._flights, "a shared call is left")
-    for gate in gates._gates.values():
-        world.demand(not gate.users, "a gate has a user left")
-        for spec in tools.values():
-            if spec.runner is gate.runner:
-                world.demand(gate._room == spec.limits.max_parallel, "room got lost")
+    for gate in (gate for of_name in gates._gates.values() for gate in of_name):
+        world.demand(gate.is_idle, "room got lost")
+        world.demand(not gate.flights._flights, "a shared call is left")
     if world.tame:
         check_times(world)
 

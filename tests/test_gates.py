@@ -26,6 +26,7 @@ from f1.planning.gates import (
     Gates,
 )
 from f1.planning.tries import Outcome, run_call
+from f1.tools.function import make_tool
 from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
 from f1.types import Node, Tool, ToolResult
 
@@ -163,7 +164,11 @@ def test_a_dead_tool_is_left_alone_and_found_well_by_one_probe(
 
 
 def outcomes(spec: ToolSpec, gates: Gates, count: int) -> Any:
-    return asyncio.gather(*(run_call(spec, "{}", gates, lambda: None) for _ in range(count)))
+    async def one() -> Outcome:
+        with gates.gate(spec) as gate:
+            return await run_call(spec, "{}", gate, lambda: None)
+
+    return asyncio.gather(*(one() for _ in range(count)))
 
 
 def failures(found: list[Outcome]) -> list[str | None]:
@@ -282,17 +287,35 @@ def test_calls_that_fail_together_come_back_apart() -> None:
 
 
 def test_gates_that_nobody_uses_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates_module, "MAX_IDLE_GATES", 4)
+    monkeypatch.setattr(gates_module, "MAX_GATES", 4)
 
     async def body() -> None:
         gates = new_gates()
-        hanging = tool(Sick(lambda _: "hang"), timeout=100.0)
-        busy = asyncio.ensure_future(outcomes(hanging, gates, 1))
+        await outcomes(tool(Sick(lambda _: None)), gates, 1)
+        assert gates._num_gates == 0  # there is nothing to know of tools that are well
+        busy = asyncio.ensure_future(outcomes(tool(Sick(lambda _: "hang"), WRITE), gates, 1))
         await asyncio.sleep(0)
+        (used,) = gates._gates["sick"]
         for _ in range(50):
-            await outcomes(tool(Sick(lambda _: None)), gates, 1)
-            assert len(gates._gates) <= 4
-        assert next(iter(gates._gates.values())).users == 1
+            await outcomes(tool(Sick(down), WRITE), gates, 1)
+            assert gates._num_gates <= 4
+            assert used in gates._gates["sick"]
         await busy
+
+    virtual.run(body())
+
+
+def test_equal_runners_share_a_gate() -> None:
+    """A function is another runner each time it is given, and the same function."""
+
+    async def body() -> None:
+        @make_tool
+        def answer() -> int:
+            """Answers."""
+            return 42
+
+        gates = new_gates()
+        with gates.gate(answer.spec) as one, gates.gate(answer.spec) as other:
+            assert one is other
 
     virtual.run(body())

@@ -55,12 +55,12 @@ def test_everything_happens() -> None:
 
 
 async def no_room_needed(gate: Gate) -> None:
-    gate._room -= 1
+    gate._taken += 1
 
 
 async def room_lost_by_who_leaves(gate: Gate) -> None:
-    if gate._room > 0:
-        gate._room -= 1
+    if gate._taken < gate._max:
+        gate._taken += 1
         return
     turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     gate._queue.append(turn)

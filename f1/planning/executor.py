@@ -172,15 +172,16 @@ class Executor:
             running.begun = self._gates.clock()
             self._news.put_nowait(Started(running.node, running.call, running.begun))
 
-        call, spec, gates = running.call, running.spec, self._gates
-        if not spec.annotations.read_only:
-            return self._result(running, await run_call(spec, call.arguments, gates, begun))
-        outcome, shared = await gates.flights.join(
-            (spec.name, id(spec.runner), _same(call.arguments)),
-            lambda begun: run_call(spec, call.arguments, gates, begun),
-            begun,
-        )
-        return self._result(running, outcome, shared)
+        call, spec = running.call, running.spec
+        with self._gates.gate(spec) as gate:
+            if not spec.annotations.read_only:
+                return self._result(running, await run_call(spec, call.arguments, gate, begun))
+            outcome, shared = await gate.flights.join(
+                _same(call.arguments),
+                lambda begun: run_call(spec, call.arguments, gate, begun),
+                begun,
+            )
+            return self._result(running, outcome, shared)
 
     def _ran(self, running: _Running, task: asyncio.Task[ToolResult]) -> None:
         """However it ended, the node has a result."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -26,10 +26,12 @@ class _Flight:
 
 
 class Flights:
-    def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight] = {}
+    """Of one tool."""
 
-    async def join(self, key: Hashable, work: Work, begun: Begun) -> tuple[Outcome, bool]:
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+
+    async def join(self, key: str, work: Work, begun: Begun) -> tuple[Outcome, bool]:
         """The outcome of `work`, or (True) of the one with that key that is under way already. It
         belongs to nobody alone: the last who stops waiting ends it, and waits for its end."""
         flight = self._flights.get(key)
@@ -49,7 +51,7 @@ class Flights:
                 flight.task.cancel()
                 await ended(flight.task)
 
-    def _remove(self, key: Hashable, task: asyncio.Task[Outcome]) -> None:
+    def _remove(self, key: str, task: asyncio.Task[Outcome]) -> None:
         flight = self._flights.get(key)
         if flight is not None and flight.task is task:  # not one that began since
             del self._flights[key]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,7 +29,7 @@ MAX_EXTRA = 0.1  # retries, of the calls of a window
 FEW_EXTRA = 3  # that a window may have where it has few calls
 WINDOW = 60.0  # seconds
 _PARTS = 10  # of a window that are told apart
-MAX_IDLE_GATES = 4096
+MAX_GATES = 4096  # with more, those that nobody uses are forgotten
 
 
 class Breaker:
@@ -74,6 +74,10 @@ class Breaker:
             self._cool_down = longer if is_probe else COOL_DOWN
             self._closed_at = self._clock() + self._cool_down
 
+    @property
+    def is_new(self) -> bool:
+        return not self._failures
+
 
 class RetryBudget:
     """Keeps retries from doubling the load of a tool that is in trouble: within any window they
@@ -98,6 +102,12 @@ class RetryBudget:
         now[2] += 1
         return True
 
+    @property
+    def is_new(self) -> bool:
+        """No retries: calls alone only make room for more."""
+        self._now()
+        return not any(part[2] for part in self._parts)
+
     def _now(self) -> list[int]:
         index = int(self._clock() * _PARTS / WINDOW)
         while self._parts and self._parts[0][0] < index - _PARTS:
@@ -110,18 +120,21 @@ class RetryBudget:
 class Gate:
     """Of one tool."""
 
-    def __init__(self, spec: ToolSpec, clock: Clock):
-        self.runner = spec.runner  # kept, so that its id is nobody else's
+    def __init__(self, spec: ToolSpec, clock: Clock, rng: random.Random):
+        self.runner = spec.runner
+        self.rng = rng
         self.breaker = Breaker(clock)
         self.budget = RetryBudget(clock)
+        self.flights = Flights()
         self.users = 0  # calls that are under way, or wait
-        self._room = spec.limits.max_parallel
+        self._taken = 0
+        self._max = spec.limits.max_parallel
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
         """Returns when there is room for one more try; first come, first served."""
-        if self._room > 0:
-            self._room -= 1
+        if self._taken < self._max:
+            self._taken += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
@@ -138,38 +151,58 @@ class Gate:
             if not turn.done():  # nobody waits for those
                 turn.set_result(None)
                 return
-        self._room += 1
+        self._taken -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.users and not self._taken
+
+    @property
+    def is_new(self) -> bool:
+        """It knows nothing that a new one would not."""
+        return self.is_idle and self.breaker.is_new and self.budget.is_new
 
 
 class Gates:
-    """Tools with the same name and the same runner share a gate, whoever's run they are in.
+    """Tools with the same name and an equal runner share a gate, whoever's run they are in.
 
     One event loop may use it. `clock` and `rng` are for tests that have a time of their own.
     """
 
     def __init__(self, clock: Clock = time.perf_counter, rng: random.Random | None = None):
         self.clock = clock
-        self.rng = rng or random.Random()
-        self.flights = Flights()
-        self._gates: OrderedDict[tuple[str, int], Gate] = OrderedDict()
+        self._rng = rng or random.Random()
+        self._gates: dict[str, list[Gate]] = {}
+        self._num_gates = 0
 
     @contextmanager
     def gate(self, spec: ToolSpec) -> Iterator[Gate]:
-        key = spec.name, id(spec.runner)
-        gate = self._gates.get(key)
+        """For the time of a call."""
+        gates = self._gates.get(spec.name, ())
+        gate = next((gate for gate in gates if gate.runner == spec.runner), None)
         if gate is None:
-            self._forget()
-            gate = self._gates[key] = Gate(spec, self.clock)
-        self._gates.move_to_end(key)
+            gate = self._add(spec)
         gate.users += 1
         try:
             yield gate
         finally:
             gate.users -= 1
+            if gate.is_new:
+                self._remove(spec.name, gate)
 
-    def _forget(self) -> None:
-        """Makes room where there are too many, of gates that nobody uses."""
-        if len(self._gates) >= MAX_IDLE_GATES:
-            idle = [key for key, gate in self._gates.items() if not gate.users]
-            for key in idle[: MAX_IDLE_GATES // 2]:
-                del self._gates[key]
+    def _add(self, spec: ToolSpec) -> Gate:
+        if self._num_gates >= MAX_GATES:
+            everyone = [(name, gate) for name, gates in self._gates.items() for gate in gates]
+            for name, gate in everyone:
+                if gate.is_idle:
+                    self._remove(name, gate)
+        gate = Gate(spec, self.clock, self._rng)
+        self._gates.setdefault(spec.name, []).append(gate)
+        self._num_gates += 1
+        return gate
+
+    def _remove(self, name: str, gate: Gate) -> None:
+        self._gates[name].remove(gate)
+        self._num_gates -= 1
+        if not self._gates[name]:
+            del self._gates[name]

@@ -13,7 +13,7 @@ from f1.tools.spec import Output, ToolFailure, ToolSpec
 from f1.types import FailureKind
 
 if TYPE_CHECKING:
-    from f1.planning.gates import Gate, Gates
+    from f1.planning.gates import Gate
 
 BACKOFF = 0.5  # seconds before the second try, at most; twice as many before each further one
 MAX_BACKOFF = 10.0
@@ -32,27 +32,26 @@ class Outcome:
 
 
 async def run_call(
-    spec: ToolSpec, arguments: str, gates: Gates, begun: Callable[[], None]
+    spec: ToolSpec, arguments: str, gate: Gate, begun: Callable[[], None]
 ) -> Outcome:
     """What came of the call; `begun` is called when its first try starts. Cancelled, it returns
     when the tool has ended."""
-    with gates.gate(spec) as gate:
-        outcome, tries = _unavailable(spec, gate), 0
-        while outcome is None or _may_repeat(spec, gate, outcome, tries):
-            if tries:
-                longest = min(MAX_BACKOFF, BACKOFF * 2 ** (tries - 1))
-                await asyncio.sleep(gates.rng.uniform(0, longest))
-            await gate.enter()
-            if (turned_away := _unavailable(spec, gate)) is not None:
-                gate.leave()
-                outcome = outcome or turned_away
-                break
-            tries += 1
-            if tries == 1:
-                gate.budget.count()
-                begun()
-            outcome = await _try(spec, arguments, gate)
-        return replace(outcome, tries=tries)
+    outcome, tries = _unavailable(spec, gate), 0
+    while outcome is None or _may_repeat(spec, gate, outcome, tries):
+        if tries:
+            longest = min(MAX_BACKOFF, BACKOFF * 2 ** (tries - 1))
+            await asyncio.sleep(gate.rng.uniform(0, longest))
+        await gate.enter()
+        if (turned_away := _unavailable(spec, gate)) is not None:
+            gate.leave()
+            outcome = outcome or turned_away
+            break
+        tries += 1
+        if tries == 1:
+            gate.budget.count()
+            begun()
+        outcome = await _try(spec, arguments, gate)
+    return replace(outcome, tries=tries)
 
 
 def _may_repeat(spec: ToolSpec, gate: Gate, outcome: Outcome, tries: int) -> bool:
