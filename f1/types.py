@@ -108,6 +108,7 @@ class ToolResult:
     tries: int = 1
     cut: bool = False  # `content` is not all of it
     shared: bool = False  # an identical call was under way, and this is its result
+    whole: bool = True  # otherwise `value` is the first part of it, as text, and not referred to
 
     def message(self) -> Message:
         return Message("tool", self.content, tool_call_id=self.call.id)

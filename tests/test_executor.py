@@ -269,6 +269,10 @@ def test_calls_for_the_caller_are_bound_and_wait_for_their_needs() -> None:
             await finish(executor)
             assert executor.results["4"].failed is None
             assert [c.id for c in executor.theirs] == ["call_5"]
+            part = ToolResult(call, "[1", None, 0.0, 0.0, value="[1", node_id="0", whole=False)
+            executor.know(part)
+            executor.add(node("7", "nap", say=Ref("0")))
+            assert executor.results["7"].failed == "bad_reference"
         assert "5" not in executor.results
 
     virtual.run(body())

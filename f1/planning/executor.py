@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+from f1.calling.schema import validate_arguments
 from f1.planning.content import write_failure, write_output
 from f1.planning.gates import Gates
 from f1.planning.plan import BadReference, bind, needs, references
@@ -104,7 +105,8 @@ class Executor:
         not tell of it."""
         self._theirs.pop(result.node_id, None)
         self.results[result.node_id] = result
-        self._values[result.node_id] = result.value
+        if result.whole:
+            self._values[result.node_id] = result.value
         for failure in self._freed(result):
             self._settle(failure)
 
@@ -201,6 +203,8 @@ class Executor:
         while done:
             result = done.popleft()
             self.results[result.node_id] = result
+            if result.whole:
+                self._values[result.node_id] = result.value
             self._news.put_nowait(result)
             self._untold += 1
             done.extend(self._freed(result))
@@ -243,8 +247,6 @@ class Executor:
         content, cut = write_failure(outcome.message), False
         if output is not None:
             content, cut = write_output(output, running.spec.limits.max_chars)
-            if output.num_bytes is None:
-                self._values[running.node.id] = output.value
         return ToolResult(
             running.call,
             content,
@@ -256,6 +258,7 @@ class Executor:
             tries=outcome.tries,
             cut=cut,
             shared=shared,
+            whole=output is None or output.num_bytes is None,
         )
 
     def _failure(
@@ -284,8 +287,6 @@ def _unbound(node: Node) -> ToolCall:
 
 def _problem(spec: ToolSpec, call: ToolCall) -> str | None:
     """A grammar is not a validator: nothing runs before its arguments are checked in full."""
-    from f1.calling.schema import validate_arguments  # slow to import, not needed before
-
     return validate_arguments(spec.tool, call.arguments)
 
 
