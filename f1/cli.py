@@ -102,22 +102,38 @@ def chat(
 @app.command()
 def serve(
     model: ModelOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    config: Annotated[
+        Path | None, typer.Option(envvar="F1_CONFIG", help="An f1.toml: models, roles, tools, …")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8000"),
+    ] = None,
     no_keys: Annotated[
         bool, typer.Option("--no-keys", help="Let everybody in who reaches HOST.")
     ] = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's APIs, for any of their clients.
 
-    Base URL: http://HOST:PORT/v1, models: "f1" and the name of the one loaded. /ready answers
-    200 as soon as the model is loaded. F1_API_KEYS or F1_API_KEYS_FILE hold the keys that let
-    clients in; without keys it listens to this machine only.
+    Base URL: http://HOST:PORT/v1, models: "f1" and the names of those it is made of. /ready
+    answers 200 as soon as they are loaded. F1_API_KEYS or F1_API_KEYS_FILE hold the keys that
+    let clients in; without keys it listens to this machine only.
     """
+    from f1.config import Config, read_config
     from f1.models.catalogue import DEFAULT_MODEL
-    from f1.serve.process import run_server
+    from f1.offload import connect
+    from f1.serve.process import Door, run_server
 
-    if not run_server(model or DEFAULT_MODEL, host, port, keyless=no_keys):
+    if model is not None and config is not None:
+        raise InvalidRequest("--model and --config: the file says which models", param="model")
+    read = read_config(config) if config is not None else Config.of(model or DEFAULT_MODEL)
+    if port is None:
+        port = 8000 if read.serve.port is None else read.serve.port
+    door = Door(host or read.serve.host or "127.0.0.1", port, no_keys)
+    if not run_server(read, connect, door):
         raise typer.Exit(1)
 
 

@@ -1,43 +1,47 @@
 """The models behind the id `f1`: which there are, and which of them does what.
 
-role ──f1.toml, or the request──▶ names ──▶ engine, or Fallback of several
-router, caller, writer, verifier            (a pool's, or a server's)
+role ──f1.toml, or the request──▶ names ──▶ an engine, or Fallback over several
+router, caller, writer, verifier            (of this process's pool, or on a server)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import get_args
+from dataclasses import replace
+from pathlib import Path
 
+from f1.config import ORCHESTRATED, ROLES, Config, LocalModel, RemoteModel
 from f1.errors import InvalidRequest, ModelNotFound
+from f1.fallback import Fallback, Outages
+from f1.models.pull import resolve
 from f1.planning.run import Engine, Role
-from f1.pool import EnginePool, LocalEngine, Pooled
+from f1.pool import SLACK, EnginePool, Loadable, LocalEngine, Pooled
+from f1.settings import Settings
 
-ROLES: tuple[Role, ...] = get_args(Role)
-ORCHESTRATED = "f1"  # the model id that stands for the whole system
+Connect = Callable[[str, RemoteModel], Engine]  # its name here; raises InvalidRequest
+_MACHINES_SHARE = 0.75  # of its memory, for models that share it, where f1.toml does not say
 
 
 class Models:
-    """`roles` has names of models: the next is for where the one before cannot be had. Without,
-    the caller's is the first model of all, and the others' is the caller's.
-
-    Raises InvalidRequest where a name is taken twice; ModelNotFound where a role's is not there.
+    """`engines` are all that decode, by name; those of `pool` among them. `roles` has names of
+    them, the next for where the one before cannot be had. Without, the caller's is the first of
+    `engines`, and the others' the caller's. Raises ModelNotFound where a role's is not there.
     """
 
     def __init__(
         self,
+        engines: Mapping[str, Engine],
         pool: EnginePool,
-        remote: Mapping[str, Engine] | None = None,
         roles: Mapping[Role, tuple[str, ...]] | None = None,
     ):
         self.pool = pool
-        self.started = False  # the models that the roles need first are loaded
-        engines: dict[str, Engine] = {name: Pooled(pool, name) for name in pool.names}
-        self._remote = dict(remote or {})
-        self._engines = engines | self._remote
+        self.started = False  # what the roles need first is loaded
+        self._engines = dict(engines)
         self._given = dict(roles or {})
-        self._default = tuple(self._engines)[:1]  # the caller's, where none is given
+        self._default = tuple(self._engines)[:1]
+        self._outages = Outages()
         for names in self._names({}).values():
             for name in names:
                 self.engine(name)
@@ -45,7 +49,8 @@ class Models:
     @classmethod
     def of(cls, engine: LocalEngine) -> Models:
         """One for all, that is loaded already."""
-        models = cls(EnginePool.of(engine))
+        pool = EnginePool.of(engine)
+        models = cls({engine.model_id: engine}, pool)
         models.started = True
         return models
 
@@ -54,10 +59,10 @@ class Models:
         return list(self._engines)
 
     async def start(self) -> None:
-        """Loads what the roles need first, as far as it all fits. Raises what loading raises where
-        that is the caller's model; others are told of when they are asked for."""
-        ahead: list[str] = []
+        """Loads what the roles need first, the caller's first, as far as it all fits. Raises what
+        loading raises."""
         names = self._names({})
+        ahead: list[str] = []
         for role in sorted(ROLES, key=lambda role: role != "caller"):
             name = names[role][0]
             if name in self.pool.names and name not in ahead and self.pool.fits([*ahead, name]):
@@ -68,7 +73,7 @@ class Models:
     async def close(self) -> None:
         """Ends what still runs."""
         await self.pool.close()
-        for engine in self._remote.values():
+        for engine in self._engines.values():
             if (close := getattr(engine, "aclose", None)) is not None:
                 await close()
 
@@ -82,10 +87,14 @@ class Models:
     def roles(self, asked: Mapping[str, str] | None = None) -> Mapping[Role, Engine]:
         """Who does what, with what a request asks for in place of what is set. Raises
         InvalidRequest, ModelNotFound."""
-        for role in asked or {}:
+        for role, name in (asked or {}).items():
             if role not in ROLES:
-                told = f"f1.roles: there is no role '{role[:100]}': they are {', '.join(ROLES)}"
-                raise InvalidRequest(told, param="f1.roles")
+                told = f"there is no role '{role[:100]}': they are {', '.join(ROLES)}"
+                raise InvalidRequest(f"f1.roles: {told}", param="f1.roles")
+            if name not in self._engines:
+                known = ", ".join(self._engines)
+                told = f"no model '{name[:100]}': there is {known}"
+                raise ModelNotFound(f"f1.roles.{role}: {told}", param=f"f1.roles.{role}")
         return {role: self._any_of(names) for role, names in self._names(asked or {}).items()}
 
     def _names(self, asked: Mapping[str, str]) -> dict[Role, tuple[str, ...]]:
@@ -94,38 +103,33 @@ class Models:
         return {role: given.get(role, caller) for role in ROLES}
 
     def _any_of(self, names: tuple[str, ...]) -> Engine:
-        return self.engine(names[0])
+        if len(names) == 1:
+            return self._engines[names[0]]
+        return Fallback({name: self._engines[name] for name in names}, self._outages)
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[LocalEngine]:
         """The engine that reads and writes the tokens of `name`; of `f1`, of the caller's model.
         Raises ModelNotFound, InvalidRequest where these are another server's, and what
         EnginePool.lease() raises."""
-        local = self.local_name(name)
-        async with self.pool.lease(local) as engine:
+        name = self._plain(name)
+        if name not in self.pool.names:
+            told = f"'{name}' is another server's model: its tokens are not known here"
+            raise InvalidRequest(told, param="model")
+        async with self.pool.lease(name) as engine:
             yield engine
 
     def runs_here(self, name: str) -> bool:
         """Whether its tokens are read and written in this process. Raises ModelNotFound."""
-        return self._name(name) in self.pool.names
-
-    def local_name(self, name: str) -> str:
-        """Raises ModelNotFound, InvalidRequest."""
-        name = self._name(name)
-        if name in self._remote:
-            told = f"'{name}' is another server's model: its tokens are not known here"
-            raise InvalidRequest(told, param="model")
-        return name
+        return self._plain(name) in self.pool.names
 
     def context_length(self, name: str) -> int | None:
         """None where it is not known, or not yet. Raises ModelNotFound."""
-        name = self._name(name)
+        name = self._plain(name)
         return self.pool.context_length(name) if name in self.pool.names else None
 
-    def _name(self, name: str) -> str:
-        """The model that is meant: of `f1`, the caller's."""
-        if name == ORCHESTRATED:
-            name = self._names({})["caller"][0]
+    def _plain(self, name: str) -> str:
+        name = self._names({})["caller"][0] if name == ORCHESTRATED else name
         self.engine(name)
         return name
 
@@ -140,3 +144,45 @@ class Models:
     def failed(self) -> bool:
         """One will answer no more."""
         return any(engine.failed() for engine in self.loaded().values())
+
+
+def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
+    """The models of a file; files that are not here yet are fetched, nothing is loaded. Raises
+    InvalidRequest, ModelNotFound, DownloadError."""
+    local = {name: m for name, m in config.models.items() if isinstance(m, LocalModel)}
+    loadables = [_loadable(name, model, settings) for name, model in local.items()]
+    cap = config.memory
+    if cap is None and len(local) > 1:
+        cap = _machines_share()
+    pool = EnginePool(loadables, cap)
+    engines = {
+        name: connect(name, model) if isinstance(model, RemoteModel) else Pooled(pool, name)
+        for name, model in config.models.items()
+    }
+    return Models(engines, pool, config.roles)
+
+
+def _loadable(name: str, model: LocalModel, settings: Settings) -> Loadable:
+    own = replace(settings, **model.settings)
+    path = resolve(model.source, own)
+
+    def load() -> LocalEngine:
+        from f1.engine import AsyncEngine  # takes seconds, and who only asks servers has none
+
+        engine = AsyncEngine.start(model.source, own)
+        engine.warm()
+        return engine
+
+    return Loadable(name, _weights(path) + own.kv_memory + SLACK, load)
+
+
+def _weights(path: Path) -> int:
+    """Bytes of a file, or of a folder's tensors: packed they take as much."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def _machines_share() -> int | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    return int(_MACHINES_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

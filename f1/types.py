@@ -313,6 +313,7 @@ class Report:
     bounded: tuple[int, ...] = ()  # calls with a number cut after 24 digits, by index
     needed_tokens: int | None = None  # cut inside a call: the least `max_tokens` that may do
     looped: bool = False  # cut because it said the same over and over
+    model: str | None = None  # the one that answered, where several could have
     run: RunReport | None = None  # of the system alone
 
 

@@ -24,7 +24,8 @@ CORE = {
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
     "types errors settings _core store models calling drafting choices delivery stepping engine "
-    "tools planning pool roles serve portal remote registering client demo bench cli"
+    "tools planning config pool fallback roles serve portal remote offload registering client "
+    "demo bench cli"
 ).split()
 
 # Who may use a library that has one door.

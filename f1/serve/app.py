@@ -59,6 +59,7 @@ def create_app(
     embedder: Embedder | None = None,
     vectors: ToolVectors | None = None,
     registrar: Registrar | None = None,
+    on_ready: Callable[[], None] | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
     log_prompts: bool = False,
@@ -88,6 +89,8 @@ def create_app(
             loaded = await asyncio.to_thread(load)
             server.models = loaded if isinstance(loaded, Models) else Models.of(loaded)
             await server.models.start()
+            if on_ready is not None:
+                on_ready()
         except Exception as error:
             if not isinstance(error, F1Error):
                 log.exception("the model could not be loaded")

@@ -7,19 +7,19 @@ import gc
 import os
 import socket
 import sys
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 
-from f1.engine import AsyncEngine
+from f1.config import Config, ServeOptions
 from f1.errors import EngineStopped, F1Error, InvalidRequest
-from f1.models.pull import resolve
+from f1.roles import Connect, Models, open_models
 from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
 from f1.serve.registrar import Registrar
-from f1.settings import Settings
 from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
 from f1.tools.embedder import Embedder
@@ -37,38 +37,45 @@ def _share_memory() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bool:
-    """Serves until SIGINT or SIGTERM. False when the model could not be loaded or the engine has
-    failed: a supervisor must see that from the exit code. What other machines reach needs keys, or
-    `keyless`."""
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where to listen. What other machines reach needs keys, or `keyless`."""
+
+    host: str
+    port: int
+    keyless: bool = False
+
+    def listen(self) -> socket.socket:
+        try:
+            return socket.create_server((self.host, self.port))
+        except OSError as error:
+            raise F1Error(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+
+
+def run_server(config: Config, connect: Connect, door: Door) -> bool:
+    """Serves until SIGINT or SIGTERM. False when the caller's model could not be loaded or an
+    engine has failed: a supervisor must see that from the exit code. `connect` reaches models on
+    other servers."""
     _share_memory()
-    settings = Settings.from_env()
-    access = Access.from_env(os.environ, host)
-    if not access.keys and not keyless and not is_local(host):
-        raise InvalidRequest(
-            f"other machines reach {host}: set F1_API_KEYS or F1_API_KEYS_FILE (`f1 key` makes a "
-            "key), or let everybody in with --no-keys",
-            param="host",
-        )
+    settings = config.all_settings(os.environ)
+    access = _access(config.serve, door)
     registrar = Registrar(store=ToolStore(settings.tools_file))
     registrar.load()
-    resolve(model, settings)  # a fetch shows its progress here, before the server is up
+    models = open_models(config, settings, connect)  # a fetch shows its progress here
     console = Console(stderr=True, highlight=False)
-    try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        raise F1Error(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    address = f"http://{host}:{listener.getsockname()[1]}/v1"
+    listener = door.listen()
+    address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
     embedder = Embedder(settings)
     failures: list[BaseException] = []
 
-    def load() -> AsyncEngine:
-        engine = AsyncEngine.start(model, settings)
-        engine.warm()
-        # What was imported stays. To look through it again takes 0.3 s, in which nothing moves.
-        gc.freeze()
-        console.print(f"[green]ready[/] {escape(engine.model_id)} at [bold]{escape(address)}[/]")
-        return engine
+    def load() -> Models:
+        if models.pool.names:
+            _import_engine()
+        return models
+
+    def ready() -> None:
+        names = ", ".join(models.names)
+        console.print(f"[green]ready[/] {escape(names)} at [bold]{escape(address)}[/]")
 
     def stop(error: BaseException) -> None:
         failures.append(error)
@@ -84,6 +91,7 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
         vectors=ToolVectors(embedder, settings.vectors_file),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
         registrar=registrar,
+        on_ready=ready,
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,
         log_prompts=settings.log_prompts,
@@ -96,3 +104,31 @@ def run_server(model: str, host: str, port: int, *, keyless: bool = False) -> bo
     for failure in failures:
         console.print(f"[red]error:[/] {escape(str(failure))}")
     return not failures
+
+
+def _import_engine() -> None:
+    """Takes seconds. What was imported stays: to look through it again takes 0.3 s, in which
+    nothing moves. (Models do not stay: they come after this.)"""
+    import f1.calling.grammar  # brings torch and transformers
+    import f1.engine  # noqa: F401
+
+    gc.freeze()
+
+
+def _access(options: ServeOptions, door: Door) -> Access:
+    """Of the environment, or else of the file. Raises InvalidRequest."""
+    given = {
+        "F1_API_KEYS_FILE": str(options.keys_file or ""),
+        "F1_ALLOWED_HOSTS": ",".join(options.allowed_hosts),
+        "F1_ALLOWED_ORIGINS": ",".join(options.allowed_origins),
+    }
+    given |= {name: text for name, text in os.environ.items() if text.strip()}
+    os.environ.pop("F1_API_KEYS", None)  # what this process starts does not inherit them
+    access = Access.from_env(given, door.host)
+    if not access.keys and not door.keyless and not is_local(door.host):
+        raise InvalidRequest(
+            f"other machines reach {door.host}: set F1_API_KEYS or F1_API_KEYS_FILE (`f1 key` "
+            "makes a key), or let everybody in with --no-keys",
+            param="host",
+        )
+    return access

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from f1.config import ORCHESTRATED
 from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.run import Engine, Role
 from f1.pool import LocalEngine
-from f1.roles import ORCHESTRATED, Models
+from f1.roles import Models
 from f1.serve.admission import Admission, Ticket, estimate
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 
+from f1.config import ORCHESTRATED
 from f1.errors import NotFound
-from f1.roles import ORCHESTRATED
 from f1.serve.exchange import answer_aside, caller_of, json_response, read_json
 from f1.serve.server import Server
 from f1.serve.wire.tools import (

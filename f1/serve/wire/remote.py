@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -52,17 +52,19 @@ def read_error(status: int, body: bytes) -> F1Error:
     try:
         parsed = orjson.loads(body)
         error = parsed["error"]
+        error = {"message": error} if isinstance(error, str) else error
         message, param, code = error["message"], error.get("param"), error.get("code")
         code = code if isinstance(code, str) else None  # some servers repeat the status
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text = body[:200].decode(errors="replace")
         message, param, code = f"the server answered {status}: {text}", None, None
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(status, F1Error)
+    kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, F1Error)
     return kind(str(message), param=param, code=code)
 
 
 @dataclass(slots=True)
 class _OpenCall:
+    index: int
     id: str = ""
     name: str = ""
     arguments: str = ""
@@ -75,6 +77,7 @@ class ChunkReader:
 
     eager: bool = False
     calls: dict[tuple[int, int], _OpenCall] = field(default_factory=dict)
+    num_calls: dict[int, int] = field(default_factory=dict)  # that have begun, by choice
     ends: dict[int, tuple[FinishReason, Report]] = field(default_factory=dict)
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
 
@@ -96,29 +99,42 @@ class ChunkReader:
             yield from self._read_choice(choice)
 
     def _read_choice(self, choice: dict[str, Any]) -> Iterator[Event]:
-        index, delta = choice["index"], choice.get("delta") or {}
+        index = choice.get("index") or 0
+        # A server that does not stream sends its message whole.
+        delta = choice.get("delta") or choice.get("message") or {}
         logprobs = _read_logprobs(choice.get("logprobs"))
-        if thought := delta.get("reasoning_content"):
+        if thought := delta.get("reasoning_content") or delta.get("reasoning"):
             yield ReasoningDelta(index, thought, logprobs)
-        elif delta.get("content") or logprobs:
+            logprobs = ()
+        if delta.get("content") or logprobs:
             yield TextDelta(index, delta.get("content") or "", logprobs)
-        for piece in delta.get("tool_calls") or []:
-            key = (index, piece["index"])
-            if key not in self.calls:
-                yield from self._close_calls(index)
-            call = self.calls.setdefault(key, _OpenCall())
-            function = piece.get("function") or {}
-            call.id += piece.get("id") or ""
-            call.name += function.get("name") or ""
-            call.arguments += function.get("arguments") or ""
-            if self.eager and piece.get("id"):
-                yield CallBegun(index, piece["index"], call.id, call.name)
-            if self.eager and function.get("arguments"):
-                yield ArgumentsDelta(index, piece["index"], function["arguments"])
+        for place, piece in enumerate(delta.get("tool_calls") or []):
+            yield from self._read_piece(index, place, piece)
         if choice.get("finish_reason"):
-            reason = cast(FinishReason, choice["finish_reason"])
+            reason = _reason(choice["finish_reason"])
             yield from self._close_calls(index, cut=reason == "length")
             self.ends[index] = reason, _read_report(choice.get("f1") or {})
+
+    def _read_piece(self, choice: int, place: int, piece: dict[str, Any]) -> Iterator[Event]:
+        number = piece.get("index")
+        key = (choice, place if number is None else number)
+        function = piece.get("function") or {}
+        open_call = self.calls.get(key)
+        # Some servers number all calls 0, each whole and with an id of its own.
+        if open_call is None or (piece.get("id") or open_call.id) != open_call.id:
+            yield from self._close_calls(choice)
+            open_call = self.calls[key] = _OpenCall(self.num_calls.get(choice, 0))
+            self.num_calls[choice] = open_call.index + 1
+        given = function.get("arguments") or ""
+        arguments = given if isinstance(given, str) else orjson.dumps(given).decode()
+        open_call.id = open_call.id or piece.get("id") or ""
+        name = function.get("name") or ""
+        open_call.name += name
+        open_call.arguments += arguments
+        if self.eager and name:
+            yield CallBegun(choice, open_call.index, open_call.id, open_call.name)
+        if self.eager and arguments:
+            yield ArgumentsDelta(choice, open_call.index, arguments)
 
     def _close_calls(self, choice: int, *, cut: bool = False) -> Iterator[Event]:
         for key in [key for key in self.calls if key[0] == choice]:
@@ -126,7 +142,7 @@ class ChunkReader:
             if cut and not _is_json(call.arguments):
                 continue  # half a call is no call
             arguments = call.arguments or "{}"
-            yield CallDelta(choice, key[1], ToolCall(call.id, call.name, arguments))
+            yield CallDelta(choice, call.index, ToolCall(call.id, call.name, arguments))
 
     def close(self) -> Iterator[Event]:
         """The ends of the choices. The wire counts tokens of all choices together: the first
@@ -135,6 +151,13 @@ class ChunkReader:
             raise errors.EngineStopped("the server's stream ended before the answer did")
         for number, (choice, (reason, report)) in enumerate(sorted(self.ends.items())):
             yield Finished(choice, reason, Usage(0, 0) if number else self.usage, report)
+
+
+def _reason(told: str) -> FinishReason:
+    """Servers have words of their own for the end of a turn: "eos", "content_filter", …"""
+    if told == "length" or told == "max_tokens":
+        return "length"
+    return "tool_calls" if told in ("tool_calls", "function_call") else "stop"
 
 
 def _is_json(text: str) -> bool:
@@ -153,6 +176,7 @@ def _read_report(told: dict[str, Any]) -> Report:
         needed_tokens=told.get("needed_tokens"),
         looped=told.get("looped", False),
         run=read_run(told),
+        model=told.get("model"),
     )
 
 
@@ -160,8 +184,8 @@ def _read_usage(usage: dict[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     more = usage.get("completion_tokens_details") or {}
     return Usage(
-        usage["prompt_tokens"],
-        usage["completion_tokens"],
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
         details.get("cached_tokens") or 0,
         more.get("reasoning_tokens") or 0,
     )

@@ -196,6 +196,8 @@ def write_report(report: Report, repaired: Sequence[str] = ()) -> Json:
         told["looped"] = True
     if report.run is not None:
         told |= write_run(report.run)
+    if report.model is not None:
+        told["model"] = report.model
     return {"f1": told} if told else {}
 
 

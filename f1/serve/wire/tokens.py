@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from f1.roles import ORCHESTRATED
+from f1.config import ORCHESTRATED
 from f1.serve.limits import Limits
 from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields

@@ -1,0 +1,384 @@
+"""`f1.toml`: which models there are, what each is for, and what every request begins with.
+
+    [models.NAME]    a model here (`model`: catalogue name or hub id; `path`) or on a server
+                     (`base_url`, `model`); each answers under its NAME
+    [roles]          who does what behind the id "f1": a NAME, or several: the next stands in
+    [memory]         what the models here may take together
+    [defaults]       what a request to "f1" need not say
+    [tools.NAME]     tools, and [toolsets.NAME] of them, for everybody who asks
+    [serve]          where `f1 serve` listens, and to whom
+    [settings]       f1.settings.Settings; the environment goes first
+
+Everything in it is checked when it is read. Errors name the file, the key and what is expected.
+examples/f1.toml has every key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from f1.errors import InvalidRequest
+from f1.planning.run import Role
+from f1.settings import Settings, parse_bytes
+from f1.types import Budget, RunOptions, StrategyName
+
+ROLES: tuple[Role, ...] = get_args(Role)
+ORCHESTRATED = "f1"  # the model id that stands for the whole system
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
+
+Table = Mapping[str, Any]
+Reader = Callable[[Any], Any]  # raises _Unfit
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """`source` is a catalogue name, a path or a hub id; `settings` are this model's own."""
+
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """`model` of the server at `base_url`. `dialect` "openai" sends nothing that only F1 knows, and
+    holds what comes back to the tools' schemas."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None  # the variable that holds the key
+    timeout: float = 120.0  # seconds in which it may say nothing
+    dialect: Literal["openai", "f1"] = "openai"
+    omit: tuple[str, ...] = ()  # fields of the body that this server does not take
+    body: Table = field(default_factory=dict)  # and those that it wants
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Those that are None are as the command line or the environment has them."""
+
+    host: str | None = None
+    port: int | None = None
+    keys_file: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A file, read. `memory` is in bytes; `tools` are tables for f1.tools.tables, `toolsets` names
+    of tools; `settings` are texts as environment variables have them."""
+
+    models: Mapping[str, LocalModel | RemoteModel]
+    roles: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    embedder: str | None = None
+    memory: int | None = None
+    defaults: RunOptions = field(default_factory=RunOptions)
+    tools: Mapping[str, Table] = field(default_factory=dict)
+    toolsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    serve: ServeOptions = ServeOptions()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = Path()  # of the file: what its paths start from
+
+    @classmethod
+    def of(cls, source: str) -> Config:
+        """One model for all, called as its source is."""
+        return cls({Path(source).name.removesuffix(".gguf"): LocalModel(source)})
+
+    def all_settings(self, env: Mapping[str, str]) -> Settings:
+        """The file's, with the environment's in place of those that it sets."""
+        given = {f"F1_{name.upper()}": text for name, text in self.settings.items()}
+        return Settings.from_env(given | {name: text for name, text in env.items() if text.strip()})
+
+
+def read_config(path: Path) -> Config:
+    """Raises InvalidRequest."""
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}", param="config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path}: not TOML: {error}", param="config") from None
+    return parse_config(tables, path)
+
+
+def parse_config(tables: Table, path: Path) -> Config:
+    """`path` is where the tables were read: errors name it, their paths start from its folder."""
+    where = _Where(path)
+    where.check_keys(tables, _TABLES)
+    given = {name: where.into(name).table(tables.get(name, {})) for name in _TABLES}
+    models = {
+        name: _model(name, table, where.into("models", name), path.parent)
+        for name, table in given["models"].items()
+    }
+    if not models:
+        raise where.into("models").wrong("has to have a model: [models.NAME]")
+    roles = where.into("roles").read(given["roles"], _ROLES)
+    embedder = roles.pop("embedder", None)
+    for role, names in roles.items():
+        for name in names:
+            where.into("roles", role).check_name(name, models, "model")
+    tools, toolsets = given["tools"], _toolsets(given["toolsets"], where.into("toolsets"))
+    for name, members in toolsets.items():
+        for member in members:
+            where.into("toolsets", name).check_name(member, tools, "tool")
+    defaults = _defaults(given["defaults"], where.into("defaults"))
+    for name in defaults.toolsets:
+        where.into("defaults", "toolsets").check_name(name, toolsets, "toolset")
+    return Config(
+        models,
+        cast("Mapping[Role, tuple[str, ...]]", roles),
+        embedder,
+        where.into("memory").read(given["memory"], {"models": _size}).get("models"),
+        defaults,
+        {name: where.into("tools", name).table(table) for name, table in tools.items()},
+        toolsets,
+        _serve(given["serve"], where.into("serve"), path.parent),
+        _settings(given["settings"], where.into("settings")),
+        path.parent,
+    )
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _model(name: str, table: object, where: _Where, folder: Path) -> LocalModel | RemoteModel:
+    if not _MODEL_NAME.match(name) or name == ORCHESTRATED:
+        told = "A-Z a-z 0-9 . _ : / -, and not 'f1', which stands for all"
+        raise where.wrong(f"is no name of a model: that is 1 to 128 of {told}")
+    values = where.table(table)
+    if "base_url" in values:
+        given = where.read(values, _REMOTE)
+        if "model" not in given:
+            raise where.into("model").wrong("is missing: which model of that server?")
+        return RemoteModel(**given)
+    given = where.read(values, _LOCAL)
+    if "path" in given and "model" in given:
+        raise where.into("path").wrong("and 'model' say the same: give one")
+    source = given.pop("model", name)
+    if (place := given.pop("path", None)) is not None:
+        source = str(folder / place.expanduser())
+    return LocalModel(source, given)
+
+
+def _defaults(table: object, where: _Where) -> RunOptions:
+    given = where.read(where.table(table), _DEFAULTS)
+    if "budget" in given:
+        given["budget"] = Budget(**where.into("budget").read(given["budget"], _BUDGET))
+    return RunOptions(**given)
+
+
+def _toolsets(table: Table, where: _Where) -> dict[str, tuple[str, ...]]:
+    read = {name: where.into(name).read(where.into(name).table(t), _TOOLSET)
+            for name, t in table.items()}  # fmt: skip
+    return {name: given.get("tools", ()) for name, given in read.items()}
+
+
+def _serve(table: object, where: _Where, folder: Path) -> ServeOptions:
+    given = where.read(where.table(table), _SERVE)
+    if "keys_file" in given:
+        given["keys_file"] = folder / given["keys_file"].expanduser()
+    return ServeOptions(**given)
+
+
+def _settings(table: object, where: _Where) -> dict[str, str]:
+    """Each is tried alone, so that the one that is wrong is named."""
+    known: dict[str, Reader] = {each.name: _setting for each in fields(Settings)}
+    given: dict[str, str] = where.read(where.table(table), known)
+    for name, text in given.items():
+        try:
+            Settings.from_env({f"F1_{name.upper()}": text})
+        except InvalidRequest as error:
+            raise where.into(name).wrong(f"is not understood: {error}") from None
+    return given
+
+
+class _Unfit(Exception):
+    """A value is not what its key takes. The message says what that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """A place in a file."""
+
+    file: Path
+    path: tuple[str, ...] = ()
+
+    def into(self, *names: str) -> _Where:
+        return _Where(self.file, (*self.path, *names))
+
+    def wrong(self, told: str) -> InvalidRequest:
+        path = ".".join(map(_quoted, self.path))
+        return InvalidRequest(f"{self.file}: {path} {told}" if path else f"{self.file}: {told}",
+                              param=path or None)  # fmt: skip
+
+    def table(self, value: object) -> Table:
+        if not isinstance(value, Mapping):
+            raise self.wrong(f"must be a table, not {_shown(value)}")
+        return value
+
+    def read(self, table: Table, known: Mapping[str, Reader]) -> dict[str, Any]:
+        """The values that are given. Raises InvalidRequest for the first that is wrong."""
+        self.check_keys(table, known)
+        found = {}
+        for key, value in table.items():
+            try:
+                found[key] = known[key](value)
+            except _Unfit as unfit:
+                raise self.into(key).wrong(f"must be {unfit}, not {_shown(value)}") from None
+        return found
+
+    def check_keys(self, table: Table, known: Mapping[str, object] | frozenset[str]) -> None:
+        for key in table:
+            if key not in known:
+                raise self.into(key).wrong(f"is not known{_meant(key, list(known))}")
+
+    def check_name(self, name: str, known: Mapping[str, object], what: str) -> None:
+        if name not in known:
+            raise self.wrong(f"names no {what}: {name!r}{_meant(name, list(known))}")
+
+
+def _meant(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name[:100]}"'
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:100]
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Unfit("a text")
+    return value
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(value))
+
+
+def _count(low: int, high: int) -> Reader:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _Unfit(f"an integer from {low} to {high}")
+        return value
+
+    return read
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 86400:
+        raise _Unfit("a number of seconds up to 86400")
+    return float(value)
+
+
+def _size(value: Any) -> int:
+    try:
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        if isinstance(value, str) and (size := parse_bytes(value)) > 0:
+            return size
+    except ValueError:
+        pass
+    raise _Unfit('a size in bytes such as "8GiB"')
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """One, or several in order."""
+    listed = [value] if isinstance(value, str) else value
+    fine = isinstance(listed, list) and listed and all(isinstance(n, str) and n for n in listed)
+    if not fine or len(set(listed)) < len(listed):
+        raise _Unfit("a name, or a list of different names")
+    return tuple(listed)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _Unfit("a list of texts")
+    return tuple(value)
+
+
+def _word(*words: str) -> Reader:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise _Unfit(f"one of {', '.join(words)}")
+        return cast(str, value)
+
+    return read
+
+
+def _any_table(value: Any) -> Table:
+    if not isinstance(value, Mapping):
+        raise _Unfit("a table")
+    return value
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not re.match(r"https?://[^\s/]+", value):
+        raise _Unfit('an address like "https://host/v1"')
+    return value
+
+
+def _setting(value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise _Unfit("a text, a number, or true or false")
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+_MANY = 1 << 30
+_TABLES = frozenset("models roles memory defaults tools toolsets serve settings".split())
+_LOCAL: dict[str, Reader] = {
+    "model": _text,
+    "path": _path,
+    "context_length": _count(1, _MANY),
+    "kv_memory": _size,
+    "max_sequences": _count(1, 4096),
+    "max_batch_tokens": _count(1, 1 << 20),
+    "num_threads": _count(0, 4096),
+}
+_REMOTE: dict[str, Reader] = {
+    "base_url": _url,
+    "model": _text,
+    "api_key_env": _text,
+    "timeout": _seconds,
+    "dialect": _word("openai", "f1"),
+    "omit": _texts,
+    "body": _any_table,
+}
+_ROLES: dict[str, Reader] = dict.fromkeys(ROLES, _names) | {"embedder": _text}
+_DEFAULTS: dict[str, Reader] = {
+    "strategy": _word(*get_args(StrategyName)),
+    "budget": _any_table,
+    "max_tools": _count(1, 512),
+    "samples": _count(1, 32),
+    "toolsets": _texts,
+}
+_BUDGET: dict[str, Reader] = {
+    "steps": _count(1, 1024),
+    "calls": _count(1, 1 << 16),
+    "tokens": _count(1, _MANY),
+    "seconds": _seconds,
+}
+_TOOLSET: dict[str, Reader] = {"tools": _texts}
+_SERVE: dict[str, Reader] = {
+    "host": _text,
+    "port": _count(0, 65535),
+    "keys_file": _path,
+    "allowed_hosts": _texts,
+    "allowed_origins": _texts,
+}
