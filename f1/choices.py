@@ -51,6 +51,7 @@ class Choice:
     send: Send
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     events: list[TurnEvent]  # what the turn said before anything was sampled
+    token_ids: list[int]  # of the prompt and the completion, as far as it has come
     report: Report | None = None  # None: not made yet
     drafter: Drafter | None = None  # None: nothing is drafted
     # Other choices of the request: they fork off as soon as the prompt is computed.
@@ -75,6 +76,7 @@ class Choice:
         self.num_thought_tokens += self.turn.num_thought_tokens
         self.turn, self.core_request, self.events = again.turn, again.core_request, again.events
         self.drafter, self.snapshot, self.sequence_id = again.drafter, None, None
+        self.token_ids = again.token_ids
         self.num_tokens += again.num_tokens
 
 
@@ -210,10 +212,11 @@ class Preparation:
             forced, events = forced + more, events + told
         behind = [*close, *prefix, *forced]
         num_tokens = len(before) + len(behind)
+        token_ids = [*prompt, *before, *behind]
         core_request = None
         if max_tokens > num_tokens:
             core_request = _core.Request(
-                np.array([*prompt, *before, *behind], np.int32),
+                np.array(token_ids, np.int32),
                 _sampling(request.sampling),
                 max_tokens=max_tokens - num_tokens,
                 stop_token_ids=sorted(self._checkpoint.tokenizer.stop_token_ids),
@@ -223,11 +226,20 @@ class Preparation:
         drafter = None
         if self._history is not None:
             never = self._checkpoint.tokenizer.control_token_ids
-            drafter = Drafter([*prompt, *before, *behind], self._history, never)
+            drafter = Drafter(token_ids, self._history, never)
         if core_request is None:
             num_tokens = 0
         return Choice(
-            index, request, turn, core_request, len(prompt), send, num_tokens, events, None, drafter
+            index,
+            request,
+            turn,
+            core_request,
+            len(prompt),
+            send,
+            num_tokens,
+            events,
+            token_ids,
+            drafter=drafter,
         )
 
     def _begun(self, turn: Turn, soft: Soft | None) -> tuple[list[int], list[int], list[int]]:

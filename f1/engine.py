@@ -71,7 +71,13 @@ class AsyncEngine:
         self._delivery = Delivery()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stepper = Stepper(
-            core, snapshots, self._delivery, token_bytes, self._settle, self._inbox.put
+            core,
+            snapshots,
+            self._delivery,
+            token_bytes,
+            self._settle,
+            self._inbox.put,
+            settings.warm_seconds,
         )
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="f1-settling")
         self._preparing = ThreadPoolExecutor(32, thread_name_prefix="f1-preparing")

@@ -30,6 +30,9 @@ class Settings:
     responses_disk: int = 2**28  # bytes for stored responses; 0: none are kept
     num_threads: int = 0  # 0: every core
     isa: str = "auto"  # kernels: "scalar" runs on any processor, "cuda" on the first GPU
+    # What was computed for a turn that called tools is given up for others last, for so many
+    # seconds, as far as half of `kv_memory` goes. 0: it takes its chance.
+    warm_seconds: int = 60
     max_batch_tokens: int = 256  # tokens computed in one step
     max_sequences: int = 32  # requests decoded side by side
     # Commits what the grammar leaves one continuation for, without asking the model. Calls are then
@@ -59,7 +62,7 @@ class Settings:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
         for name in (
             "num_threads", "snapshot_disk", "packed_disk", "responses_disk", "shutdown_grace",
-            "max_queued",
+            "max_queued", "warm_seconds",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"{name} must not be negative", param=name)

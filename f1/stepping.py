@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from f1.calling.turn import TurnEvent
 from f1.choices import MAX_WAIT_SECONDS, Choice
 from f1.delivery import Delivery
@@ -48,9 +50,11 @@ class Stepper:
         token_bytes: Sequence[bytes],
         settle: Callable[[Choice], None],
         post: Callable[[Callable[[], None]], None],
+        warm_seconds: int = 0,
     ):
         """`settle` sees to a turn that is `unsettled`, aside, and has settled() called. `post` has
-        something done between steps, asked for by any thread."""
+        something done between steps, asked for by any thread. What was computed for a turn that
+        calls tools is kept for `warm_seconds` before others' is."""
         self.core = core
         self.running: dict[int, Choice] = {}  # by the core's id: all that the core has to do
         self._post = post
@@ -62,6 +66,7 @@ class Stepper:
         self._delivery = delivery
         self._token_bytes = token_bytes
         self._settle = settle
+        self._warm_seconds = warm_seconds
         self._aside: set[Choice] = set()  # being settled
         self.mask_seconds = 0.0  # of processor time: to tell what may come next, and to take it
 
@@ -149,6 +154,8 @@ class Stepper:
             self._aside.add(choice)
             self._settle(choice)
             return
+        if reason == "tool_calls" and self._warm_seconds:  # it will be back with the results
+            self.core.hold_prefix(np.array(choice.token_ids, np.int32), self._warm_seconds)
         # Of the prompt; what was forced behind it may be cached, too.
         num_cached = min(choice.num_cached_tokens, choice.num_prompt_tokens)
         thought = choice.num_thought_tokens + choice.turn.num_thought_tokens
@@ -245,6 +252,7 @@ class Stepper:
             events = turn.finish()
             reason = turn.reason
         else:
+            choice.token_ids.append(token_id)
             accept = partial(turn.accept, token_id, self._logprob(output))
             events = self._timed(choice, accept)
             if choice.drafter is not None:
@@ -270,6 +278,7 @@ class Stepper:
         if not forced:
             return events
         choice.num_tokens += len(forced)
+        choice.token_ids += forced
         if choice.drafter is not None:
             choice.drafter.push(forced)
         if appends and not choice.turn.ended and choice.sequence_id is not None:

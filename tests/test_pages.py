@@ -79,6 +79,8 @@ class Harness:
         self.num_forked = 0
         self.num_kept_out = 0
         self.num_mixes = 0
+        self.now = 0
+        self.most_held = 0
 
     def submit_soft(self, token_ids: list[int], max_tokens: int) -> None:
         """One that takes up to six soft steps somewhere within its tokens."""
@@ -237,6 +239,14 @@ class Harness:
         )
         self.num_forked += 1
 
+    def hold(self) -> None:
+        """What a sequence has computed, for some time; the time goes on."""
+        shadow = self.random.choice(list(self.live.values()))
+        self.scheduler.hold_prefix(shadow.token_ids, self.now + self.random.randint(-1, 20))
+        self.now += self.random.randint(0, 2)
+        self.scheduler.advance(self.now)
+        self.most_held = max(self.most_held, self.scheduler.num_held)
+
     def drain(self) -> None:
         while self.live:
             self.step()
@@ -265,6 +275,8 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
             num_restored += len(harness.restore(harness.random_tokens()))
         elif draw < 0.0750 and harness.live:
             harness.fork(harness.random.choice(list(harness.live)))
+        elif draw < 0.0775 and harness.live:
+            harness.hold()
         elif draw < 0.08:
             harness.scheduler.schedule()  # a step that fails before commit changes nothing
         elif draw < 0.081:
@@ -277,6 +289,9 @@ def test_random_operations(prefix_reuse: bool, num_operations: int) -> None:
     harness.scheduler.check()
     scheduler = harness.scheduler
     assert scheduler.num_free + scheduler.num_reclaimable == harness.num_pages, "pages leaked"
+    assert harness.most_held == (harness.num_pages // 2 if prefix_reuse else 0)
+    scheduler.advance(harness.now + 100)
+    assert scheduler.num_held == 0
     # The run was worth something only if it went through all of it.
     assert harness.num_finished > num_operations // 100
     assert num_aborted > num_operations // 1000
@@ -456,6 +471,70 @@ def test_a_warm_prefix_outlasts_what_passes_through() -> None:
     assert is_kept()
     pass_through(300, 320)
     assert not is_kept(), "unused for long it must go"
+
+
+def leave(harness: Harness, tokens: list[int]) -> None:
+    harness.submit(tokens, 1)
+    harness.drain()
+
+
+def num_kept(harness: Harness, tokens: list[int]) -> int:
+    """How many of the tokens a request finds computed."""
+    sequence_id = harness.submit([*tokens, 99], 1)
+    begin = harness.scheduler.schedule()[0][1]
+    harness.finish(sequence_id)
+    return int(begin)
+
+
+def test_what_is_held_outlasts_any_flood_until_its_time() -> None:
+    harness = Harness(num_pages=16)
+    talk = [7] * 64
+    leave(harness, [*talk, 8])
+    harness.scheduler.hold_prefix(talk, 50)
+    for now, kept in ((0, 64), (49, 64), (50, 0)):
+        harness.scheduler.advance(now)
+        for token in range(100, 140):
+            leave(harness, [token] * 60)
+        harness.scheduler.check()
+        assert num_kept(harness, talk) == kept
+    leave(harness, [*talk, 8])
+    harness.scheduler.hold_prefix(talk, 50)  # is over
+    assert harness.scheduler.num_held == 0
+
+
+def test_what_is_held_keeps_nobody_out() -> None:
+    """It is given up for one that needs the room, and no more of it than that."""
+    harness = Harness(num_pages=16)
+    for token in (1, 2):
+        leave(harness, [token] * 65)
+        harness.scheduler.hold_prefix([token] * 64, 10 * token)
+    assert harness.scheduler.num_held == 8
+    needs = harness.submit([3] * 190, 1)  # 12 pages
+    assert harness.step() == [needs]
+    assert harness.scheduler.num_held == 8, "there was other room"
+    harness.drain()
+    assert harness.scheduler.num_held == 4, "what would have ended first is given up"
+    assert num_kept(harness, [2] * 64) == 64
+    leave(harness, [4] * 255)  # all of the pool
+    assert harness.scheduler.num_held == 0
+    harness.scheduler.check()
+
+
+def test_half_the_pool_is_held_at_most() -> None:
+    harness = Harness(num_pages=16)
+    for token in (1, 2, 3):
+        leave(harness, [9] * 32 + [token] * 33)  # two pages are the same
+        harness.scheduler.hold_prefix([9] * 32 + [token] * 32, 100 - token)
+        harness.scheduler.check()
+        assert harness.scheduler.num_held == 2 + 2 * token
+    leave(harness, [4] * 33)
+    harness.scheduler.hold_prefix([4] * 32, 200)
+    assert harness.scheduler.num_held == 8, "that of 3 would have ended first"
+    leave(harness, [5] * 200)
+    harness.scheduler.hold_prefix([5] * 192, 300)
+    harness.scheduler.check()
+    assert harness.scheduler.num_held == 8
+    assert num_kept(harness, [5] * 192) >= 128
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ py::dict stats_dict(const EngineStats& stats) {
   return py::dict(
       "num_running"_a = stats.num_running, "num_waiting"_a = stats.num_waiting,
       "num_free_pages"_a = stats.num_free_pages, "num_cached_pages"_a = stats.num_cached_pages,
-      "num_reclaimable_pages"_a = stats.num_reclaimable_pages, "num_steps"_a = stats.num_steps,
+      "num_reclaimable_pages"_a = stats.num_reclaimable_pages,
+      "num_held_pages"_a = stats.num_held_pages, "num_steps"_a = stats.num_steps,
       "num_computed_tokens"_a = stats.num_computed_tokens,
       "num_sampled_tokens"_a = stats.num_sampled_tokens,
       "num_appended_tokens"_a = stats.num_appended_tokens,
@@ -304,6 +305,16 @@ void bind_engine(py::module_& module) {
            "Read the pages that the cache lacks from a file that has them one after another. How "
            "many of the prefix it now has: fewer where memory is short. Raises InvalidArgument at "
            "a page that cannot be read or does not match its checksum; those before it stay.")
+      .def(
+          "hold_prefix",
+          [](SharedEngine& self, const Int32Array& token_ids, double seconds) {
+            self([&, ids = span_of(token_ids)](Engine& engine) {
+              engine.hold_prefix(ids, seconds);
+            });
+          },
+          py::arg("token_ids"), py::arg("seconds"),
+          "For so long what the cache has of these tokens, from a sequence's start, is given up "
+          "last: half the cache at most.")
       .def_property_readonly(
           "has_work",
           [](SharedEngine& self) { return self([](Engine& engine) { return engine.has_work(); }); })

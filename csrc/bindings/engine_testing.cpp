@@ -81,6 +81,10 @@ class SchedulerProbe {
     return written;
   }
 
+  void hold_prefix(const std::vector<int32_t>& token_ids, int64_t until) {
+    scheduler_.hold_prefix(token_ids, until);
+  }
+
   Scheduler& scheduler() { return scheduler_; }
 
  private:
@@ -141,6 +145,9 @@ void bind_engine_testing(py::module_& module) {
       .def("accept_drafts", &SchedulerProbe::accept_drafts)
       .def("schedule", &SchedulerProbe::schedule)
       .def("restore_prefix", &SchedulerProbe::restore_prefix, py::arg("token_ids"))
+      .def("hold_prefix", &SchedulerProbe::hold_prefix, py::arg("token_ids"), py::arg("until"))
+      .def("advance",
+           [](SchedulerProbe& self, int64_t now) { self.scheduler().advance(now); })
       .def("commit", [](SchedulerProbe& self) { self.scheduler().commit(); })
       .def("check", [](SchedulerProbe& self) { self.scheduler().check(); })
       .def_property_readonly("num_running",
@@ -152,6 +159,8 @@ void bind_engine_testing(py::module_& module) {
       .def_property_readonly(
           "num_reclaimable",
           [](SchedulerProbe& self) { return self.scheduler().pool().num_reclaimable(); })
+      .def_property_readonly(
+          "num_held", [](SchedulerProbe& self) { return self.scheduler().tree().num_held(); })
       .def_property_readonly(
           "num_preemptions",
           [](SchedulerProbe& self) { return self.scheduler().num_preemptions(); })

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 
 #include "core/error.h"
@@ -11,6 +12,13 @@ namespace {
 
 // Up to this many legal tokens their rows of the head are computed one by one; beyond, all rows.
 constexpr size_t kMaxListedTokens = 16384;
+
+constexpr double kMaxHoldSeconds = 1e6;
+
+int64_t now() {  // in milliseconds
+  const auto passed = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(passed).count();
+}
 
 void check_tokens(std::span<const int32_t> token_ids, const char* name, int vocab_size) {
   for (int32_t id : token_ids) {
@@ -98,6 +106,7 @@ void Engine::abort(int64_t id) {
 
 std::vector<int64_t> Engine::begin_step() {
   if (!pending_.empty()) throw InvalidArgument("begin_step() again before finish_step()");
+  scheduler_.advance(now());
   const std::vector<Chunk>& chunks = scheduler_.schedule();
   if (chunks.empty()) return {};
   try {
@@ -149,6 +158,13 @@ int Engine::restore_prefix(std::span<const int32_t> token_ids, const ReadPage& r
     read_page(index, page);
     cache_->write_page(page_id, page);
   });
+}
+
+void Engine::hold_prefix(std::span<const int32_t> token_ids, double seconds) {
+  if (!(seconds >= 0 && seconds <= kMaxHoldSeconds)) {
+    throw InvalidArgument(concat("seconds must be in 0..", kMaxHoldSeconds, ", got ", seconds));
+  }
+  scheduler_.hold_prefix(token_ids, now() + static_cast<int64_t>(seconds * 1000));
 }
 
 Sequence& Engine::find_idle(int64_t id) const {
@@ -383,6 +399,7 @@ EngineStats Engine::stats() const {
           .num_free_pages = pool.num_free(),
           .num_cached_pages = scheduler_.tree().num_pages(),
           .num_reclaimable_pages = pool.num_reclaimable(),
+          .num_held_pages = scheduler_.tree().num_held(),
           .num_steps = num_steps_,
           .num_computed_tokens = num_computed_tokens_,
           .num_sampled_tokens = num_sampled_tokens_,

@@ -61,6 +61,7 @@ struct EngineStats {
   int num_free_pages = 0;
   int num_cached_pages = 0;       // in the prefix tree, used by sequences or not
   int num_reclaimable_pages = 0;  // of those, used by none
+  int num_held_pages = 0;         // of those that are cached, given up last
   int64_t num_steps = 0;
   int64_t num_computed_tokens = 0;
   int64_t num_sampled_tokens = 0;
@@ -116,6 +117,10 @@ class Engine {
   // Brings back pages that the cache lacks; read_page() fills one, and where it throws those before
   // stay. Returns how many of the prefix the cache now has: fewer where memory is short.
   int restore_prefix(std::span<const int32_t> token_ids, const ReadPage& read_page);
+
+  // For so many seconds what the cache has of these tokens, whole pages from a sequence's start, is
+  // given up last: half the cache at most.
+  void hold_prefix(std::span<const int32_t> token_ids, double seconds);
 
   bool has_work() const { return scheduler_.has_work(); }
   // Tokens that the cache has room for.

@@ -111,15 +111,26 @@ void Scheduler::accept_drafts(Sequence& sequence, int num_tokens) {
 
 std::vector<int32_t> Scheduler::find_prefix(std::span<const int32_t> token_ids) {
   std::vector<int32_t> page_ids;
-  PrefixTree::NodeId last = PrefixTree::kRoot;
-  for (; token_ids.size() >= kPageSize; token_ids = token_ids.subspan(kPageSize)) {
-    const PrefixTree::NodeId node = tree_.find(last, token_ids.first<kPageSize>());
-    if (node == PrefixTree::kNone) break;
-    page_ids.push_back(tree_.page_id(node));
-    last = node;
-  }
-  tree_.keep_warm(last);
+  const std::vector<PrefixTree::NodeId> nodes = find_nodes(token_ids);
+  for (const PrefixTree::NodeId node : nodes) page_ids.push_back(tree_.page_id(node));
+  tree_.keep_warm(nodes.empty() ? PrefixTree::kRoot : nodes.back());
   return page_ids;
+}
+
+void Scheduler::hold_prefix(std::span<const int32_t> token_ids, int64_t until) {
+  const std::vector<PrefixTree::NodeId> nodes = find_nodes(token_ids);
+  if (!nodes.empty()) tree_.hold(nodes.back(), until);
+}
+
+std::vector<PrefixTree::NodeId> Scheduler::find_nodes(std::span<const int32_t> token_ids) const {
+  std::vector<PrefixTree::NodeId> nodes;
+  PrefixTree::NodeId node = PrefixTree::kRoot;
+  for (; token_ids.size() >= kPageSize; token_ids = token_ids.subspan(kPageSize)) {
+    node = tree_.find(node, token_ids.first<kPageSize>());
+    if (node == PrefixTree::kNone) break;
+    nodes.push_back(node);
+  }
+  return nodes;
 }
 
 int Scheduler::restore_prefix(std::span<const int32_t> token_ids,

@@ -67,6 +67,10 @@ class Scheduler {
   int restore_prefix(std::span<const int32_t> token_ids,
                      const std::function<void(int, int32_t)>& write);
 
+  // Holds the pages along `token_ids` that the tree has until that time: see PrefixTree::hold().
+  void hold_prefix(std::span<const int32_t> token_ids, int64_t until);
+  void advance(int64_t now) { tree_.advance(now); }
+
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   const PagePool& pool() const { return pool_; }
   const PrefixTree& tree() const { return tree_; }
@@ -78,6 +82,7 @@ class Scheduler {
   void check() const;  // throws InternalError where an invariant is broken
 
  private:
+  std::vector<PrefixTree::NodeId> find_nodes(std::span<const int32_t> token_ids) const;
   void plan(Sequence& sequence);
   void plan_drafts();
   void admit_waiting();
