@@ -21,13 +21,13 @@ from typing import Any
 
 import virtual
 
-from f1.planning.executor import Executor, Started
+from f1.planning.executor import Executor
 from f1.planning.gates import Gates
 from f1.planning.paths import NoSuchPart, part_at
 from f1.planning.plan import needs, references
 from f1.planning.tries import GRACE
 from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
-from f1.types import Node, Ref, Tool, ToolResult
+from f1.types import Node, Ref, Started, Tool, ToolResult
 
 TIMES = (0.0, 0.0, 0.1, 0.5, 0.5, 1.0, 2.0, 3.0)  # few, so that much happens at one moment
 PATHS = ("", "", "tag", "items", "items[1].n", "items[7]", "nothing", "text")
