@@ -341,3 +341,30 @@ def test_operators_annotations_are_not_a_tenants_to_set(
     found = alice.get("/tools/shared").json()
     assert (found["owner"], found["annotations"]["read_only"]) == ("operator", False)
     assert Annotations().read_only is False
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode"),
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ("required", "required"),
+        ("none", "none"),
+        ({"type": "function", "function": {"name": "get_weather"}}, "named"),
+    ],
+)
+def test_what_is_registered_is_chosen_like_what_is_sent(choice: object, mode: str) -> None:
+    with asked() as (clients, _, engine):
+        alice = clients["alice"]
+        alice.put("/toolsets/travel", json={"tools": [WEATHER]})
+        body = {"model": "f1", "messages": [{"role": "user", "content": "Hi"}]}
+        named = {"f1": {"toolsets": ["travel"]}, "tool_choice": choice}
+        assert alice.post("/chat/completions", json=body | named).status_code == 200
+        (request,) = engine.requests
+        assert [tool.name for tool in request.tools] == ["get_weather"]
+        assert request.tool_choice.mode == mode
+        unknown = {"type": "function", "function": {"name": "get_whether"}}
+        refused = alice.post("/chat/completions", json=body | named | {"tool_choice": unknown})
+        assert refused.json()["error"]["param"] == "tool_choice"
+        foreign = clients["bob"].post("/chat/completions", json=body | named)
+        assert foreign.json()["error"]["param"] == "f1.toolsets[0]"

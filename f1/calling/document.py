@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from referencing import Registry, Resource
@@ -44,7 +45,8 @@ class Document:
 
     def __init__(self, root: Any):
         self.root = root
-        resource: Resource[Any] = DRAFT202012.create_resource(root)
+        named = root if not isinstance(root, dict) or has_usable_id(root) else {}
+        resource: Resource[Any] = DRAFT202012.create_resource(named)
         self._resolver: Any = Registry().resolver_with_root(resource)
         self.places: dict[int, Place] = {}
         self.nodes: list[dict[str, Any]] = []
@@ -83,6 +85,15 @@ def document(text: bytes) -> Document:
     return Document(root)
 
 
+def has_usable_id(node: Mapping[str, Any]) -> bool:
+    """Whether references can be resolved against its `$id`, if it has one."""
+    try:
+        urlsplit(node.get("$id", ""))
+    except (ValueError, AttributeError, TypeError):  # no address, or no text at all
+        return False
+    return isinstance(node.get("$id", ""), str)
+
+
 def _modernise(node: dict[str, Any]) -> None:
     """Says in the words of 2020-12 what earlier drafts said in others."""
     if isinstance(node.get("items"), list):
@@ -100,7 +111,7 @@ def _subschemas(schema: Any, path: str, resolver: Any) -> Iterator[tuple[str, di
     """Every object schema inside `schema`, itself first, with its path."""
     if not isinstance(schema, dict):
         return
-    if resolver is not None and isinstance(schema.get("$id", ""), str):
+    if resolver is not None and has_usable_id(schema):
         resolver = resolver.in_subresource(DRAFT202012.create_resource(schema))
     yield path, schema, resolver
     below = f"{path}." if path else ""

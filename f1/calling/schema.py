@@ -15,8 +15,9 @@ import re2
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from f1.calling.document import REFERENCES, Document, document
+from f1.calling.document import REFERENCES, Document, document, has_usable_id
 from f1.calling.latest import latest
+from f1.calling.plain import is_plain
 from f1.calling.validating import check, compile_pattern
 from f1.errors import InvalidSchema
 from f1.types import JsonSchema, Tool
@@ -119,14 +120,17 @@ def _repeated_key(text: str) -> str | None:
 @latest(16 << 20, lambda _, text, param: len(text) + len(param) + 500)
 def _check(text: bytes, param: str) -> None:
     parsed = document(text)
-    meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)
-    error = best_match(meta.iter_errors(parsed.root))
-    if error is not None:
-        path = f"{param}{error.json_path[1:]}"
-        raise InvalidSchema(f"{path}: {error.message}", param=path)
+    if not is_plain(parsed.nodes):
+        meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)
+        error = best_match(meta.iter_errors(parsed.root))
+        if error is not None:
+            path = f"{param}{error.json_path[1:]}"
+            raise InvalidSchema(f"{path}: {error.message}", param=path)
     num_patterns = 0
     for node in parsed.nodes:
         path = _path(param, parsed, node)
+        if not has_usable_id(node):
+            raise InvalidSchema(f"{path}: $id is no address", param=f"{path}.$id")
         num_patterns += len(node.get("patternProperties", ()))
         if num_patterns > MAX_PATTERNS_OF_KEYS:
             message = f"{path}: patternProperties: more than {MAX_PATTERNS_OF_KEYS} in all"

@@ -145,6 +145,9 @@ class Orchestrator:
             if found.setdefault(spec.name, spec).tool != spec.tool:
                 raise InvalidRequest(f"tool '{spec.name}' is given twice", param="tools")
             found[spec.name] = spec
+        if (name := request.tool_choice.name) is not None and name not in found:
+            told = f"tool_choice: no tool is named {name[:100]!r}"
+            raise InvalidRequest(told, param="tool_choice")
         return found
 
     async def _prepare(self, run: Run) -> None:

@@ -58,7 +58,7 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     own = parse_own(fields)
     repaired: list[str] | None = [] if own.repair_history else None
     tools = _parse_tools(fields, limits)
-    choice, allowed = parse_tool_choice(fields, tools)
+    choice, allowed = parse_tool_choice(fields, tools, own.run)
     parallel = fields.boolean("parallel_tool_calls")
     generate = GenerateRequest(
         messages=parse_messages(fields, limits, repaired=repaired),
@@ -169,14 +169,15 @@ def parse_function(function: Fields) -> Tool:
 
 
 def parse_tool_choice(
-    fields: Fields, tools: tuple[Tool, ...], *, flat: bool = False
+    fields: Fields, tools: tuple[Tool, ...], run: RunOptions, *, flat: bool = False
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice, and the tools it leaves to choose from. A function is named in an object of its
-    own, or `flat`, beside its type."""
+    own, or `flat`, beside its type; it may be a registered one, as far as is known here."""
     value = fields.get("tool_choice")
     if value is None or value in ("auto", "none"):
-        return ToolChoice("none" if value == "none" or not tools else "auto"), tools
-    if not tools:
+        return ToolChoice("none" if value == "none" else "auto"), tools
+    registered = bool(run.tools or run.toolsets)
+    if not tools and not registered:
         raise fields.refuse("tool_choice", "is only allowed with 'tools'")
     if value == "required":
         return ToolChoice("required"), tools
@@ -184,8 +185,8 @@ def parse_tool_choice(
     if choice.get("type") == "allowed_tools":
         # The specification nests the fields under "allowed_tools"; older SDKs put them flat.
         return _parse_allowed_tools(choice.object("allowed_tools") or choice, tools, flat)
-    name = _chosen_name(choice, {tool.name for tool in tools}, flat)
-    return ToolChoice("named", name), tools
+    names = None if registered else {tool.name for tool in tools}
+    return ToolChoice("named", _chosen_name(choice, names, flat)), tools
 
 
 def _parse_allowed_tools(
@@ -200,10 +201,11 @@ def _parse_allowed_tools(
     return ToolChoice("required" if mode == "required" else "auto"), kept
 
 
-def _chosen_name(choice: Fields, names: set[str], flat: bool) -> str:
+def _chosen_name(choice: Fields, names: set[str] | None, flat: bool) -> str:
+    """None: any may be meant."""
     function = choice if flat else choice.required_object("function")
     name = function.required_string("name")
-    if name not in names:
+    if names is not None and name not in names:
         raise function.refuse("name", f"names '{name[:64]}', which is not among the tools")
     return name
 

@@ -11,7 +11,14 @@ from f1.serve.wire.anthropic.history import parse_history
 from f1.serve.wire.bodies import INT64
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.request import parse_own
-from f1.types import GenerateRequest, ResponseFormat, SamplingParams, Tool, ToolChoice
+from f1.types import (
+    GenerateRequest,
+    ResponseFormat,
+    RunOptions,
+    SamplingParams,
+    Tool,
+    ToolChoice,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,9 @@ def parse_count_request(body: object, limits: Limits) -> MessagesRequest:
 def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
     items = list(fields.objects("tools", limits.max_tools))
     tools = tuple(map(_parse_tool, items))
-    choice, parallel = _parse_tool_choice(fields, tools)
-    stream = fields.boolean("stream") or False
     own = parse_own(fields)
+    choice, parallel = _parse_tool_choice(fields, tools, own.run)
+    stream = fields.boolean("stream") or False
     eager = frozenset(
         tool.name
         for tool, item in zip(tools, items, strict=True)
@@ -74,23 +81,26 @@ def _parse_tool(item: Fields) -> Tool:
     return Tool(item.required_string("name"), description, schema.value, strict)
 
 
-def _parse_tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> tuple[ToolChoice, bool]:
+def _parse_tool_choice(
+    fields: Fields, tools: tuple[Tool, ...], run: RunOptions
+) -> tuple[ToolChoice, bool]:
     """The choice, and whether several calls may be made."""
     choice = fields.object("tool_choice")
     if choice is None:
-        return ToolChoice("auto" if tools else "none"), True
+        return ToolChoice("auto"), True
     parallel = not choice.boolean("disable_parallel_tool_use")
     match choice.get("type"):
         case "none":
             return ToolChoice("none"), parallel
         case "auto":
-            return ToolChoice("auto" if tools else "none"), parallel
-    if not tools:
+            return ToolChoice("auto"), parallel
+    registered = bool(run.tools or run.toolsets)
+    if not tools and not registered:
         raise fields.refuse("tool_choice", "may ask for a call only with 'tools'")
     if choice.get("type") == "any":
         return ToolChoice("required"), parallel
     name = choice.required_string("name")
-    if name not in {tool.name for tool in tools}:
+    if not registered and name not in {tool.name for tool in tools}:
         raise choice.refuse("name", f"names '{name[:64]}', which is not among the tools")
     return ToolChoice("named", name), parallel
 

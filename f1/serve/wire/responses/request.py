@@ -58,7 +58,7 @@ def parse_responses_request(
         raise fields.refuse("background", "is not supported by this server")
     own = parse_own(fields)
     tools = tuple(_parse_tool(item) for item in fields.objects("tools", limits.max_tools))
-    choice, allowed = parse_tool_choice(fields, tools, flat=True)
+    choice, allowed = parse_tool_choice(fields, tools, own.run, flat=True)
     parallel = fields.boolean("parallel_tool_calls")
     text = fields.object("text") or Fields({}, "text")
     generate = GenerateRequest(
