@@ -7,13 +7,22 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from f1.planning.run import Run
+from f1.planning.strategies.backtrack import Backtrack
 from f1.planning.strategies.direct import Direct
 from f1.planning.strategies.given import Given
 from f1.planning.strategies.react import React
+from f1.planning.strategies.reflect import Reflect
+from f1.planning.strategies.vote import Vote
 from f1.planning.strategy import Move, Strategy
 from f1.types import GenerateRequest, Message, Plan, ResponseFormat, SamplingParams, StrategyName
 
-STRATEGIES: dict[StrategyName, type[Strategy]] = {"direct": Direct, "react": React}
+STRATEGIES: dict[StrategyName, type[Strategy]] = {
+    "direct": Direct,
+    "react": React,
+    "vote": Vote,
+    "reflect": Reflect,
+    "backtrack": Backtrack,
+}
 
 _ASK = """How should this request be answered?
 direct: one tool call, several that do not need each other, or none

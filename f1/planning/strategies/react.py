@@ -19,6 +19,7 @@ from f1.planning.strategies.answer import answer
 from f1.planning.strategy import Move
 from f1.types import (
     CallDelta,
+    Event,
     GenerateRequest,
     Note,
     ReasoningDelta,
@@ -36,8 +37,11 @@ class React:
         said = numbers_said(request.messages, request.tools)
         guessed: list[ToolCall] = []
         num_nodes = len(run.nodes)
-        async with aclosing(run.decode(request)) as events:
+        async with aclosing(self.turn(run, request)) as events:
             async for event in events:
+                if isinstance(event, Note):
+                    yield event
+                    continue
                 collector.add(event)
                 if isinstance(event, TextDelta | ReasoningDelta) and run.caller_writes:
                     yield event
@@ -60,6 +64,11 @@ class React:
         async with aclosing(answer(run, request)) as moves:
             async for move in moves:
                 yield move
+
+    def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
+        """One turn of the model. Strategies that go on step by step, but come to a step in another
+        way, have their own."""
+        return run.decode(request)
 
     async def _without(
         self, run: Run, request: GenerateRequest, guessed: list[ToolCall]
