@@ -30,8 +30,15 @@ _PEER_HELP = (
     "auto (what is installed), none, or llama.cpp or openvino, as NAME=FOLDER where it is "
     "installed outside this environment; may be given again."
 )
+_STRATEGY_HELP = "How to go about it: auto, direct, react, plan, vote, reflect, backtrack or soft."
+_SERVER = "http://127.0.0.1:8000"
+_SERVER_HELP = "The server that keeps them."
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL_HELP)]
 UrlOption = Annotated[str | None, typer.Option("--base-url", help=_URL_HELP)]
+ServerOption = Annotated[str, typer.Option("--base-url", help=_SERVER_HELP)]
+
+tools_app = typer.Typer(help="The tools that a server has registered.", no_args_is_help=True)
+app.add_typer(tools_app, name="tools")
 
 
 def main() -> None:
@@ -97,6 +104,45 @@ def chat(
             if isinstance(event, TextDelta):
                 typer.echo(event.text, nl=False)
     typer.echo()
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    tools: Annotated[
+        list[Path] | None,
+        typer.Option("--tools", "-t", help="Python file of tools; may be given again."),
+    ] = None,
+    strategy: Annotated[str, typer.Option(help=_STRATEGY_HELP)] = "auto",
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Print the plan as JSON, and run nothing.")
+    ] = False,
+    plan: Annotated[Path | None, typer.Option(help="Run this plan: JSON of --plan-only.")] = None,
+    max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one turn at most.")] = 1024,
+    model: ModelOption = None,
+    base_url: UrlOption = None,
+) -> None:
+    """Answer a question with your own functions, shown as they run.
+
+    The tools are the functions of FILE that have @tool or, where none has, all public ones whose
+    parameters have types. The file is run, as Python runs it.
+
+    Exit codes: 0 where there is an answer or a plan, 1 where there is none.
+    """
+    from f1.ask import load_tools, read_plan, run_ask
+    from f1.client import F1
+
+    functions = [function for path in tools or [] for function in load_tools(path)]
+    options = {"strategy": strategy, "budget": {"steps": max_steps}}
+    if plan_only or plan is not None:
+        options["plan"] = "only" if plan is None else read_plan(plan)
+    text = sys.stdin.read() if question == "-" else question
+    # stdout is for the plan alone, so that it can be kept and edited.
+    console = Console(highlight=False, stderr=plan_only)
+    with F1(model, base_url=base_url) as f1:
+        if not run_ask(f1, text, functions, options, max_tokens, console):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -200,6 +246,61 @@ def rm(
     settings = Settings.from_env()
     for name in names:
         remove(name, settings)
+        typer.echo(f"removed {name}")
+
+
+@tools_app.command("list")
+def list_tools(base_url: ServerOption = _SERVER) -> None:
+    """List tools and toolsets."""
+    from f1.tooling import ToolServer, list_all
+
+    list_all(ToolServer(base_url), Console(highlight=False))
+
+
+@tools_app.command("show")
+def show_tool(
+    name: Annotated[str, typer.Argument(help="Of a tool or a toolset, as `f1 tools list` has it.")],
+    base_url: ServerOption = _SERVER,
+) -> None:
+    """Print a tool, or a toolset with its tools, as JSON."""
+    import json
+
+    from f1.tooling import ToolServer
+
+    typer.echo(json.dumps(ToolServer(base_url).show(name), indent=2, ensure_ascii=False))
+
+
+@tools_app.command("register")
+def register_tools(
+    file: Annotated[Path, typer.Argument(help="Python file of tools, or JSON of one or many.")],
+    toolset: Annotated[str | None, typer.Option(help="As one toolset of this name.")] = None,
+    base_url: ServerOption = _SERVER,
+) -> None:
+    """Register the tools of a file, for requests to name.
+
+    A server never runs what it is sent: calls go back to who asked.
+    """
+    from f1.tooling import ToolServer, read_tools
+
+    server, tools = ToolServer(base_url), read_tools(file)
+    if toolset is not None:
+        typer.echo(f"registered {server.put_set(toolset, tools)['id']}, {len(tools)} tools")
+        return
+    for tool in tools:
+        typer.echo(f"registered {server.put(tool)['name']}")
+
+
+@tools_app.command("rm")
+def remove_tools(
+    names: Annotated[list[str], typer.Argument(help="Names as `f1 tools list` shows them.")],
+    toolset: Annotated[bool, typer.Option("--toolset", help="Toolsets, not tools.")] = False,
+    base_url: ServerOption = _SERVER,
+) -> None:
+    """Remove tools; toolsets that have them keep them."""
+    from f1.tooling import ToolServer
+
+    for name in names:
+        ToolServer(base_url).remove(name, toolset=toolset)
         typer.echo(f"removed {name}")
 
 

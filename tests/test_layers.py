@@ -25,7 +25,7 @@ CORE = {
 ORDER = (
     "types errors settings _core store models calling drafting choices delivery stepping engine "
     "tools planning config pool fallback roles serve portal remote offload registering client "
-    "demo bench cli"
+    "narrator demo ask tooling bench cli"
 ).split()
 
 # Who may use a library that has one door.

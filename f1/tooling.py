@@ -1,0 +1,111 @@
+"""`f1 tools`: the tools and toolsets that a server has registered."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from f1.ask import load_tools
+from f1.errors import EngineStopped, InvalidRequest
+from f1.serve.wire.remote import read_error
+from f1.tools.spec import ToolSpec
+from f1.tools.tables import write_table
+
+Json = dict[str, Any]
+_PAGE = 100
+_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # registering computes what requests begin with
+
+
+class ToolServer:
+    """The tools of the server at `base_url`. All calls raise what it answers, as F1Error."""
+
+    def __init__(self, base_url: str, api_key: str | None = None):
+        base_url = base_url.rstrip("/")
+        if urlsplit(base_url).path == "":
+            base_url += "/v1"
+        key = api_key or os.environ.get("F1_API_KEY")
+        self._base_url = base_url
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def tools(self) -> Iterator[Json]:
+        return self._pages("tools")
+
+    def toolsets(self) -> Iterator[Json]:
+        return self._pages("toolsets")
+
+    def show(self, name: str) -> Json:
+        """A toolset where the name has an "@", or there is no tool of that name."""
+        if "@" not in name:
+            try:
+                return self._ask("GET", f"tools/{quote(name)}")
+            except InvalidRequest as error:
+                if error.status != 404:
+                    raise
+        return self._ask("GET", f"toolsets/{quote(name)}")
+
+    def put(self, tool: Json) -> Json:
+        return self._ask("PUT", f"tools/{quote(tool['name'])}", tool)
+
+    def put_set(self, name: str, tools: Sequence[Json]) -> Json:
+        return self._ask("PUT", f"toolsets/{quote(name)}", {"tools": list(tools)})
+
+    def remove(self, name: str, *, toolset: bool) -> None:
+        self._ask("DELETE", f"{'toolsets' if toolset else 'tools'}/{quote(name)}")
+
+    def _pages(self, kind: str) -> Iterator[Json]:
+        after = ""
+        while True:
+            page = self._ask("GET", f"{kind}?limit={_PAGE}&after={quote(after)}")
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = page["last_id"]
+
+    def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
+        url = f"{self._base_url}/{path}"
+        try:
+            response = httpx.request(
+                method, url, json=body, headers=self._headers, timeout=_TIMEOUT
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise EngineStopped(f"{url}: {error or type(error).__name__}") from error
+        if response.status_code >= 400:
+            raise read_error(response.status_code, response.content)
+        answer: Json = response.json()
+        return answer
+
+
+def read_tools(path: Path) -> list[Json]:
+    """Tools to register: of a Python file its functions, to be run by who asks; of a JSON file
+    what it says, one tool or a list."""
+    if path.suffix == ".py":
+        return [_body(function.spec) for function in load_tools(path)]
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path}: {error}", param="tools") from error
+    return list(found) if isinstance(found, list) else [found]
+
+
+def _body(spec: ToolSpec) -> Json:
+    """As PUT /v1/tools takes it. How long a call may take is for who runs it."""
+    table = {key: value for key, value in write_table(spec).items() if key != "limits"}
+    return {"name": spec.name} | table
+
+
+def list_all(server: ToolServer, console: Console) -> None:
+    table = Table("name", "owner", "runs", "what", box=None, pad_edge=False)
+    for tool in server.tools():
+        first_line = tool["description"].partition("\n")[0]
+        table.add_row(tool["name"], tool["owner"], tool["runner"], first_line)
+    for toolset in server.toolsets():
+        table.add_row(toolset["id"], toolset["owner"], "", f"{toolset['num_tools']} tools")
+    console.print(table)
