@@ -42,7 +42,7 @@ def request_for(case: Case, choice: ToolChoice) -> GenerateRequest:
 
     messages = tuple(Message(m["role"], m["content"]) for m in case.messages)  # type: ignore[arg-type]
     tools = tuple(map(tool, case.functions))
-    return GenerateRequest(messages, tools, choice, max_tokens=MAX_TOKENS)
+    return GenerateRequest(messages, tools, tool_choice=choice, max_tokens=MAX_TOKENS)
 
 
 async def run(

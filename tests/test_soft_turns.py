@@ -34,7 +34,7 @@ TEXT = "The capital of France is Paris. The capital of Italy is Rome. The capita
 CALL = GenerateRequest(
     (Message("user", "Is it warm in Oslo?"),),
     (WEATHER,),
-    ToolChoice("required"),
+    tool_choice=ToolChoice("required"),
     max_tokens=60,
 )
 SOFT = Soft(5, cold_steps=0, lead="Which city?", close="\n")

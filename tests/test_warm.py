@@ -26,9 +26,11 @@ def talk(number: int) -> GenerateRequest:
     """Some 400 tokens that no other has."""
     story = " ".join(f"Case {number}, part {i}: nothing was found." for i in range(20))
     return GenerateRequest(
-        (Message("user", story + " What is a word?"),), (LOOK_UP,), ToolChoice("required"),
+        (Message("user", story + " What is a word?"),),
+        (LOOK_UP,),
+        tool_choice=ToolChoice("required"),
         max_tokens=60,
-    )  # fmt: skip
+    )
 
 
 async def ask(engine: AsyncEngine, request: GenerateRequest) -> Completion:
@@ -37,9 +39,10 @@ async def ask(engine: AsyncEngine, request: GenerateRequest) -> Completion:
 
 
 async def flood(engine: AsyncEngine) -> None:
-    """Twice what the cache holds, and none of it calls a tool."""
-    chatter = [replace(talk(i), tools=(), tool_choice=ToolChoice(), max_tokens=2) for i in range(6)]
-    await asyncio.gather(*(ask(engine, request) for request in chatter))
+    """Twice what the cache holds, one after the other, and none of it calls a tool."""
+    for number in range(5):
+        idle = replace(talk(number), tools=(), tool_choice=ToolChoice(), max_tokens=2)
+        await ask(engine, idle)
 
 
 @pytest.mark.parametrize("warm_seconds", [0, 60])
