@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from f1.errors import InvalidRequest
-from f1.tools.runners.process import ProcessRunner, Source, Workers
+from f1.tools.runners.process import ProcessRunner, Workers
 from f1.tools.runners.workers import WorkerSettings
 from f1.tools.spec import CallLimits, Output, ToolFailure
 
@@ -61,7 +61,7 @@ def living(mark: Path) -> list[str]:
 
 
 def bad(workers: Workers, name: str) -> ProcessRunner:
-    return ProcessRunner(workers, Source("badtools"), name)
+    return ProcessRunner(workers, "badtools", name)
 
 
 # How each ends: by its time, by a failure that says so, or well.

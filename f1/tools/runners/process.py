@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from f1.errors import InvalidRequest
@@ -24,22 +24,20 @@ class Workers:
 
     def __init__(self, settings: WorkerSettings | None = None):
         self.settings = settings or WorkerSettings()
-        self._idle: dict[Source, list[Worker]] = {}
+        self._idle: dict[str, list[Worker]] = {}
         self._closed = False
 
-    def tool(self, path: str, environment: Sequence[str] = ()) -> ToolSpec:
+    def tool(self, path: str) -> ToolSpec:
         """The function at "package.module:function" or "folder/file.py:function", with what it says
         of itself, as `@tool` reads it. It is imported in a worker, never here, and this waits for
-        it. `environment`: further variables that it sees. Raises InvalidRequest for what is not
-        there, or cannot be a tool."""
+        it. Raises InvalidRequest for what is not there, or cannot be a tool."""
         match = _PATH.match(path)
         if match is None:
             raise InvalidRequest(
                 f"'{path}' is neither 'package.module:function' nor 'folder/file.py:function'",
                 param="python",
             )
-        source = Source(self._module(match[1]), tuple(sorted(environment)))
-        runner = ProcessRunner(self, source, match[2])
+        runner = ProcessRunner(self, self._module(match[1]), match[2])
         with ThreadPoolExecutor(1) as elsewhere:  # there may be a loop here
             try:
                 said = elsewhere.submit(asyncio.run, runner.describe()).result()
@@ -54,25 +52,24 @@ class Workers:
             CallLimits(**said["limits"]),
         )
 
-    def take(self, source: Source) -> Worker:
+    def take(self, module: str) -> Worker:
         """One that is free, or a new one."""
-        idle = self._idle.setdefault(source, [])
+        idle = self._idle.setdefault(module, [])
         while idle:
             worker = idle.pop()
             if worker.is_fresh:
                 return worker
             worker.close()
-        return self._start(source)
+        return Worker(module, self.settings)
 
-    def keep(self, source: Source, worker: Worker) -> None:
-        """For the next call, if it is fit for one; there is one in any case."""
-        idle = self._idle.setdefault(source, [])
+    def keep(self, module: str, worker: Worker) -> None:
+        idle = self._idle.setdefault(module, [])
         if len(idle) < self.settings.idle and worker.is_fresh and not self._closed:
             idle.append(worker)
             return
         worker.close()
         if not idle and worker.is_ready and not self._closed:  # the next call shall find one
-            idle.append(self._start(source))
+            idle.append(Worker(module, self.settings))
 
     def close(self) -> None:
         """Ends them all, within milliseconds; a second or two where one does not want to go."""
@@ -81,20 +78,8 @@ class Workers:
             for worker in self._idle.popitem()[1]:
                 worker.close()
 
-    def _start(self, source: Source) -> Worker:
-        environment = (*self.settings.environment, *source.environment)
-        return Worker(source.module, replace(self.settings, environment=environment))
-
     def _module(self, name: str) -> str:
         return str(self.settings.folder / name) if name.endswith(".py") else name
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What workers are alike in: a module's name, or a file's path, and variables that it sees."""
-
-    module: str
-    environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +88,7 @@ class ProcessRunner:
     that it has started, within milliseconds; the next has another worker."""
 
     workers: Workers = field(repr=False)
-    source: Source
+    module: str
     function: str
 
     async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
@@ -117,7 +102,7 @@ class ProcessRunner:
         return said.value
 
     async def _ask(self, question: Mapping[str, Any], timeout: float, max_bytes: int) -> Output:
-        worker = self.workers.take(self.source)
+        worker = self.workers.take(self.module)
         try:
             await worker.start()
             async with asyncio.timeout(timeout):
@@ -129,7 +114,7 @@ class ProcessRunner:
             await _to_its_end(worker.end())
             raise
         finally:
-            self.workers.keep(self.source, worker)
+            self.workers.keep(self.module, worker)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
