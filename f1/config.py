@@ -6,6 +6,7 @@
     [memory]         what the models here may take together
     [defaults]       what a request to "f1" need not say
     [tools.NAME]     tools, and [toolsets.NAME] of them, for everybody who asks
+    [workers]        what the processes may take that run functions of the operator's
     [serve]          where `f1 serve` listens, and to whom
     [settings]       f1.settings.Settings; the environment goes first
 
@@ -71,8 +72,9 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A file, read. `memory` is in bytes; `tools` are tables for f1.tools.tables, `toolsets` names
-    of tools; `settings` are texts as environment variables have them."""
+    """A file, read. `memory` is in bytes; `tools` are tables for f1.tools.configured, `toolsets`
+    names of tools; `workers` are fields of f1.tools.runners.workers.WorkerSettings, `settings`
+    texts as environment variables have them."""
 
     models: Mapping[str, LocalModel | RemoteModel]
     roles: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
@@ -82,8 +84,9 @@ class Config:
     tools: Mapping[str, Table] = field(default_factory=dict)
     toolsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     serve: ServeOptions = ServeOptions()
+    workers: Table = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-    folder: Path = Path()  # of the file: what its paths start from
+    file: Path = Path("f1.toml")  # its paths start from the folder it is in
 
     @classmethod
     def of(cls, source: str) -> Config:
@@ -140,8 +143,9 @@ def parse_config(tables: Table, path: Path) -> Config:
         {name: where.into("tools", name).table(table) for name, table in tools.items()},
         toolsets,
         _serve(given["serve"], where.into("serve"), path.parent),
+        where.into("workers").read(given["workers"], _WORKERS),
         _settings(given["settings"], where.into("settings")),
-        path.parent,
+        path,
     )
 
 
@@ -341,7 +345,7 @@ def _setting(value: Any) -> str:
 
 
 _MANY = 1 << 30
-_TABLES = frozenset("models roles memory defaults tools toolsets serve settings".split())
+_TABLES = frozenset("models roles memory defaults tools toolsets workers serve settings".split())
 _LOCAL: dict[str, Reader] = {
     "model": _text,
     "path": _path,
@@ -375,6 +379,12 @@ _BUDGET: dict[str, Reader] = {
     "seconds": _seconds,
 }
 _TOOLSET: dict[str, Reader] = {"tools": _texts}
+_WORKERS: dict[str, Reader] = {
+    "environment": _texts,
+    "memory_bytes": _size,
+    "cpu_seconds": _seconds,
+    "idle": _count(0, 64),
+}
 _SERVE: dict[str, Reader] = {
     "host": _text,
     "port": _count(0, 65535),

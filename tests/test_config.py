@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,13 @@ import pytest
 
 from f1.config import Config, LocalModel, RemoteModel, ServeOptions, parse_config, read_config
 from f1.errors import InvalidRequest
+from f1.serve.limits import Limits
+from f1.serve.wire.request import parse_chat_request
 from f1.settings import Settings
+from f1.tools.configured import configured_tool
+from f1.tools.runners.http import HttpRunner
+from f1.tools.runners.process import Workers
+from f1.tools.runners.workers import WorkerSettings
 from f1.types import Budget, RunOptions
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "f1.toml"
@@ -36,13 +44,34 @@ def test_the_example_says_everything() -> None:
     assert config.models["big"] == big
     assert config.roles == {"caller": ("big", qwen), "router": ("small",)}
     assert config.memory == 4 << 30
-    budget = Budget(8, 32, None, 120.0)
-    assert config.defaults == RunOptions(toolsets=("travel",), budget=budget)
-    assert config.toolsets == {"travel": ("book_flight",)}
-    assert config.tools["book_flight"]["description"] == "Books a flight."
+    assert config.defaults == RunOptions(toolsets=("travel",))
+    assert config.toolsets == {"travel": ("weather", "book_flight")}
+    with closing(Workers()) as workers:
+        weather, booking = (configured_tool(*item, workers) for item in config.tools.items())
+    assert isinstance(weather.runner, HttpRunner)
+    assert (weather.annotations.read_only, weather.limits.retries) == (True, 2)
+    assert (booking.runner, booking.tool.description) == (None, "Books a flight.")
+    assert config.workers == {"memory_bytes": 2 << 30, "environment": (), "idle": 2}
     assert config.serve == ServeOptions("127.0.0.1", 8000)
     settings = config.all_settings({})
     assert settings == dataclasses.replace(Settings(), max_sequences=16)
+
+
+def test_what_a_request_need_not_say(tmp_path: Path) -> None:
+    """Each field is the request's where it has it, the file's where not."""
+    text = (
+        f"{ONE}[tools.a]\n[toolsets.t]\ntools = ['a']\n"
+        "[defaults]\nstrategy = 'react'\nbudget = {steps = 3, calls = 4}\ntoolsets = ['t']\n"
+    )
+    limits = Limits(defaults=read(tmp_path, text).defaults)
+
+    def run(**own: Any) -> RunOptions:
+        body = {"model": "f1", "messages": [{"role": "user", "content": "Hi"}]}
+        return parse_chat_request({**body, **own}, limits).generate.run
+
+    assert run() == RunOptions("react", toolsets=("t",), budget=Budget(3, 4))
+    own = run(f1={"strategy": "auto", "budget": {"steps": 8}, "toolsets": []})
+    assert own == RunOptions("auto", budget=Budget(8, 4))
 
 
 def test_paths_start_from_the_files_folder_and_the_environment_goes_first(tmp_path: Path) -> None:
@@ -99,6 +128,53 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, param: str, told: str
     assert refused.value.message.startswith(str(tmp_path / "f1.toml"))
 
 
+@pytest.mark.parametrize(
+    ("table", "param", "told"),
+    [
+        ("descripton = 'x'", "tools.t.descripton", "not a known field"),
+        ("python = 3", "tools.t.python", "my_tools.py:function"),
+        ("python = 'tools.py:missing'", "tools.t.python", "missing"),
+        ("python = 'nowhere.py:f'", "tools.t.python", "nowhere.py"),
+        ("python = 'tools.py:f'\nhttp = {}", "tools.t.http", "cannot both"),
+        ("http = {}", "tools.t.http.url", "is missing"),
+        ("http = {url = 'ftp://x'}", "tools.t.http.url", "is not of the form"),
+        ("http = {url = 'https://x/{a}'}", "tools.t.http.url", "no argument 'a'"),
+        ("http = {url = 'https://x', method = 'POKE'}", "tools.t.http.method", "is one of GET"),
+        ("http = {url = 'https://x', verb = 'GET'}", "tools.t.http.verb", "there are allow, body"),
+        ("http = {url = 'https://x', allow = 'all'}", "tools.t.http.allow", "a list of texts"),
+    ],
+)
+def test_what_is_wrong_with_a_tool_is_named(
+    tmp_path: Path, table: str, param: str, told: str
+) -> None:
+    (tmp_path / "tools.py").write_text("def f(x: int) -> int:\n    return x\n")
+    config = read(tmp_path, f"{ONE}[tools.t]\n{table}\n")
+    with (
+        closing(Workers(WorkerSettings(folder=tmp_path))) as workers,
+        pytest.raises(InvalidRequest) as refused,
+    ):
+        configured_tool("t", config.tools["t"], workers)
+    assert refused.value.param == param
+    assert told in refused.value.message
+
+
+def test_a_function_says_what_its_table_does_not(tmp_path: Path) -> None:
+    source = 'def double(x: int) -> int:\n    """Twice as much."""\n    return 2 * x\n'
+    (tmp_path / "tools.py").write_text(source)
+    text = (
+        f"{ONE}[tools.twice]\npython = 'tools.py:double'\nannotations = {{read_only = true}}\n"
+        "limits = {retries = 1}"
+    )
+    table = read(tmp_path, text).tools["twice"]
+    with closing(Workers(WorkerSettings(folder=tmp_path))) as workers:
+        spec = configured_tool("twice", table, workers)
+        assert (spec.name, spec.tool.description) == ("twice", "Twice as much.")
+        assert spec.tool.parameters["required"] == ["x"]
+        assert (spec.annotations.read_only, spec.limits.retries) == (True, 1)
+        assert spec.runner is not None
+        assert asyncio.run(spec.runner.call({"x": 4}, spec.limits)).value == 8
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="No such file"):
         read_config(tmp_path / "none.toml")
@@ -107,7 +183,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1], True, {"a": 1}])
 def test_whatever_stands_there_is_taken_or_refused(tmp_path: Path, value: Any) -> None:
     """No value of any type makes anything but an InvalidRequest."""
-    tables = "models roles memory defaults tools toolsets serve settings".split()
+    tables = "models roles memory defaults tools toolsets workers serve settings".split()
     example = {"models": {"a": {"base_url": "http://h", "model": "m"}}}
     places = [(table, None) for table in tables] + [
         ("models", "a"), ("tools", "t"), ("toolsets", "t"), ("roles", "caller"),

@@ -124,7 +124,7 @@ def test_references_are_put_in_by_value(client: openai.OpenAI) -> None:
             {"plan": {"nodes": [{"id": "1", "tool": "no", "arguments": {}}]}},
             "f1.plan.nodes[0].tool",
         ),
-        ({"tools": ["stock"], "roles": {"caller": "nobody"}}, "model"),
+        ({"tools": ["stock"], "roles": {"caller": "nobody"}}, "f1.roles.caller"),
         ({"budget": {"steps": 0}}, "f1.budget.steps"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

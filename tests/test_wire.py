@@ -334,8 +334,8 @@ def test_an_error_that_is_written_reads_back_the_same(error: F1Error) -> None:
         b"<html>",
         b"[]",
         b'{"choices": null}',
-        b'{"choices": [{"delta": {"content": "x"}}]}',
-        b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"id": "a"}]}}]}',
+        b'{"choices": [{"delta": "x"}]}',
+        b'{"choices": [{"index": 0, "delta": {"tool_calls": ["a"]}}]}',
         b'{"choices": [{"index": 0, "finish_reason": "stop", "f1": {"relaxed": [{"a": 1}]}}]}',
     ],
 )

@@ -1,8 +1,10 @@
-"""How much one client may ask for, checked before any work is done."""
+"""How much one client may ask for, checked before any work is done; and what it need not say."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from f1.types import RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +43,6 @@ class Limits:
     default_timeout: float = 600.0  # seconds for a request that does not say
     min_timeout: float = 0.001  # seconds that it may say
     max_timeout: float = 3600.0
+    # What a request to `f1` need not say. (Not compared: what is made for a table of fields is
+    # found again by its bounds.)
+    defaults: RunOptions = field(default_factory=RunOptions, compare=False)

@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -22,7 +23,11 @@ from f1.serve.limits import Limits
 from f1.serve.registrar import Registrar
 from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
+from f1.tools.configured import configured_tool
 from f1.tools.embedder import Embedder
+from f1.tools.registry import OPERATOR
+from f1.tools.runners.process import Workers
+from f1.tools.runners.workers import WorkerSettings
 from f1.tools.vectors import ToolVectors
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -60,6 +65,7 @@ def run_server(config: Config, connect: Connect, door: Door) -> bool:
     settings = config.all_settings(os.environ)
     access = _access(config.serve, door)
     registrar = Registrar(store=ToolStore(settings.tools_file))
+    workers = _register(config, registrar)
     registrar.load()
     models = open_models(config, settings, connect)  # a fetch shows its progress here
     console = Console(stderr=True, highlight=False)
@@ -84,7 +90,9 @@ def run_server(config: Config, connect: Connect, door: Door) -> bool:
     app = create_app(
         load,
         limits=Limits(
-            max_running=settings.max_sequences + _MADE_READY, max_queued=settings.max_queued
+            max_running=settings.max_sequences + _MADE_READY,
+            max_queued=settings.max_queued,
+            defaults=config.defaults,
         ),
         access=access,
         embedder=embedder,
@@ -97,13 +105,31 @@ def run_server(config: Config, connect: Connect, door: Door) -> bool:
         log_prompts=settings.log_prompts,
     )
     server = DrainingServer(app, grace=settings.shutdown_grace)
-    with listener:
+    with listener, closing(workers):
         server.run(sockets=[listener])
     if server.engine_failed:
         failures.append(EngineStopped("the engine failed"))
     for failure in failures:
         console.print(f"[red]error:[/] {escape(str(failure))}")
     return not failures
+
+
+def _register(config: Config, registrar: Registrar) -> Workers:
+    """The operator's tools and toolsets, as the file has them; what runs them. Raises
+    InvalidRequest."""
+    workers = Workers(WorkerSettings(folder=config.file.parent.absolute(), **config.workers))
+    try:
+        specs = {n: configured_tool(n, table, workers) for n, table in config.tools.items()}
+        for spec in specs.values():
+            registrar.registry.put_tool(OPERATOR, spec)
+        for name, members in config.toolsets.items():
+            registrar.registry.put_toolset(OPERATOR, name, [specs[member] for member in members])
+    except BaseException as error:
+        workers.close()
+        if isinstance(error, InvalidRequest):
+            raise InvalidRequest(f"{config.file}: {error.message}", param=error.param) from error
+        raise
+    return workers
 
 
 def _import_engine() -> None:

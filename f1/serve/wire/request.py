@@ -55,7 +55,7 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     """Raises InvalidRequest naming the first field that is wrong."""
     bodies.chat(limits).check(body, "")
     fields = Fields(body)
-    own = parse_own(fields)
+    own = parse_own(fields, limits)
     repaired: list[str] | None = [] if own.repair_history else None
     tools = _parse_tools(fields, limits)
     choice, allowed = parse_tool_choice(fields, tools, own.run)
@@ -79,12 +79,12 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     return ChatRequest(model, generate, stream, include_usage, tuple(repaired or ()), timeout)
 
 
-def parse_own(fields: Fields) -> Own:
+def parse_own(fields: Fields, limits: Limits) -> Own:
     """F1's own options."""
     if (own := fields.object("f1")) is None:
-        return Own()
+        return Own(run=limits.defaults)
     switches = {f.name: own.boolean(f.name) or False for f in fields_of(Own) if f.name != "run"}
-    return Own(**switches, run=parse_options(own))
+    return Own(**switches, run=parse_options(own, limits.defaults))
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 from f1.planning.plan import write_arguments, write_plan
@@ -65,24 +66,23 @@ def options(limits: Limits) -> dict[str, Shape]:
     }
 
 
-def parse_options(own: Fields) -> RunOptions:
-    """Of the fields of `f1`, which are within their bounds."""
+def parse_options(own: Fields, defaults: RunOptions) -> RunOptions:
+    """Of the fields of `f1`, which are within their bounds; the others are as in `defaults`."""
     given = {name: value for name, value in own.value.items() if value is not None}
     read: Json = {
         name: given[name]
         for name in ("strategy", "max_tools", "samples", "compact", "progress")
         if name in given
     }
-    for name in ("tools", "toolsets"):
-        read[name] = tuple(given.get(name, ()))
+    read |= {name: tuple(given[name]) for name in ("tools", "toolsets") if name in given}
     if "budget" in given:
         bounds = {name: value for name, value in given["budget"].items() if value is not None}
-        read["budget"] = Budget(**bounds)
+        read["budget"] = replace(defaults.budget, **bounds)
     if "roles" in given:
         read["roles"] = {role: name for role, name in given["roles"].items() if name is not None}
     if (plan := given.get("plan")) is not None:
         read |= {"plan_only": True} if plan == "only" else {"plan": plan}
-    return RunOptions(**read)
+    return replace(defaults, **read)
 
 
 def write_options(run: RunOptions) -> Json:

@@ -48,7 +48,7 @@ def parse_count_request(body: object, limits: Limits) -> MessagesRequest:
 def _parse(fields: Fields, limits: Limits) -> MessagesRequest:
     items = list(fields.objects("tools", limits.max_tools))
     tools = tuple(map(_parse_tool, items))
-    own = parse_own(fields)
+    own = parse_own(fields, limits)
     choice, parallel = _parse_tool_choice(fields, tools, own.run)
     stream = fields.boolean("stream") or False
     eager = frozenset(

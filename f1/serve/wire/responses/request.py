@@ -56,7 +56,7 @@ def parse_responses_request(
     fields = Fields(body)
     if fields.boolean("background"):
         raise fields.refuse("background", "is not supported by this server")
-    own = parse_own(fields)
+    own = parse_own(fields, limits)
     tools = tuple(_parse_tool(item) for item in fields.objects("tools", limits.max_tools))
     choice, allowed = parse_tool_choice(fields, tools, own.run, flat=True)
     parallel = fields.boolean("parallel_tool_calls")
