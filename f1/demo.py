@@ -22,7 +22,7 @@ QUESTION = "What do a flight to Lisbon and three nights in a hotel there cost in
 _LATENCY = 0.4  # seconds
 
 
-@tool
+@tool(read_only=True)
 def flight_price(city: str) -> dict[str, int]:
     """Get the price of a flight to a city.
 
@@ -33,7 +33,7 @@ def flight_price(city: str) -> dict[str, int]:
     return {"flight_price": _figure("flight", city, 80, 400)}
 
 
-@tool
+@tool(read_only=True)
 def hotel_price(city: str, nights: int) -> dict[str, int]:
     """Get the price of a hotel stay in a city.
 
@@ -45,7 +45,7 @@ def hotel_price(city: str, nights: int) -> dict[str, int]:
     return {"hotel_price": nights * _figure("hotel", city, 50, 200)}
 
 
-@tool
+@tool(read_only=True)
 def total_cost(flight_price: int, hotel_price: int) -> dict[str, int]:
     """Add the price of a flight and the price of a hotel.
 

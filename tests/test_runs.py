@@ -387,3 +387,30 @@ async def test_each_role_is_played_by_its_model() -> None:
     assert "I say" not in "".join(item.text for item in items if isinstance(item, TextDelta))
     assert [len(engine.requests) for engine in (caller, writer, router)] == [2, 1, 1]
     assert report_of(items[-1]).strategy == "react"
+
+
+# --- many tools ----------------------------------------------------------------------------------
+
+
+async def test_a_tool_that_was_left_out_is_found_and_called() -> None:
+    @tool(read_only=True)
+    def frost_warning(place: str) -> str:
+        """Whether the night freezes."""
+        return f"frost in {place}"
+
+    others = [replace(add, tool=replace(add.tool, name=f"add_{n}")) for n in range(40)]
+    engine = ScriptedEngine(
+        [call("search_tools", "1", query="does the night freeze")],
+        [call("frost_warning", "2", place="Oslo")],
+        "Frost.",
+    )
+    request = within(ASK, max_tools=4)
+    items = await run(System.of(engine), request, *others, frost_warning)
+    shown = [{tool.name for tool in request.tools} for request in engine.requests]
+    assert "frost_warning" not in shown[0]
+    assert "search_tools" in shown[0]
+    assert "frost_warning" in shown[1]
+    report = report_of(items[-1])  # type: ignore[arg-type]
+    assert [r.content for r in report.results][1:] == ["frost in Oslo"]
+    assert "searched" in {selected.why for selected in report.selected}
+    assert report.num_tools == 41

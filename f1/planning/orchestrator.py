@@ -31,6 +31,7 @@ from f1.planning.plan import parse_plan
 from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
+from f1.tools.search import SEARCH_TOOL
 from f1.tools.selection import Selection, Selector
 from f1.tools.spec import ToolSpec
 from f1.types import (
@@ -117,6 +118,8 @@ class Orchestrator:
             request = replace(request, run=options)
         engines = self.system.engines(request.run.roles)
         messages, waiting = self.system.pending.resume(self.tenant, request.messages)
+        if len(tools) > request.run.max_tools and SEARCH_TOOL not in tools:
+            tools[SEARCH_TOOL] = self.system.selector.search_tool(tuple(tools.values()))
         async with Executor(tools, self.system.gates) as executor:
             request = replace(request, messages=messages)
             run = Run(request, tools, executor, engines, strategy_for(request))
@@ -157,10 +160,10 @@ class Orchestrator:
         budget = run.budget
         if run.step > budget.steps:
             raise Spent("steps")
-        if run.step == 1:
+        if run.step == 1 or any(node.tool == SEARCH_TOOL for node in run.last):
             run.request, selection = await self._show(run.request, run.tools)
-            run.selected = selection.selected
-            run.notes += selection.notes
+            run.selected, run.num_tools = selection.selected, selection.num_tools
+            run.notes += [note for note in selection.notes if note not in run.notes]
         if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
             run.request = replace(run.request, tool_choice=ToolChoice("none"))
         if run.request.run.compact:
@@ -172,11 +175,13 @@ class Orchestrator:
     ) -> tuple[GenerateRequest, Selection]:
         """The request with the tools that it most likely needs."""
         selection = await self.system.selector.select(
-            tuple(tools.values()),
+            tuple(spec for spec in tools.values() if spec.name != SEARCH_TOOL),
             request.messages,
             request.run.max_tools,
             forced=request.tool_choice.name,
         )
+        if (search := tools.get(SEARCH_TOOL)) is not None:
+            selection = selection.with_search(search)
         shown = tuple(spec.tool for spec in selection.tools)
         return replace(request, tools=shown, shown_at=selection.shown_at), selection
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from f1.planning.collect import add_usage, gather
+from f1.planning.content import write_failure
 from f1.planning.executor import Executor
-from f1.planning.strategy import Move, Strategy
+from f1.planning.strategy import Move, Refused, Strategy
 from f1.tools.spec import ToolSpec
 from f1.types import (
     Budget,
@@ -31,6 +32,7 @@ from f1.types import (
     TextDelta,
     ToolCall,
     ToolChoice,
+    ToolResult,
     Usage,
 )
 
@@ -68,8 +70,10 @@ class Run:
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     notes: list[str] = field(default_factory=list)
     selected: tuple[Selected, ...] = ()
+    num_tools: int = 0  # that there were to select from
     dropped: int = 0  # messages that did not fit
     fresh: list[Node] = field(default_factory=list)  # of this step
+    last: list[Node] = field(default_factory=list)  # of the step before
     added: list[Message] = field(default_factory=list)  # to the conversation, in the run
     completion: Completion = NOTHING  # what the last step said
     said_before: bool = False  # words, in an earlier step
@@ -124,6 +128,23 @@ class Run:
         self.calls[call.id] = call
         return Node(str(number), call.name, json.loads(call.arguments), after, call.id)
 
+    def is_ours(self, call: ToolCall) -> bool:
+        """We run it, and not the caller."""
+        return call.name in self.tools and self.tools[call.name].runner is not None
+
+    @property
+    def went_wrong(self) -> bool:
+        """All calls of the step before failed, and what they said may tell how to do better."""
+        results = [self.executor.results.get(node.id) for node in self.last]
+        return bool(results) and all(r is not None and r.failed == "error" for r in results)
+
+    def only_looks(self, call: ToolCall) -> bool:
+        """We run it, and it changes nothing. Where nothing of the kind is said of any tool, they
+        are all taken to."""
+        ours = [spec for spec in self.tools.values() if spec.runner is not None]
+        unsaid = not any(spec.annotations.read_only for spec in ours)
+        return self.is_ours(call) and (unsaid or self.tools[call.name].annotations.read_only)
+
     def repeats(self, call: ToolCall) -> bool:
         """Whether the call was made before in the run, and nothing has changed since: no call that
         may change anything was made after it, nor did it fail."""
@@ -154,6 +175,9 @@ class Run:
                 self.notes.append(note.text)
                 yield note
                 return
+            case Refused():
+                yield from self._refuse(move)
+                return
             case Node():
                 self.nodes.append(move)
                 self.fresh.append(move)
@@ -163,6 +187,24 @@ class Run:
                 self.said_before = False
                 yield TextDelta(0, "\n\n")
         yield move
+
+    def _refuse(self, refused: Refused) -> Iterator[Note | Node]:
+        node, why = refused.node, refused.why
+        self.nodes.append(node)
+        self.fresh.append(node)
+        self.executor.know(
+            ToolResult(
+                self.calls[node.call_id],
+                write_failure(why),
+                "refused",
+                time.perf_counter(),
+                0.0,
+                node_id=node.id,
+            )
+        )
+        self.notes.append(f"{node.tool} was not called: {why}")
+        yield node
+        yield Note(self.notes[-1])
 
     def remember(self, theirs: Sequence[ToolCall] = ()) -> None:
         """The step's calls, and what came of them, go into the conversation: results in the order
@@ -183,7 +225,7 @@ class Run:
             self.request, messages=(*self.request.messages, *messages), tool_choice=choice
         )
         self.said_before = self.said_before or bool(said.content.strip())
-        self.fresh, self.completion = [], NOTHING
+        self.last, self.fresh, self.completion = self.fresh, [], NOTHING
 
     def completed(self, ending: Ending) -> Completion:
         """The last turn, with the usage and the report of the whole run."""
@@ -194,7 +236,7 @@ class Run:
             Plan(tuple(self.nodes)),
             tuple(results[node.id] for node in self.nodes if node.id in results),
             self.selected,
-            len(self.tools),
+            self.num_tools,
             self.dropped,
             tuple(self.notes),
         )

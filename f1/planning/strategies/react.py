@@ -1,67 +1,81 @@
 """Step by step: calls, their results, the next calls, until there is an answer (ReAct, Yao et al.
 2022, without the written thoughts).
 
-Two habits of small models are met here. A call made before is not made again: once nothing new is
-asked for, what is known has to do. And a call whose numbers nobody has said waits: the others run,
-and the model makes it anew once it has seen their results.
+Habits of small models are met here.
+- A call whose values nobody has said waits: the others run, and the model makes it anew once it
+  has seen their results. Where there are no others, a call that only looks is made all the same;
+  one that changes something is not, and the user is asked.
+- A call made before is not made again: once nothing new is asked for, what is known has to do.
+- Where all calls failed, another is asked for once, for errors often tell what would have done.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from f1.planning.collect import Collector
-from f1.planning.grounding import is_guess, numbers_said
+from f1.planning.grounding import Said
 from f1.planning.run import Run
 from f1.planning.strategies.answer import answer
-from f1.planning.strategy import Move
+from f1.planning.strategies.clarify import clarify
+from f1.planning.strategies.words import Words
+from f1.planning.strategy import Move, Refused
 from f1.types import (
     CallDelta,
     Event,
     GenerateRequest,
     Note,
-    ReasoningDelta,
     StrategyName,
-    TextDelta,
     ToolCall,
+    ToolChoice,
 )
 
 
 class React:
     name: StrategyName = "react"
 
+    def __init__(self) -> None:
+        self._tried_again = False
+        self._waiting: tuple[str, ...] = ()  # tools of calls that wait for results
+
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
-        request, collector = run.request, Collector()
-        said = numbers_said(request.messages, request.tools)
-        guessed: list[ToolCall] = []
-        num_nodes = len(run.nodes)
+        request = replace(run.request, tool_choice=self._choice(run))
+        said = Said.in_(request.messages, request.tools)
+        words, guessed, num_nodes = Words(), list[ToolCall](), len(run.nodes)
         async with aclosing(self.turn(run, request)) as events:
             async for event in events:
                 if isinstance(event, Note):
                     yield event
                     continue
-                collector.add(event)
-                if isinstance(event, TextDelta | ReasoningDelta) and run.caller_writes:
-                    yield event
-                elif isinstance(event, CallDelta) and not run.repeats(event.call):
-                    if _is_ours(run, event.call) and is_guess(event.call, said):
+                for delta in words.add(event):
+                    if run.caller_writes:
+                        yield delta
+                if isinstance(event, CallDelta) and not run.repeats(event.call):
+                    if run.is_ours(event.call) and said.guesses(event.call):
                         guessed.append(event.call)
                     else:
                         yield run.node(event.call)
-        if len(run.nodes) == num_nodes and guessed:
-            async for move in self._without(run, request, guessed):
-                yield move
-        elif guessed:
-            names = ", ".join(call.name for call in guessed)
-            yield Note(f"{names} waited: it has numbers that nobody had said yet")
-        if len(run.nodes) > num_nodes or (run.caller_writes and not collector.calls):
-            yield collector.completion()
+        self._waiting = ()
+        if guessed and len(run.nodes) == num_nodes:
+            for call in await _instead(run, said, guessed):
+                yield run.node(call)
+        if guessed and len(run.nodes) > num_nodes:
+            self._waiting = tuple(dict.fromkeys(call.name for call in guessed))
+            yield Note(f"{', '.join(self._waiting)} waited: it had values that nobody had said yet")
+        if (missing := words.disguised()) is not None and missing.name not in run.tools:
+            known = ", ".join(tool.name for tool in request.tools)
+            why = f"there is no function '{missing.name}'. There are: {known}"
+            yield Refused(run.node(missing), why)
+        if len(run.nodes) > num_nodes or (run.caller_writes and not words.turn.calls):
+            for delta in words.rest() if len(run.nodes) == num_nodes else ():
+                yield delta
+            yield words.completion()
             return
-        if collector.calls:
-            yield Note("it asked for nothing that it did not have: no more calls")
-        async with aclosing(answer(run, request)) as moves:
+        last = answer(run, run.request)
+        if guessed:
+            last = clarify(run, guessed[0].name, said.guesses(guessed[0]))
+        async with aclosing(last) as moves:
             async for move in moves:
                 yield move
 
@@ -70,27 +84,29 @@ class React:
         way, have their own."""
         return run.decode(request)
 
-    async def _without(
-        self, run: Run, request: GenerateRequest, guessed: list[ToolCall]
-    ) -> AsyncGenerator[Move]:
-        """What the model calls first if it is not shown the tools whose arguments it made up;
-        where that is nothing, the guesses."""
-        names = {call.name for call in guessed}
-        others = tuple(tool for tool in request.tools if tool.name not in names)
-        found: list[ToolCall] = []
-        if others and request.tool_choice.mode != "named":
-            (completion,) = await run.complete(replace(request, tools=others))
-            said = numbers_said(request.messages, request.tools)
-            found = [
-                call
-                for call in completion.message.tool_calls
-                if _is_ours(run, call) and not is_guess(call, said) and not run.repeats(call)
-            ]
-        if found:
-            yield Note(f"{', '.join(sorted(names))} waited: it had numbers that nobody had said")
-        for call in found or guessed:
-            yield run.node(call)
+    def _choice(self, run: Run) -> ToolChoice:
+        """What waited for results is called once they are there; and where all calls went wrong,
+        another has to be made, once."""
+        asked = run.request.tool_choice
+        if asked.mode != "auto":
+            return asked
+        if len(self._waiting) == 1:
+            return ToolChoice("named", self._waiting[0])
+        if run.went_wrong and not self._tried_again:
+            self._tried_again = True
+            return ToolChoice("required")
+        return ToolChoice("required") if self._waiting else asked
 
 
-def _is_ours(run: Run, call: ToolCall) -> bool:
-    return call.name in run.tools and run.tools[call.name].runner is not None
+async def _instead(run: Run, said: Said, guessed: Sequence[ToolCall]) -> list[ToolCall]:
+    """What the model looks up first if it is not shown the tools whose arguments it made up; where
+    that is nothing, the guesses that do no harm."""
+    names = {call.name for call in guessed}
+    others = tuple(tool for tool in run.request.tools if tool.name not in names)
+    found: list[ToolCall] = []
+    if others and run.request.tool_choice.mode != "named":
+        (completion,) = await run.complete(replace(run.request, tools=others))
+        calls = completion.message.tool_calls
+        found = [c for c in calls if not said.guesses(c) and not run.repeats(c)]
+    looks = [call for call in found or guessed if run.only_looks(call)]
+    return looks or [call for call in guessed if run.only_looks(call)]
