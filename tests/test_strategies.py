@@ -68,7 +68,7 @@ async def play(
 ) -> tuple[Progress, RunReport]:
     BOOKED.clear()
     request = GenerateRequest(
-        (Message("user", "Do it."),), run=RunOptions(strategy=strategy, samples=samples)
+        (Message("user", "Find Ida, Bo, Sofia or Sophia; book 4A or 9Z."),), run=RunOptions(strategy=strategy, samples=samples)
     )
     orchestrator = Orchestrator(System.of(engine), [function.spec for function in tools])
     async with aclosing(orchestrator.run(request)) as progress:

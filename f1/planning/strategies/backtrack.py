@@ -67,6 +67,7 @@ class Backtrack(React):
     name: StrategyName = "backtrack"
 
     def __init__(self) -> None:
+        super().__init__()
         self.forks: list[_Fork] = []  # from here back to where the search began
         self.last: tuple[Node, ...] = ()  # of the step before
         self.given_up = ""  # why, in the model's words
