@@ -68,7 +68,8 @@ async def play(
 ) -> tuple[Progress, RunReport]:
     BOOKED.clear()
     request = GenerateRequest(
-        (Message("user", "Find Ida, Bo, Sofia or Sophia; book 4A or 9Z."),), run=RunOptions(strategy=strategy, samples=samples)
+        (Message("user", "Find Ida, Bo, Sofia or Sophia; book 4A or 9Z."),),
+        run=RunOptions(strategy=strategy, samples=samples),
     )
     orchestrator = Orchestrator(System.of(engine), [function.spec for function in tools])
     async with aclosing(orchestrator.run(request)) as progress:
@@ -170,7 +171,7 @@ async def test_a_call_that_is_found_good_is_made() -> None:
     _, report = await play(engine, "reflect", find, book)
     assert (BOOKED, report.notes) == (["4A"], ())
     asked = engine.requests[1].messages[0].content
-    assert "Do it." in asked
+    assert "book 4A or 9Z" in asked
     assert 'book {"seat": "4A"}' in asked
 
 
