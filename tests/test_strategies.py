@@ -247,3 +247,19 @@ async def test_samples_are_bounded_by_the_request() -> None:
         items = [item async for item in progress]
     assert isinstance(items[-1], Reply)
     assert len(engine.requests) == 1
+
+
+# --- soft --------------------------------------------------------------------------------------
+
+
+async def test_soft_steps_come_before_the_first_calls_alone() -> None:
+    engine = ScriptedEngine([call("find", name="Ida")], [call("find", name="Sofia")], "done")
+    _, report = await play(engine, "soft", find)
+    assert names(report) == ["find Ida", "find Sofia"]
+    assert report.strategy == "soft"
+    first, *later = [request.soft for request in engine.requests]
+    assert first is not None
+    assert later == [None, None]
+    engine = ScriptedEngine("done")
+    await play(engine, "soft")
+    assert engine.requests[0].soft is None  # there is nothing to choose

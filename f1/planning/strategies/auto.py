@@ -12,6 +12,7 @@ from f1.planning.strategies.direct import Direct
 from f1.planning.strategies.given import Given
 from f1.planning.strategies.react import React
 from f1.planning.strategies.reflect import Reflect
+from f1.planning.strategies.soft import SoftThinking
 from f1.planning.strategies.vote import Vote
 from f1.planning.strategy import Move, Strategy
 from f1.types import GenerateRequest, Message, Plan, ResponseFormat, SamplingParams, StrategyName
@@ -22,6 +23,7 @@ STRATEGIES: dict[StrategyName, type[Strategy]] = {
     "vote": Vote,
     "reflect": Reflect,
     "backtrack": Backtrack,
+    "soft": SoftThinking,
 }
 
 _ASK = """How should this request be answered?
