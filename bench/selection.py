@@ -60,9 +60,14 @@ def pool(categories: Sequence[str]) -> list[ToolSpec]:
         for case in read(f"BFCL_v4_{category}.json"):
             for function in case["function"]:  # type: ignore[attr-defined]
                 schema = as_schema(function["parameters"])
-                tool = Tool(function["name"], function["description"], schema)
+                tool = Tool(plain(function["name"]), function["description"], schema)
                 found.setdefault(tool.name, ToolSpec(tool))
     return list(found.values())
+
+
+def plain(name: str) -> str:
+    """As OpenAI's rules have names."""
+    return name.replace(".", "_")
 
 
 def questions(category: str, half: str) -> list[Question]:
@@ -72,7 +77,7 @@ def questions(category: str, half: str) -> list[Question]:
     for case, answer in rows:
         turns = case["question"][0]  # type: ignore[index]
         text = "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
-        called = {name for call in answer["ground_truth"] for name in call}  # type: ignore[attr-defined]
+        called = {plain(name) for call in answer["ground_truth"] for name in call}  # type: ignore[attr-defined]
         found.append(Question(text, frozenset(called)))
     return found[{"dev": slice(0, None, 2), "test": slice(1, None, 2)}.get(half, slice(None))]
 

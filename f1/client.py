@@ -31,6 +31,7 @@ from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
 from f1.tools.function import make_tool
+from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
 from f1.types import (
     Completion,
@@ -168,6 +169,7 @@ class F1:
                 publish = told_to(base_url, api_key)
             self._registered = LocalTools(publish)
             self._embedded = base_url is None
+            self._selector = Selector()  # one for all runs: it remembers what was shown
             self._system = self._system_of(self._engine)
         except BaseException:
             self._portal.close()
@@ -202,7 +204,8 @@ class F1:
         return self._registered.tools()
 
     def _system_of(self, engine: Engine) -> System:
-        return replace(System.of(engine), registered=self._registered.named)
+        named = self._registered.named
+        return replace(System.of(engine), registered=named, selector=self._selector)
 
     def _turn(
         self, messages: Messages, tools: Sequence[AnyTool], options: Options
