@@ -1,11 +1,11 @@
 """What thousands of tools, and long sessions, cost.
 
-    pip install --no-deps bfcl-eval==2026.3.23     # questions and tools, without its dependencies
+    pip install --no-deps bfcl-eval==2026.3.23     # questions and tools, without dependencies
     python bench/growth.py tools [--model NAME]    # 10 tools against 4,000, the same questions
-    python bench/growth.py session [--model NAME]  # 100 turns, tool calls answered
+    python bench/growth.py session [--turns 100]   # one conversation, tool calls answered
 
-`tools`: ten questions with their ten tools, and the same among 4,000, in turns; each is asked twice,
-and before that the ten tools are registered. What is timed is the whole answer. `session`: one
+`tools`: ten questions with their ten tools, and the same among 4,000, in turns; each is asked
+twice, and before that the ten tools are registered. What is timed is the whole answer. `session`: one
 conversation about 80 tools of our own (tests/data/selection.json), half of it about things that
 came up before. Each request carries the whole of it. Processor time is told beside wall time: it
 says more where the machine is shared.
@@ -124,7 +124,8 @@ async def compare(engine: AsyncEngine, selector: Selector, k: int) -> dict[str, 
             mean = {key: float(np.mean([row[key] for row in of])) for key in of[0]}
             print(
                 f"| {count:5d} tools | {mean['seconds']:.2f} s | first {mean['first']:.2f} s "
-                f"| {mean['prompt']:.0f} tokens, {mean['new']:.0f} new | right {mean['right']:.0%} |"
+                f"| {mean['prompt']:.0f} tokens, {mean['new']:.0f} new "
+                f"| right {mean['right']:.0%} |"
             )
         few_s, many_s = (
             np.array([r["seconds"] for r in rows if r["tools"] == n and r["again"] == again])
@@ -196,7 +197,7 @@ def print_fit(rows: Sequence[dict[str, Any]]) -> None:
     (base, each, attention), *_ = np.linalg.lstsq(terms, busy, rcond=None)
     print(
         f"{len(rows)} requests; processor's time to the first token = {1e3 * base:.0f} ms "
-        f"+ new tokens x ({1e3 * each:.2f} ms + {1e3 * attention:.3f} ms per 1000 tokens of context)"
+        f"+ new tokens x ({1e3 * each:.2f} ms + {1e3 * attention:.3f} ms per 1000 of context)"
     )
     third = len(rows) // 3
     for name, part in (("first", rows[:third]), ("last", rows[-third:])):
