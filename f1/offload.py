@@ -94,7 +94,9 @@ class Offloaded(RemoteEngine):
                 async for event in events:
                     for passed in checked.read(event):
                         yield passed
-        except EngineStopped as error:
+        except (InvalidRequest, ConstraintError, Overloaded):
+            raise
+        except F1Error as error:
             log.warning("%s: %s", self._name, error)
             told = f"the server of '{self._name}' does not answer; the log has more"
             raise EngineStopped(told) from error
