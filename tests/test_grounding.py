@@ -42,7 +42,7 @@ def guesses(text: str, arguments: dict[str, Any], *more: Message) -> tuple[str, 
         ("tomorrow at four", "2026-11-24"),
         ("at 4 pm", "16:00"),
         ("move ideas.txt to the folder backup", "backup/ideas.txt"),
-        ("who lives there?", "SELECT name FROM people WHERE city = 'Oslo' AND age > 30"),
+        ("who lives in Oslo?", "SELECT name FROM people WHERE city = 'Oslo' AND age > 30"),
     ],
 )
 def test_said(text: str, value: Any) -> None:
@@ -67,3 +67,17 @@ def test_results_ground_what_uses_them_and_the_models_own_words_do_not() -> None
     own = Message("assistant", "It costs 176.")
     assert guesses("Buy it.", {"n": 176}, own) == ("n",)
     assert guesses("How much?", {"n": 176}, own, Message("user", "Buy it.")) == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "made_up"),
+    [
+        ("SELECT name FROM people WHERE city = 'Oslo' AND born = 1990", False),
+        ("SELECT name FROM people WHERE city = 'Rome' AND born = 1990", True),
+        ("DELETE FROM people WHERE city = 'Oslo' AND id = 1", True),
+        ("INSERT INTO people (name, city) VALUES ('John Doe', 'Oslo')", True),
+        ("It's what they didn't say, and it's fine to write so.", False),
+    ],
+)
+def test_what_a_query_compares_with_was_said(query: str, made_up: bool) -> None:
+    assert bool(guesses("Who was born in Oslo in 1990?", {"sql": query})) == made_up

@@ -33,6 +33,7 @@ from f1.types import (
     TextDelta,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Usage,
 )
@@ -250,7 +251,8 @@ async def test_a_look_may_be_taken_again_once_something_has_changed() -> None:
     engine = ScriptedEngine(
         [call("look", "1")], [call("change", "2")], [call("look", "3")], [call("look", "4")], "One."
     )
-    items = await run(System.of(engine), ASK, look, change)
+    request = GenerateRequest((Message("user", "Look, change it, and look again."),))
+    items = await run(System.of(engine), request, look, change)
     results = report_of(items[-1]).results  # type: ignore[arg-type]
     assert [r.content for r in results] == ["0", "changed", "1"]
 
@@ -414,3 +416,101 @@ async def test_a_tool_that_was_left_out_is_found_and_called() -> None:
     assert [r.content for r in report.results][1:] == ["frost in Oslo"]
     assert "searched" in {selected.why for selected in report.selected}
     assert report.num_tools == 41
+
+
+# --- what small models do ------------------------------------------------------------------------
+
+BOOKED: list[str] = []
+
+
+@tool(read_only=True)
+def flights(to: str) -> list[str]:
+    """Flights to a city."""
+    return ["DY912"] if to == "Lisbon" else []
+
+
+@tool
+def book_flight(flight: str) -> str:
+    """Books a flight."""
+    BOOKED.append(flight)
+    return "booked"
+
+
+@tool
+def book_hotel(name: str) -> str:
+    """Books a hotel."""
+    BOOKED.append(name)
+    return "booked"
+
+
+def words(text: str) -> GenerateRequest:
+    BOOKED.clear()
+    return GenerateRequest((Message("user", text),))
+
+
+async def test_what_waited_is_called_for_once_there_are_results() -> None:
+    def third(request: GenerateRequest) -> Any:
+        assert request.tool_choice == ToolChoice("named", "book_flight")
+        return [call("book_flight", "2", flight="DY912")]
+
+    engine = ScriptedEngine(
+        [call("book_flight", "guess", flight="LH123")],
+        [call("flights", "1", to="Lisbon")],
+        third,
+        "Booked.",
+    )
+    await run(System.of(engine), words("Book a flight to Lisbon."), flights, book_flight)
+    assert BOOKED == ["DY912"]
+
+
+async def test_the_user_is_asked_for_what_nobody_has_said() -> None:
+    engine = ScriptedEngine([call("book_flight", flight="LH123")], "No idea.", "Which flight?")
+    items = await run(System.of(engine), words("Book a flight."), flights, book_flight)
+    assert isinstance(items[-1], Reply)
+    assert items[-1].completion.message.content == "Which flight? "
+    assert engine.requests[-1].response_format.kind == "regex"
+    assert "the flight" in engine.requests[-1].messages[-1].content
+    assert BOOKED == []
+
+
+async def test_after_a_failure_another_call_is_asked_for_once() -> None:
+    @tool(read_only=True)
+    def weather(city: str) -> str:
+        """Weather."""
+        if city != "Vienna":
+            raise LookupError(f"no city '{city}'; did you mean 'Vienna'?")
+        return "cloudy"
+
+    modes: list[str] = []
+
+    def again(request: GenerateRequest) -> Any:
+        modes.append(request.tool_choice.mode)
+        return [call("weather", f"c{len(modes)}", city="Vienna" if len(modes) == 2 else "Wien")]
+
+    engine = ScriptedEngine([call("weather", city="Wien")], again, again, "Cloudy.")
+    items = await run(System.of(engine), words("Weather in Wien?"), weather)
+    assert modes == ["required", "auto"]
+    assert [r.failed for r in report_of(items[-1]).results] == ["error", "error", None]  # type: ignore[arg-type]
+
+
+async def test_what_nobody_asked_for_is_not_done_on_top() -> None:
+    engine = ScriptedEngine(
+        [call("flights", "1", to="Lisbon"), call("book_flight", "0", flight="LH123")],
+        [call("book_flight", "2", flight="DY912")],
+        [call("book_hotel", "3", name="Lisbon")],
+        "Booked.",
+    )
+    items = await run(
+        System.of(engine), words("Book a flight to Lisbon."), flights, book_flight, book_hotel
+    )
+    assert BOOKED == ["DY912"]
+    assert any("nobody asked" in note for note in report_of(items[-1]).notes)  # type: ignore[arg-type]
+
+
+async def test_a_call_of_a_tool_that_is_not_there_is_no_answer() -> None:
+    disguised = '```json\n{"name": "fly", "arguments": {"to": "Lisbon"}}\n```'
+    engine = ScriptedEngine(disguised, "I cannot fly you.")
+    items = await run(System.of(engine), words("Fly me to Lisbon."), flights)
+    told = [item.text for item in items if isinstance(item, TextDelta)]
+    assert "".join(told) == "I cannot fly you. "
+    assert "no function 'fly'. There are: flights" in engine.requests[1].messages[-1].content

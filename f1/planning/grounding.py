@@ -9,7 +9,7 @@ is worked out in the head is taken for one, too: a step lost, never a call.
     number   is said in digits or in words; small counts are said in many ways, and pass
     day      its number is said, or a word like "tomorrow"
     id, name the text has it, however it is spaced and cased
-    prose    passes: queries and messages are written, not copied
+    prose    passes, for it is written, not copied; but what a query compares with was said
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _WHEN = re.compile(
 _TOKEN = re.compile(r"[^\W_]+")
 _ID = re.compile(r"(?:^|_)id$", re.IGNORECASE)
 _CODE = re.compile(r"\d|^[^\s]*[@._/][^\s]*$")
+_QUOTED = re.compile(r"[=(,]\s*'([^']+)'")  # in a query
+_COMPARED = re.compile(r"=\s*(\d+)\b")
 _MAX_NAME_TOKENS = 5  # longer texts are prose
 _MIN_STEM = 4
 
@@ -98,8 +100,12 @@ class Said:
                 said = float(match[1]) in self.numbers or float(match[1]) - 12 in self.numbers
                 return said or _WHEN.search(self.text) is not None
         tokens = _TOKEN.findall(folded)
-        if not tokens or len(tokens) > _MAX_NAME_TOKENS or "".join(tokens) in self._squashed:
+        if not tokens or "".join(tokens) in self._squashed:
             return True
+        if len(tokens) > _MAX_NAME_TOKENS:
+            return all(self._has_text(text) for text in _QUOTED.findall(folded)) and all(
+                float(number) in self.numbers for number in _COMPARED.findall(folded)
+            )
         is_code = _CODE.search(folded) is not None  # nothing of it can be left to chance
         return (all if is_code else any)(map(self._has_token, tokens))
 

@@ -76,7 +76,7 @@ class Run:
     last: list[Node] = field(default_factory=list)  # of the step before
     added: list[Message] = field(default_factory=list)  # to the conversation, in the run
     completion: Completion = NOTHING  # what the last step said
-    said_before: bool = False  # words, in an earlier step
+    spoke: int = 0  # the last step with words for the user
     calls: dict[str, ToolCall] = field(default_factory=dict)  # as the model wrote them, by id
     began: float = field(default_factory=time.perf_counter)
 
@@ -138,6 +138,22 @@ class Run:
         results = [self.executor.results.get(node.id) for node in self.last]
         return bool(results) and all(r is not None and r.failed == "error" for r in results)
 
+    @property
+    def anything_failed(self) -> bool:
+        """In the step before."""
+        results = [self.executor.results.get(node.id) for node in self.last]
+        return any(result is not None and result.failed for result in results)
+
+    def may_change(self, call: ToolCall) -> bool:
+        """We run it, and it is not among those that are said only to look."""
+        return self.is_ours(call) and not self.only_looks(call)
+
+    def spoke_of(self, tool: str) -> bool:
+        """The user used the words of its name."""
+        asked = " ".join(m.content for m in self.request.messages if m.role == "user").casefold()
+        words = [word[:5] for word in tool.casefold().replace("-", "_").split("_")]
+        return all(word in asked for word in words)
+
     def only_looks(self, call: ToolCall) -> bool:
         """We run it, and it changes nothing. Where nothing of the kind is said of any tool, they
         are all taken to."""
@@ -183,9 +199,10 @@ class Run:
                 self.fresh.append(move)
                 if not self.request.run.plan_only:
                     self.executor.add(move)
-            case TextDelta() if self.said_before:
-                self.said_before = False
-                yield TextDelta(0, "\n\n")
+            case TextDelta():
+                if self.spoke in range(1, self.step):  # words of several steps stand apart
+                    yield TextDelta(0, "\n\n")
+                self.spoke = self.step
         yield move
 
     def _refuse(self, refused: Refused) -> Iterator[Note | Node]:
@@ -224,7 +241,6 @@ class Run:
         self.request = replace(
             self.request, messages=(*self.request.messages, *messages), tool_choice=choice
         )
-        self.said_before = self.said_before or bool(said.content.strip())
         self.last, self.fresh, self.completion = self.fresh, [], NOTHING
 
     def completed(self, ending: Ending) -> Completion:

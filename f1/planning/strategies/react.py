@@ -38,6 +38,7 @@ class React:
     def __init__(self) -> None:
         self._tried_again = False
         self._waiting: tuple[str, ...] = ()  # tools of calls that wait for results
+        self._meant: frozenset[str] = frozenset()  # tools that it called for at first
 
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
         request = replace(run.request, tool_choice=self._choice(run))
@@ -52,11 +53,14 @@ class React:
                     if run.caller_writes:
                         yield delta
                 if isinstance(event, CallDelta) and not run.repeats(event.call):
-                    if run.is_ours(event.call) and said.guesses(event.call):
+                    if self._unasked(run, event.call):
+                        yield Note(f"{event.call.name} was not called: nobody asked for it")
+                    elif run.is_ours(event.call) and said.guesses(event.call):
                         guessed.append(event.call)
                     else:
                         yield run.node(event.call)
         self._waiting = ()
+        self._meant = self._meant or frozenset(call.name for call in words.turn.calls)
         if guessed and len(run.nodes) == num_nodes:
             for call in await _instead(run, said, guessed):
                 yield run.node(call)
@@ -78,6 +82,13 @@ class React:
         async with aclosing(last) as moves:
             async for move in moves:
                 yield move
+
+    def _unasked(self, run: Run, call: ToolCall) -> bool:
+        """Whether the call goes further than it was meant to at first: something was found out or
+        done, nothing went wrong, and now a tool is to change something of which nobody spoke."""
+        if not self._meant or call.name in self._meant or run.anything_failed:
+            return False
+        return run.may_change(call) and not run.spoke_of(call.name)
 
     def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
         """One turn of the model. Strategies that go on step by step, but come to a step in another

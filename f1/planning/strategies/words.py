@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from f1.planning.collect import Collector
 from f1.types import Completion, Event, ReasoningDelta, TextDelta, ToolCall
@@ -60,4 +60,8 @@ class Words:
         return ToolCall(f"call_{secrets.token_hex(12)}", name[:64], json.dumps(arguments))
 
     def completion(self) -> Completion:
-        return self.turn.completion()
+        """What is remembered of the turn: not the text that was a call."""
+        done = self.turn.completion()
+        if self.disguised() is None:
+            return done
+        return replace(done, message=replace(done.message, content=""))
