@@ -144,22 +144,43 @@ class Run:
         results = [self.executor.results.get(node.id) for node in self.last]
         return any(result is not None and result.failed for result in results)
 
-    def may_change(self, call: ToolCall) -> bool:
-        """We run it, and it is not among those that are said only to look."""
-        return self.is_ours(call) and not self.only_looks(call)
+    @property
+    def done(self) -> set[str]:
+        """Tools with a call that came to something."""
+        results = self.executor.results
+        nodes = [node for node in self.nodes if node.id in results]
+        return {node.tool for node in nodes if not results[node.id].failed}
 
-    def spoke_of(self, tool: str) -> bool:
-        """The user used the words of its name."""
-        asked = " ".join(m.content for m in self.request.messages if m.role == "user").casefold()
-        words = [word[:5] for word in tool.casefold().replace("-", "_").split("_")]
-        return all(word in asked for word in words)
+    @property
+    def says_what_looks(self) -> bool:
+        """Of some tool that we run it is said that it only looks."""
+        return any(spec.runner and spec.annotations.read_only for spec in self.tools.values())
 
-    def only_looks(self, call: ToolCall) -> bool:
+    def only_looks(self, tool: str) -> bool:
         """We run it, and it changes nothing. Where nothing of the kind is said of any tool, they
         are all taken to."""
-        ours = [spec for spec in self.tools.values() if spec.runner is not None]
-        unsaid = not any(spec.annotations.read_only for spec in ours)
-        return self.is_ours(call) and (unsaid or self.tools[call.name].annotations.read_only)
+        spec = self.tools.get(tool)
+        ours = spec is not None and spec.runner is not None
+        return ours and (not self.says_what_looks or self.tools[tool].annotations.read_only)
+
+    def may_change(self, tool: str) -> bool:
+        """We run it, and it is not among those that only look."""
+        spec = self.tools.get(tool)
+        return spec is not None and spec.runner is not None and not self.only_looks(tool)
+
+    def spoke_of(self, tool: str) -> bool:
+        """The user used all the words of its name."""
+        return all(word in self._asked for word in _words_of(tool))
+
+    def spoke_of_some(self, tool: str) -> bool:
+        """The user used some word of its name that no other's has, of those shown."""
+        names = [shown.name for shown in self.request.tools if shown.name != tool]
+        others = {word for name in names for word in _words_of(name)}
+        return any(word in self._asked for word in _words_of(tool) if word not in others)
+
+    @property
+    def _asked(self) -> str:
+        return " ".join(m.content for m in self.request.messages if m.role == "user").casefold()
 
     def repeats(self, call: ToolCall) -> bool:
         """Whether the call was made before in the run, and nothing has changed since: no call that
@@ -261,6 +282,11 @@ class Run:
 
     def _changes(self, node: Node) -> bool:
         return node.tool in self.tools and not self.tools[node.tool].annotations.read_only
+
+
+def _words_of(tool: str) -> list[str]:
+    """Of its name, without their endings."""
+    return [word[:5] for word in tool.casefold().replace("-", "_").split("_") if len(word) > 2]
 
 
 def _same(node: Node, call: ToolCall) -> bool:

@@ -11,7 +11,9 @@ from f1.planning.run import Run
 from f1.planning.strategy import Move
 from f1.types import Message, Note, ResponseFormat, TextDelta, ToolChoice
 
-_QUESTION = ResponseFormat("regex", r"[A-Z][^?{}\n]+\?")
+_QUESTION = ResponseFormat(
+    "regex", r"(What|Which|Who|When|Where|How many|How much|Could you tell me)[^?.{}\n]+\?"
+)
 _MAX_TOKENS = 80
 
 

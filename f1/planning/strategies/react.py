@@ -2,11 +2,12 @@
 2022, without the written thoughts).
 
 Habits of small models are met here.
-- A call whose values nobody has said waits: the others run, and the model makes it anew once it
-  has seen their results. Where there are no others, a call that only looks is made all the same;
-  one that changes something is not, and the user is asked.
+- A call whose values nobody has said waits: things are looked up first, and then it is called for
+  again. Where there is nothing to look up, or a look-up on a guess fails, the user is asked.
 - A call made before is not made again: once nothing new is asked for, what is known has to do.
-- Where all calls failed, another is asked for once, for errors often tell what would have done.
+- Where all calls failed, the tool is called for once more, for errors often tell what would have
+  done, then any other.
+- What nobody asked for is not done on top; once all is done that was meant, it is time to answer.
 """
 
 from __future__ import annotations
@@ -31,16 +32,25 @@ from f1.types import (
     ToolChoice,
 )
 
+_MAX_AGAIN = 2  # times that a run calls again for what went wrong
+
 
 class React:
     name: StrategyName = "react"
 
     def __init__(self) -> None:
-        self._tried_again = False
+        self._times_again = 0
         self._waiting: tuple[str, ...] = ()  # tools of calls that wait for results
         self._meant: frozenset[str] = frozenset()  # tools that it called for at first
+        self._bets: dict[str, tuple[str, ...]] = {}  # look-ups on a guess, by id: what was guessed
 
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
+        moves = self._lost_bet(run) or self._step(run)
+        async with aclosing(moves):
+            async for move in moves:
+                yield move
+
+    async def _step(self, run: Run) -> AsyncGenerator[Move]:
         request = replace(run.request, tool_choice=self._choice(run))
         said = Said.in_(request.messages, request.tools)
         words, guessed, num_nodes = Words(), list[ToolCall](), len(run.nodes)
@@ -62,10 +72,11 @@ class React:
         self._waiting = ()
         self._meant = self._meant or frozenset(call.name for call in words.turn.calls)
         if guessed and len(run.nodes) == num_nodes:
-            for call in await _instead(run, said, guessed):
+            for call in await self._look_up(run, said, guessed):
                 yield run.node(call)
         if guessed and len(run.nodes) > num_nodes:
-            self._waiting = tuple(dict.fromkeys(call.name for call in guessed))
+            self._waiting = tuple(dict.fromkeys(c.name for c in guessed if c.id not in self._bets))
+        if self._waiting:
             yield Note(f"{', '.join(self._waiting)} waited: it had values that nobody had said yet")
         if (missing := words.disguised()) is not None and missing.name not in run.tools:
             known = ", ".join(tool.name for tool in request.tools)
@@ -83,41 +94,71 @@ class React:
             async for move in moves:
                 yield move
 
-    def _unasked(self, run: Run, call: ToolCall) -> bool:
-        """Whether the call goes further than it was meant to at first: something was found out or
-        done, nothing went wrong, and now a tool is to change something of which nobody spoke."""
-        if not self._meant or call.name in self._meant or run.anything_failed:
-            return False
-        return run.may_change(call) and not run.spoke_of(call.name)
-
     def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
         """One turn of the model. Strategies that go on step by step, but come to a step in another
         way, have their own."""
         return run.decode(request)
 
     def _choice(self, run: Run) -> ToolChoice:
-        """What waited for results is called once they are there; and where all calls went wrong,
-        another has to be made, once."""
+        """What waited for results is called for once they are there; what went wrong is called for
+        again; where all is done, there is nothing to call."""
         asked = run.request.tool_choice
         if asked.mode != "auto":
             return asked
-        if len(self._waiting) == 1:
-            return ToolChoice("named", self._waiting[0])
-        if run.went_wrong and not self._tried_again:
-            self._tried_again = True
+        if self._waiting:
+            only = self._waiting[0] if len(self._waiting) == 1 else None
+            return ToolChoice("named", only) if only else ToolChoice("required")
+        if run.went_wrong and self._times_again < _MAX_AGAIN:
+            self._times_again += 1
+            tools = {node.tool for node in run.last}
+            if self._times_again == 1 and len(tools) == 1:
+                return ToolChoice("named", *tools)
             return ToolChoice("required")
-        return ToolChoice("required") if self._waiting else asked
+        return ToolChoice("none") if self._all_is_done(run) else asked
 
+    def _all_is_done(self, run: Run) -> bool:
+        """All that was meant at first and changes something has been done, nothing went wrong, and
+        the user spoke of nothing else that could be."""
+        done = run.done
+        changing = {tool.name for tool in run.request.tools if run.may_change(tool.name)}
+        meant = changing & self._meant
+        if not meant or not meant <= done or run.anything_failed:
+            return False
+        return not any(run.spoke_of_some(name) for name in changing - done)
 
-async def _instead(run: Run, said: Said, guessed: Sequence[ToolCall]) -> list[ToolCall]:
-    """What the model looks up first if it is not shown the tools whose arguments it made up; where
-    that is nothing, the guesses that do no harm."""
-    names = {call.name for call in guessed}
-    others = tuple(tool for tool in run.request.tools if tool.name not in names)
-    found: list[ToolCall] = []
-    if others and run.request.tool_choice.mode != "named":
-        (completion,) = await run.complete(replace(run.request, tools=others))
-        calls = completion.message.tool_calls
-        found = [c for c in calls if not said.guesses(c) and not run.repeats(c)]
-    looks = [call for call in found or guessed if run.only_looks(call)]
-    return looks or [call for call in guessed if run.only_looks(call)]
+    def _unasked(self, run: Run, call: ToolCall) -> bool:
+        """Whether the call goes further than it was meant to at first: something was found out or
+        done, nothing went wrong, and now a tool is to change something of which nobody spoke."""
+        if not self._meant or call.name in self._meant or run.anything_failed:
+            return False
+        return run.may_change(call.name) and not run.spoke_of(call.name)
+
+    async def _look_up(
+        self, run: Run, said: Said, guessed: Sequence[ToolCall]
+    ) -> Sequence[ToolCall]:
+        """What the model looks up first if it is shown nothing else; where that is nothing, the
+        guesses that do no harm."""
+        names = {call.name for call in guessed}
+        others = tuple(
+            tool
+            for tool in run.request.tools
+            if tool.name not in names and run.only_looks(tool.name)
+        )
+        if others and run.request.tool_choice.mode != "named":
+            choice = ToolChoice("required" if run.says_what_looks else "auto")
+            asked = replace(run.request, tools=others, tool_choice=choice)
+            (completion,) = await run.complete(asked)
+            calls = completion.message.tool_calls
+            found = [c for c in calls if not said.guesses(c) and not run.repeats(c)]
+            if found:
+                return found
+        bets = [call for call in guessed if run.only_looks(call.name)]
+        self._bets |= {call.id: said.guesses(call) for call in bets}
+        return bets
+
+    def _lost_bet(self, run: Run) -> AsyncGenerator[Move] | None:
+        """The question to the user, where a look-up on a guess failed."""
+        if not run.went_wrong or not run.says_what_looks:
+            return None
+        lost = [node for node in run.last if node.call_id in self._bets]
+        return clarify(run, lost[0].tool, self._bets[lost[0].call_id]) if lost else None
