@@ -157,8 +157,8 @@ class React:
         return bets
 
     def _lost_bet(self, run: Run) -> AsyncGenerator[Move] | None:
-        """The question to the user, where a look-up on a guess failed."""
-        if not run.went_wrong or not run.says_what_looks:
+        """The question to the user, where look-ups on a guess failed more than once."""
+        if not run.went_wrong or not run.says_what_looks or not self._times_again:
             return None
         lost = [node for node in run.last if node.call_id in self._bets]
         return clarify(run, lost[0].tool, self._bets[lost[0].call_id]) if lost else None
