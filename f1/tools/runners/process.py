@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +56,10 @@ class Workers:
     def take(self, module: str) -> Worker:
         """One that is free, or a new one."""
         idle = self._idle.setdefault(module, [])
-        while idle:
-            worker = idle.pop()
-            if worker.is_fresh:
-                return worker
-            worker.close()
+        with suppress(IndexError):  # there are none left
+            while not (worker := idle.pop()).is_fresh:
+                worker.close()
+            return worker
         return Worker(module, self.settings)
 
     def keep(self, module: str, worker: Worker) -> None:
@@ -68,8 +68,9 @@ class Workers:
             idle.append(worker)
             return
         worker.close()
-        if not idle and worker.is_ready and not self._closed:  # the next call shall find one
-            idle.append(Worker(module, self.settings))
+        if not idle and worker.is_ready and not self._closed:
+            with suppress(ToolFailure):  # the next call would find one; it can be told, too
+                idle.append(Worker(module, self.settings))
 
     def close(self) -> None:
         """Ends them all, within milliseconds; a second or two where one does not want to go."""

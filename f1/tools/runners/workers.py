@@ -53,19 +53,17 @@ class Worker:
     """Started at once; the module is imported while nobody waits yet. One call at a time."""
 
     def __init__(self, module: str, settings: WorkerSettings):
+        """Raises ToolFailure where there are no processes or files to be had, or no such folder."""
         self.settings = settings
         self._control, control = socket.socketpair()
         self._channel, channel = socket.socketpair()
-        with control, channel:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "f1.tools.runners.supervisor", str(channel.fileno())],
-                stdin=control.fileno(),
-                stdout=subprocess.DEVNULL,
-                pass_fds=(channel.fileno(),),
-                env=_environment(settings.environment),
-                cwd=settings.folder,
-                start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
-            )
+        try:
+            with control, channel:
+                self._process = _start(control, channel, settings)
+        except OSError as error:
+            self._control.close()
+            self._channel.close()
+            raise ToolFailure(f"its process cannot be started: {error.strerror}") from error
         self.close = finalize(self, _close, self._process, self._control, self._channel)
         for connection in (self._control, self._channel):
             connection.setblocking(False)
@@ -134,13 +132,14 @@ class Worker:
         except (EOFError, OSError) as error:
             await self.end()
             raise ToolFailure(self._ending()) from error
-        self._log_printed()
+        name = f"{self._hello['module']}:{question.get('function', '')}"
+        self._log_printed(name)
         if kind != b"F":
             return read_output(kind == b"T", data, size)
         failure = json.loads(data)
         if not failure["fit"]:
             await self.end()
-        log.warning("a tool failed: %s\n%s", _plain(failure["error"]), _plain(failure["trace"]))
+        log.warning("%s: %s\n%s", name, _plain(failure["error"]), _plain(failure["trace"]))
         raise ToolFailure(failure["error"])
 
     async def _exactly(self, size: int) -> bytearray:
@@ -154,14 +153,14 @@ class Worker:
                 filled += read
         return data
 
-    def _log_printed(self) -> None:
+    def _log_printed(self, name: str) -> None:
         text, left = b"", _PRINTED_BYTES
         with suppress(BlockingIOError):
             while left > 0 and (piece := self._control.recv(1 << 16)):
                 text += piece[: _PRINTED_CHARS - len(text)]
                 left -= len(piece)
         if text:
-            log.info("a tool printed: %s", _plain(text.decode(errors="replace")))
+            log.info("%s printed: %s", name, _plain(text.decode(errors="replace")))
 
     def _ending(self) -> str:
         status = self._process.returncode
@@ -170,6 +169,20 @@ class Worker:
         name = signal.Signals(status - 128).name
         over = f", after {self.settings.cpu_seconds:g} s of work" if name == "SIGXCPU" else ""
         return f"its process was ended by {name}{over}"
+
+
+def _start(
+    control: socket.socket, channel: socket.socket, settings: WorkerSettings
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "f1.tools.runners.supervisor", str(channel.fileno())],
+        stdin=control.fileno(),
+        stdout=subprocess.DEVNULL,
+        pass_fds=(channel.fileno(),),
+        env=_environment(settings.environment),
+        cwd=settings.folder,
+        start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
+    )
 
 
 def _close(
