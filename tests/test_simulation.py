@@ -10,18 +10,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from simulation import simulate
+from simulated_requests import simulate_requests
+from simulation import World, simulate
 
-from f1.planning import executor, flights, tries
+from f1.planning import executor, flights, orchestrator, tries
 from f1.planning.executor import Executor
 from f1.planning.flights import Flights
 from f1.planning.gates import Gate
-from f1.types import Node, ToolResult
+from f1.planning.run import Run
+from f1.types import Budget, Node, ToolResult
 
 EVERYTHING = {
     *"done unknown_tool invalid_arguments bad_reference need_failed error timeout".split(),
     *"unavailable refused cancelled retried cut shared known left".split(),
 }
+ENDINGS = {*"answered client_calls steps calls seconds repeated silent theirs left".split()}
 
 
 @pytest.mark.parametrize("seed", range(400))
@@ -29,18 +32,25 @@ def test_the_promises_are_kept(seed: int) -> None:
     assert simulate(seed).broken == []
 
 
+@pytest.mark.parametrize("seed", range(150))
+def test_they_are_kept_through_whole_requests(seed: int) -> None:
+    assert simulate_requests(seed).broken == []
+
+
 @pytest.mark.full
+@pytest.mark.parametrize("simulated", [simulate, simulate_requests])
 @pytest.mark.parametrize("first", range(400, 10_400, 100))
-def test_they_always_are(first: int) -> None:
-    broken = {seed: simulate(seed).broken for seed in range(first, first + 100)}
+def test_they_always_are(first: int, simulated: Callable[[int], World]) -> None:
+    broken = {seed: simulated(seed).broken for seed in range(first, first + 100)}
     assert {seed: what for seed, what in broken.items() if what} == {}
 
 
-@pytest.mark.parametrize("seed", range(0, 400, 20))
-def test_a_seed_replays(seed: int) -> None:
-    once, again = simulate(seed), simulate(seed)
+@pytest.mark.parametrize("simulated", [simulate, simulate_requests])
+@pytest.mark.parametrize("seed", range(0, 400, 40))
+def test_a_seed_replays(seed: int, simulated: Callable[[int], World]) -> None:
+    once, again = simulated(seed), simulated(seed)
     assert once.log == again.log
-    assert once.log != simulate(seed + 1).log
+    assert once.log != simulated(seed + 1).log
 
 
 def test_everything_happens() -> None:
@@ -49,6 +59,10 @@ def test_everything_happens() -> None:
     for seed in range(120):
         happened += simulate(seed).happened
     assert happened.keys() == EVERYTHING
+    endings: Counter[str] = Counter()
+    for seed in range(100):
+        endings += simulate_requests(seed).happened
+    assert endings.keys() == ENDINGS
 
 
 # --- it would notice ---------------------------------------------------------------------------
@@ -120,8 +134,13 @@ def starts_late(run: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
-def crash(*_: object) -> str:
-    raise OverflowError
+def with_one_result_less(remember: Callable[..., None]) -> Callable[..., None]:
+    def wrong(self: Run, theirs: Any = ()) -> None:
+        remember(self, theirs)
+        *before, _ = self.request.messages
+        self.request = replace(self.request, messages=tuple(before))
+
+    return wrong
 
 
 BREAKAGES: dict[str, tuple[Any, str, Any]] = {
@@ -149,9 +168,26 @@ BREAKAGES: dict[str, tuple[Any, str, Any]] = {
 }
 
 
+IN_REQUESTS: dict[str, tuple[Any, str, Any]] = {
+    "calls beyond the budget": (Run, "budget", Budget(9, 99)),
+    "a result is missing": (Run, "remember", with_one_result_less(Run.remember)),
+    "what the caller brought is forgotten": (orchestrator, "results_of", lambda waiting, said: []),
+    "leaving does not wait": (executor, "ended", not_waited_for),
+    "exceptions get lost": BREAKAGES["exceptions get lost"],
+}
+
+
 @pytest.mark.filterwarnings("ignore")  # of what broken code leaves behind
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_it_would_notice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, attribute, wrong = BREAKAGES[name]
     monkeypatch.setattr(owner, attribute, wrong)
     assert any(simulate(seed).broken for seed in range(200))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", IN_REQUESTS)
+def test_it_would_notice_in_requests(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, wrong = IN_REQUESTS[name]
+    monkeypatch.setattr(owner, attribute, wrong)
+    assert any(simulate_requests(seed).broken for seed in range(200))
