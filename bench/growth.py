@@ -4,9 +4,9 @@
     python bench/growth.py tools [--model NAME]    # 10 tools against 4,000, the same questions
     python bench/growth.py session [--turns 100]   # one conversation, tool calls answered
 
-`tools`: ten questions with their ten tools, and the same among 4,000, in turns; each is asked
-twice, and before that the ten tools are registered. What is timed is the whole answer. `session`: one
-conversation about 80 tools of our own (tests/data/selection.json), half of it about things that
+`tools`: questions with their tools, ten of them, and the same among 4,000, in turns; each is asked
+twice, and before that the ten tools are registered. What is timed is the whole answer. `session`:
+one conversation about 80 tools of our own (tests/data/selection.json), half of it about things that
 came up before. Each request carries the whole of it. Processor time is told beside wall time: it
 says more where the machine is shared.
 """
@@ -50,12 +50,13 @@ MOST_STEPS = 2  # requests of one turn of the session
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Seconds until its first token, by the wall and of the processor, and until its last."""
+    """Seconds until its first token and until its last, by the wall and of the processor."""
 
     completion: Completion
     first: float
     first_busy: float
     seconds: float
+    busy: float
 
     @property
     def new_tokens(self) -> int:
@@ -67,10 +68,11 @@ async def ask(system: System, request: GenerateRequest) -> Answer:
     """Timed to its first token by a request that ends with it."""
     begun, busy = time.perf_counter(), time.process_time()
     probe = await decode(system, replace(request, max_tokens=1))
-    first, busy = time.perf_counter() - begun, time.process_time() - busy
+    first, first_busy = time.perf_counter() - begun, time.process_time() - busy
     completion = await decode(system, request)
     usage = replace(completion.usage, cached_tokens=probe.usage.cached_tokens)
-    return Answer(replace(completion, usage=usage), first, busy, time.perf_counter() - begun)
+    seconds, busy = time.perf_counter() - begun, time.process_time() - busy
+    return Answer(replace(completion, usage=usage), first, first_busy, seconds, busy)
 
 
 async def decode(system: System, request: GenerateRequest) -> Completion:
@@ -88,11 +90,12 @@ def request_of(messages: Sequence[Message], k: int) -> GenerateRequest:
 # --- ten tools and four thousand -----------------------------------------------------------------
 
 
-async def compare(engine: AsyncEngine, selector: Selector, k: int) -> dict[str, Any]:
+async def compare(engine: AsyncEngine, selector: Selector, k: int, count: int) -> dict[str, Any]:
     many = tuple(enlarged(pool(WIDE), 4000))
     by_name = {spec.name: spec for spec in many}
     asked = questions("simple_python", "test")[::20][:10]
     few = tuple(by_name[name] for question in asked for name in question.gold)[:10]
+    asked = asked[:count]
     await engine.register_tools([spec.tool for spec in few])
     systems = {}
     for specs in (few, many):
@@ -111,6 +114,7 @@ async def compare(engine: AsyncEngine, selector: Selector, k: int) -> dict[str, 
                         "tools": count,
                         "again": again,
                         "seconds": answer.seconds,
+                        "busy": answer.busy,
                         "first": answer.first,
                         "prompt": answer.completion.usage.prompt_tokens,
                         "new": answer.new_tokens,
@@ -123,16 +127,18 @@ async def compare(engine: AsyncEngine, selector: Selector, k: int) -> dict[str, 
             of = [row for row in rows if row["tools"] == count and row["again"] == again]
             mean = {key: float(np.mean([row[key] for row in of])) for key in of[0]}
             print(
-                f"| {count:5d} tools | {mean['seconds']:.2f} s | first {mean['first']:.2f} s "
+                f"| {count:5d} tools | {mean['seconds']:.2f} s ({mean['busy']:.2f} s busy) | first {mean['first']:.2f} s "
                 f"| {mean['prompt']:.0f} tokens, {mean['new']:.0f} new "
                 f"| right {mean['right']:.0%} |"
             )
-        few_s, many_s = (
-            np.array([r["seconds"] for r in rows if r["tools"] == n and r["again"] == again])
-            for n in systems
-        )
-        ratios = many_s / few_s
-        print(f"ratio: of sums {many_s.sum() / few_s.sum():.2f}, median {np.median(ratios):.2f}")
+        for clock in ("seconds", "busy"):
+            few_s, many_s = (
+                np.array([r[clock] for r in rows if r["tools"] == n and r["again"] == again])
+                for n in systems
+            )
+            ratios = many_s / few_s
+            total = many_s.sum() / few_s.sum()
+            print(f"ratio ({clock}): of sums {total:.2f}, median {np.median(ratios):.2f}")
     return {"rows": rows}
 
 
@@ -223,7 +229,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         selector = Selector(ranker)
         if options.what == "tools":
             await embedded(ranker, tuple(enlarged(pool(WIDE), 4000)))
-            return await compare(engine, selector, options.max_tools)
+            return await compare(engine, selector, options.max_tools, options.questions)
         await embedded(ranker, session_tools())
         return await session(engine, selector, options.max_tools, options.turns)
     finally:
@@ -237,6 +243,7 @@ def main() -> None:
     parser.add_argument("what", choices=("tools", "session"))
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--max-tools", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=10)
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--json", type=Path, help="also write everything here")
     options = parser.parse_args()
