@@ -127,7 +127,8 @@ async def compare(engine: AsyncEngine, selector: Selector, k: int, count: int) -
             of = [row for row in rows if row["tools"] == count and row["again"] == again]
             mean = {key: float(np.mean([row[key] for row in of])) for key in of[0]}
             print(
-                f"| {count:5d} tools | {mean['seconds']:.2f} s ({mean['busy']:.2f} s busy) | first {mean['first']:.2f} s "
+                f"| {count:5d} tools | {mean['seconds']:.2f} s ({mean['busy']:.2f} s busy) "
+                f"| first {mean['first']:.2f} s "
                 f"| {mean['prompt']:.0f} tokens, {mean['new']:.0f} new "
                 f"| right {mean['right']:.0%} |"
             )

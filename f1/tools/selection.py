@@ -82,9 +82,10 @@ class Selector:
         """At most `k` tools at the first question; later ones may add some, and so do calls of
         others, searches, and a call that is `forced`."""
         turns = turns_of(messages)
-        if len(specs) <= k or not turns:
-            selected = tuple(Selected(spec.name, 1.0, "all") for spec in specs[:k])
-            return Selection(tuple(specs[:k]), selected, len(specs))
+        if len(specs) <= k:
+            return _unranked(specs, len(specs))
+        if not turns:  # nothing is asked: the first do, the one that is forced before others
+            return _unranked(sorted(specs, key=lambda spec: spec.name != forced)[:k], len(specs))
         index = await self._index(specs)
         shown = Shown(specs, index.places, k)
         for turn in turns:
@@ -157,6 +158,11 @@ class Shown:
             {place: tuple(names) for place, names in self._at.items()},
             notes,
         )
+
+
+def _unranked(specs: Sequence[ToolSpec], num_tools: int) -> Selection:
+    selected = tuple(Selected(spec.name, 1.0, "all") for spec in specs)
+    return Selection(tuple(specs), selected, num_tools)
 
 
 def turns_of(messages: Sequence[Message]) -> list[Turn]:
