@@ -114,6 +114,8 @@ class ToolResult:
         return Message("tool", self.content, tool_call_id=self.call.id)
 
 
+FEW_TOOLS = 32
+HANDFUL = 8
 StrategyName = Literal["auto", "direct", "react", "plan", "vote", "reflect", "backtrack", "soft"]
 Ending = Literal[
     "answered",
@@ -145,12 +147,19 @@ class RunOptions:
     plan: Plan | Mapping[str, Any] | None = None  # run this one; a Mapping: as JSON, unchecked
     tools: tuple[str, ...] = ()  # registered ones, by name
     toolsets: tuple[str, ...] = ()  # registered: "travel", or "travel@2" for that version
-    max_tools: int = 16  # shown to the model at first; the rest can be searched for
+    max_tools: int | None = None  # shown at first; None: all of a few, a handful of many
     samples: int = 5  # of strategies that draw several
     budget: Budget = Budget()
     roles: Mapping[str, str] = field(default_factory=dict)  # role → model, in place of f1.toml's
     compact: bool = True  # leave old turns out where the conversation does not fit
     progress: bool = False  # tell of calls and results as they happen
+
+    def num_shown(self, num_tools: int) -> int:
+        """Of so many tools, those that the model is shown at first; it can search for the rest.
+        All of a few, for what is computed of them serves every request."""
+        if self.max_tools is not None:
+            return min(self.max_tools, num_tools)
+        return num_tools if num_tools <= FEW_TOOLS else HANDFUL
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class Orchestrator:
             request = replace(request, run=options)
         engines = self.system.engines(request.run.roles)
         messages, waiting = self.system.pending.resume(self.tenant, request.messages)
-        if len(tools) > request.run.max_tools and SEARCH_TOOL not in tools:
+        if len(tools) > request.run.num_shown(len(tools)) and SEARCH_TOOL not in tools:
             tools[SEARCH_TOOL] = self.system.selector.search_tool(tuple(tools.values()))
         async with Executor(tools, self.system.gates) as executor:
             request = replace(request, messages=messages)
@@ -174,10 +174,11 @@ class Orchestrator:
         self, request: GenerateRequest, tools: Mapping[str, ToolSpec]
     ) -> tuple[GenerateRequest, Selection]:
         """The request with the tools that it most likely needs."""
+        specs = tuple(spec for spec in tools.values() if spec.name != SEARCH_TOOL)
         selection = await self.system.selector.select(
-            tuple(spec for spec in tools.values() if spec.name != SEARCH_TOOL),
+            specs,
             request.messages,
-            request.run.max_tools,
+            request.run.num_shown(len(specs)),
             forced=request.tool_choice.name,
         )
         if (search := tools.get(SEARCH_TOOL)) is not None:

@@ -21,7 +21,7 @@ async def prepare(engine: Registering, specs: Sequence[ToolSpec]) -> None:
     where they are few enough to be shown whole. Of more, each request shows a few, which it is not
     known before. Raises what a request with them would."""
     tools = [spec.tool for spec in specs]
-    if len(tools) <= RunOptions().max_tools:
+    if RunOptions().num_shown(len(tools)) == len(tools):
         await engine.register_tools(tools)
     else:
         await engine.judge_tools(tools)
