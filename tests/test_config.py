@@ -44,7 +44,7 @@ def test_the_example_says_everything() -> None:
     assert config.models["big"] == big
     assert config.roles == {"caller": ("big", qwen), "router": ("small",)}
     assert config.memory == 4 << 30
-    assert config.defaults == RunOptions(toolsets=("travel",))
+    assert config.defaults == RunOptions(max_tools=16, toolsets=("travel",))
     assert config.toolsets == {"travel": ("weather", "book_flight")}
     with closing(Workers()) as workers:
         weather, booking = (configured_tool(*item, workers) for item in config.tools.items())
