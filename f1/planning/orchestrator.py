@@ -85,8 +85,9 @@ class Orchestrator:
             while outcome is None:
                 try:
                     await self._prepare(run)
-                    async for item in self._move(run):
-                        yield item
+                    async with aclosing(self._move(run)) as items:
+                        async for item in items:
+                            yield item
                     outcome = self._outcome(run)
                 except Spent as spent:
                     outcome = give_up(run, spent.ending)
