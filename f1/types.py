@@ -16,12 +16,14 @@ class Tool:
     """A function the model may call. `parameters` is a JSON Schema (2020-12) of an object.
 
     Not `strict`: arguments are some JSON object, held to no schema, and F1 never runs the call.
+    `accepts`: what its calls are held to in place of `parameters`, which is what the model reads.
     """
 
     name: str
     description: str = ""
     parameters: JsonSchema = field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = True
+    accepts: JsonSchema | None = None
 
 
 @dataclass(frozen=True, slots=True)

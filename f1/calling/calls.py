@@ -186,6 +186,8 @@ class Calls:
 
 def held_to(tool: Tool) -> Tool:
     """The tool with the schema that its calls must satisfy."""
+    if tool.accepts is not None:
+        return replace(tool, parameters=tool.accepts, accepts=None)
     return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
 
 

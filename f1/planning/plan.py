@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from f1.calling.document import document
@@ -91,6 +92,33 @@ def parse_plan(value: object, tools: Mapping[str, ToolSpec], *, param: str = "f1
     nodes = [_node(item, f"{param}.nodes[{index}]") for index, item in enumerate(items)]
     check_nodes(nodes, tools, param)
     return Plan(tuple(nodes))
+
+
+def with_references(node: Node, earlier: Sequence[Node], tools: Mapping[str, ToolSpec]) -> Node:
+    """The node of a decoded call, with what refers to `earlier` ones read as such. Where that does
+    not fit (a free-form object only looks like it), nothing is."""
+    known = {other.id: other for other in earlier}
+    try:
+        arguments = {name: _recognised(value, known) for name, value in node.arguments.items()}
+        read = replace(node, arguments=arguments)
+        unchecked(read, known, tools)
+    except InvalidRequest:
+        return node
+    return read
+
+
+def _recognised(value: Any, known: Collection[str]) -> Any:
+    match value:
+        case Mapping() if (
+            _is_reference(value) and isinstance(value["ref"], str) and value["ref"] in known
+        ):
+            return Ref(value["ref"], _path(value.get("path", ""), "path"))
+        case Mapping():
+            return {key: _recognised(inner, known) for key, inner in value.items()}
+        case list():
+            return [_recognised(inner, known) for inner in value]
+        case _:
+            return value
 
 
 def _node(value: object, param: str) -> Node:

@@ -10,6 +10,7 @@ from f1.planning.run import Run
 from f1.planning.strategies.backtrack import Backtrack
 from f1.planning.strategies.direct import Direct
 from f1.planning.strategies.given import Given
+from f1.planning.strategies.plan import PlanAhead
 from f1.planning.strategies.react import React
 from f1.planning.strategies.reflect import Reflect
 from f1.planning.strategies.soft import SoftThinking
@@ -20,6 +21,7 @@ from f1.types import GenerateRequest, Message, Plan, ResponseFormat, SamplingPar
 STRATEGIES: dict[StrategyName, type[Strategy]] = {
     "direct": Direct,
     "react": React,
+    "plan": PlanAhead,
     "vote": Vote,
     "reflect": Reflect,
     "backtrack": Backtrack,
@@ -64,7 +66,9 @@ async def _choice(run: Run) -> StrategyName:
 
 
 def strategy_for(request: GenerateRequest) -> Strategy:
-    """That of the request."""
+    """That of the request; a plan alone is made by the one that makes plans."""
     name, plan = request.run.strategy, request.run.plan
+    if name == "auto" and request.run.plan_only:
+        name = "plan"
     strategy = Auto() if name == "auto" else STRATEGIES[name]()
     return Given(plan, strategy) if isinstance(plan, Plan) else strategy

@@ -74,10 +74,11 @@ class React:
         if guessed and len(run.nodes) == num_nodes:
             for call in await self._look_up(run, said, guessed):
                 yield run.node(call)
-        if guessed and len(run.nodes) > num_nodes:
-            self._waiting = tuple(dict.fromkeys(c.name for c in guessed if c.id not in self._bets))
-        if self._waiting:
-            yield Note(f"{', '.join(self._waiting)} waited: it had values that nobody had said yet")
+        waiting = [call for call in guessed if call.id not in self._bets]
+        if waiting and len(run.nodes) > num_nodes:
+            async with aclosing(self.wait(run, said, waiting)) as moves:
+                async for move in moves:
+                    yield move
         if (missing := words.disguised()) is not None and missing.name not in run.tools:
             known = ", ".join(tool.name for tool in request.tools)
             why = f"there is no function '{missing.name}'. There are: {known}"
@@ -93,6 +94,12 @@ class React:
         async with aclosing(last) as moves:
             async for move in moves:
                 yield move
+
+    async def wait(self, run: Run, said: Said, calls: Sequence[ToolCall]) -> AsyncGenerator[Move]:
+        """Calls with values that the step's other calls may bring: they are made once those are
+        there."""
+        self._waiting = tuple(dict.fromkeys(call.name for call in calls))
+        yield Note(f"{', '.join(self._waiting)} waited: it had values that nobody had said yet")
 
     def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
         """One turn of the model. Strategies that go on step by step, but come to a step in another
