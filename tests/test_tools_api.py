@@ -66,6 +66,9 @@ def asked(
             for name in ("alice", "bob")
         }
         wait_until_loaded(clients["alice"], server)
+        while not engine.registered:  # the operator's own
+            pass
+        assert engine.registered.pop() == ["shared"]
         try:
             yield clients, server, engine
         finally:

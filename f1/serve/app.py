@@ -97,12 +97,25 @@ def create_app(
             if on_load_error is not None:
                 on_load_error(error)
 
+    async def prepare_tools(loading: asyncio.Task[None]) -> None:
+        await asyncio.shield(loading)
+        try:
+            if server.models is not None and server.models.started:
+                await tools.prepare_operators(server)
+        except F1Error as error:  # one of them can never be called
+            log.error("the operator's tools: %s", error)
+            if on_load_error is not None:
+                on_load_error(error)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load_models())
+        preparing = asyncio.create_task(prepare_tools(loading))
         try:
             yield
         finally:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
             await loading  # a thread cannot be stopped: what it loads must be closed
             if server.models is not None:
                 await server.models.close()

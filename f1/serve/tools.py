@@ -29,15 +29,25 @@ from f1.serve.wire.tools import (
     write_toolset,
 )
 from f1.tools.ahead import prepare
+from f1.tools.registry import OPERATOR
 from f1.tools.spec import ToolSpec
 
 T = TypeVar("T")
 _BYTES_PER_TOKEN = 4
+_ALL = 1 << 30
 
 
 def add_routes(app: FastAPI, server: Server) -> None:
     _add_tools(app, server)
     _add_toolsets(app, server)
+
+
+async def prepare_operators(server: Server) -> None:
+    """Has done what the first requests with the operator's toolsets would wait for. Raises what a
+    request with them would."""
+    registry, prepared = server.registrar.registry, _preparing(server)
+    for toolset in registry.toolsets(OPERATOR, limit=_ALL).entries:
+        await prepared(toolset.tools)
 
 
 def _add_tools(app: FastAPI, server: Server) -> None:
