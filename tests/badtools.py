@@ -281,6 +281,16 @@ def leaves_with_a_status() -> None:
     os._exit(3)
 
 
+def leaves_with_another_status() -> None:
+    begun()
+    os._exit(255)
+
+
+def failure_that_is_none() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"F", 1, 2, 2) + b"{}")
+
+
 def leaves_a_daemon() -> None:
     begun()
     _daemon()

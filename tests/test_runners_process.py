@@ -84,6 +84,8 @@ FAIL = {
     "kills_its_supervisor": "ended",
     "leaves": "status 0",
     "leaves_with_a_status": "status 3",
+    "leaves_with_another_status": "status 255",
+    "failure_that_is_none": "no answer",
     "leaves_a_daemon": "status 0",
     "executes_another_program": "ended",
     "exits": "SystemExit: 5",
@@ -239,6 +241,25 @@ async def test_a_worker_is_kept_and_prints_for_the_log(
         while "complained" not in caplog.text:
             assert await bad(workers, "where").call({}, LIMITS) == first
     assert "raw\nsaid 4" in caplog.text
+
+
+async def test_another_is_started_ahead(mark: Path) -> None:
+    """And has imported the module before it is asked."""
+    (mark / "slow.py").write_text(
+        "import os\nopen(f'imported-{os.getpid()}', 'w').close()\ndef die() -> None: os._exit(1)\n"
+    )
+    workers = Workers(WorkerSettings(mark))
+    try:
+        die = workers.tool("slow:die")
+        assert len(list(mark.glob("imported-*"))) == 1
+        for number in (2, 3):
+            with pytest.raises(ToolFailure, match="status 1"):
+                await ProcessRunner(workers, "slow", "die").call({}, die.limits)
+            await asyncio.to_thread(
+                wait_for, lambda number=number: len(list(mark.glob("imported-*"))) == number
+            )
+    finally:
+        workers.close()
 
 
 async def test_secrets_stay_here(workers: Workers, mark: Path) -> None:

@@ -62,14 +62,19 @@ class Workers:
             return worker
         return Worker(module, self.settings)
 
-    def keep(self, module: str, worker: Worker) -> None:
+    def keep(self, module: str, worker: Worker) -> bool:
+        """False where it is not fit for another call, or not needed."""
         idle = self._idle.setdefault(module, [])
-        if len(idle) < self.settings.idle and worker.is_fresh and not self._closed:
+        is_kept = len(idle) < self.settings.idle and worker.is_fresh and not self._closed
+        if is_kept:
             idle.append(worker)
-            return
-        worker.close()
-        if not idle and worker.is_ready and not self._closed:
-            with suppress(ToolFailure):  # the next call would find one; it can be told, too
+        return is_kept
+
+    def start_ahead(self, module: str) -> None:
+        """For the next call, if none waits for it."""
+        idle = self._idle.setdefault(module, [])
+        if not idle and not self._closed:
+            with suppress(ToolFailure):  # the call can be told as well
                 idle.append(Worker(module, self.settings))
 
     def close(self) -> None:
@@ -103,19 +108,21 @@ class ProcessRunner:
         return said.value
 
     async def _ask(self, question: Mapping[str, Any], timeout: float, max_bytes: int) -> Output:
-        worker = self.workers.take(self.module)
+        worker, is_fit = self.workers.take(self.module), False
         try:
             await worker.start()
             async with asyncio.timeout(timeout):
                 output = await worker.ask(question, max_bytes)
+            is_fit = True
             return output
         except ToolFailure:
-            raise
-        except BaseException:
-            await _to_its_end(worker.end())
+            is_fit = True  # or has ended, which is seen
             raise
         finally:
-            self.workers.keep(self.module, worker)
+            if not (is_fit and self.workers.keep(self.module, worker)):
+                await _to_its_end(worker.end())
+                if worker.is_ready:
+                    self.workers.start_ahead(self.module)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

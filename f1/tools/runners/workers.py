@@ -46,7 +46,7 @@ class WorkerSettings:
     environment: tuple[str, ...] = ()
     memory_bytes: int = 2 << 30
     cpu_seconds: float | None = None  # of one call, in its own process; None: its time alone counts
-    idle: int = 2  # workers of a module that are kept for the next calls
+    idle: int = 4  # workers of a module that are kept for the next calls
 
 
 class Worker:
@@ -67,25 +67,29 @@ class Worker:
         self.close = finalize(self, _close, self._process, self._control, self._channel)
         for connection in (self._control, self._channel):
             connection.setblocking(False)
-        self._last_id = 0
         self.is_ready = False
-        self._hello = {
+        self._module = module
+        self._last_id = 0
+        hello = {
+            "id": 0,
             "module": module,
             "folder": str(settings.folder),
             "memory_bytes": settings.memory_bytes,
             "cpu_seconds": settings.cpu_seconds,
         }
+        with suppress(OSError):  # it is gone already, as who starts it will see
+            self._channel.send(_frame(hello))
 
     @property
     def is_fresh(self) -> bool:
         """It lives, and has said nothing that nobody asked for."""
         try:
-            self._channel.recv(1, socket.MSG_PEEK)
+            said = self._channel.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
-            pass
-        return False
+            return False
+        return bool(said) and not self.is_ready  # its first answer waits there
 
     async def start(self) -> None:
         """Waits for the module. Raises ToolFailure where it cannot be imported."""
@@ -93,22 +97,27 @@ class Worker:
             return
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await self._ask(self._hello, 0, MAX_FAILURE)
+                await self._answer(0, MAX_FAILURE, "")
         except TimeoutError as error:
+            await self.end()
             raise ToolFailure(f"its import takes more than {_START_SECONDS:g} s") from error
         self.is_ready = True
 
     async def ask(self, question: Mapping[str, Any], max_bytes: int) -> Output:
-        """Raises ToolFailure. Whoever cancels this has to end the worker."""
+        """Of a function. Raises ToolFailure. Whoever cancels this has to end the worker."""
         self._last_id += 1
-        return await self._ask({**question, "max_bytes": max_bytes}, self._last_id, max_bytes)
+        frame = _frame({**question, "max_bytes": max_bytes, "id": self._last_id})
+        with suppress(OSError):  # it is gone; what it said before is read
+            await asyncio.get_running_loop().sock_sendall(self._channel, frame)
+        return await self._answer(self._last_id, max_bytes, question["function"])
 
     async def end(self) -> None:
         """Nothing that the tool has started is left behind when this returns."""
-        with suppress(OSError):
-            self._control.shutdown(socket.SHUT_WR)
+        if not self.close.alive:
+            return
         loop = asyncio.get_running_loop()
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError):  # also of time
+            self._control.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(_GRACE_SECONDS):
                 while await loop.sock_recv(self._control, 1 << 16):
                     pass
@@ -117,30 +126,27 @@ class Worker:
             _end_without_supervisor(self._process)
         self.close()
 
-    async def _ask(self, question: Mapping[str, Any], number: int, max_bytes: int) -> Output:
-        loop = asyncio.get_running_loop()
-        body = json.dumps({**question, "id": number}).encode()
+    async def _answer(self, number: int, max_bytes: int, function: str) -> Output:
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # what it said before is read
-                await loop.sock_sendall(self._channel, REQUEST.pack(len(body)) + body)
             kind, answered, size, length = REPLY.unpack(await self._exactly(REPLY.size))
             room = {b"J": max_bytes, b"T": max_bytes, b"F": MAX_FAILURE}.get(kind, -1)
             if answered != number or not length <= min(room, size):
-                await self.end()
-                raise ToolFailure("its process answered with something that is no answer")
+                raise _NoAnswer
             data = await self._exactly(length)
+            self._log_printed(function)
+            if kind != b"F":
+                return read_output(kind == b"T", data, size)
+            told, trace, is_fit = _read_failure(data)
+        except _NoAnswer as error:
+            await self.end()
+            raise ToolFailure("its process answered with something that is no answer") from error
         except (EOFError, OSError) as error:
             await self.end()
             raise ToolFailure(self._ending()) from error
-        name = f"{self._hello['module']}:{question.get('function', '')}"
-        self._log_printed(name)
-        if kind != b"F":
-            return read_output(kind == b"T", data, size)
-        failure = json.loads(data)
-        if not failure["fit"]:
+        log.warning("%s:%s: %s\n%s", self._module, function, _plain(told), _plain(trace))
+        if not is_fit:
             await self.end()
-        log.warning("%s: %s\n%s", name, _plain(failure["error"]), _plain(failure["trace"]))
-        raise ToolFailure(failure["error"])
+        raise ToolFailure(told)
 
     async def _exactly(self, size: int) -> bytearray:
         loop = asyncio.get_running_loop()
@@ -153,22 +159,43 @@ class Worker:
                 filled += read
         return data
 
-    def _log_printed(self, name: str) -> None:
+    def _log_printed(self, function: str) -> None:
         text, left = b"", _PRINTED_BYTES
         with suppress(BlockingIOError):
             while left > 0 and (piece := self._control.recv(1 << 16)):
                 text += piece[: _PRINTED_CHARS - len(text)]
                 left -= len(piece)
         if text:
-            log.info("%s printed: %s", name, _plain(text.decode(errors="replace")))
+            text_read = _plain(text.decode(errors="replace"))
+            log.info("%s:%s printed: %s", self._module, function, text_read)
 
     def _ending(self) -> str:
-        status = self._process.returncode
-        if status is None or status <= 128:
+        status = self._process.returncode or 0
+        name = {number.value: number.name for number in signal.Signals}.get(status - 128)
+        if name is None:
             return f"its process ended with status {status}"
-        name = signal.Signals(status - 128).name
         over = f", after {self.settings.cpu_seconds:g} s of work" if name == "SIGXCPU" else ""
         return f"its process was ended by {name}{over}"
+
+
+class _NoAnswer(Exception):
+    """What came is none, or not to what was asked."""
+
+
+def _frame(message: Mapping[str, Any]) -> bytes:
+    body = json.dumps(message).encode()
+    return REQUEST.pack(len(body)) + body
+
+
+def _read_failure(data: bytearray) -> tuple[str, str, bool]:
+    """What is told, what is for the log, and if the worker is fit for another call."""
+    try:
+        match json.loads(data):
+            case {"error": str(told), "trace": str(trace), "fit": bool(is_fit)}:
+                return told, trace, is_fit
+    except ValueError:
+        pass
+    raise _NoAnswer
 
 
 def _start(
