@@ -89,9 +89,8 @@ async def _referring(run: Run, call: ToolCall, made_up: Sequence[str]) -> Node |
     tools = {**shown, call.name: lifted}.values()
     request = replace(_foreseen(run, tools), tool_choice=ToolChoice("named", call.name))
     async with aclosing(_calls(run, request)) as nodes:
-        async for node in nodes:
-            return node if needs(node) else None
-    return None
+        made = [node async for node in nodes]  # to the end, where it is told what it took
+    return made[0] if made and needs(made[0]) else None
 
 
 async def _more(run: Run) -> AsyncGenerator[Node]:
