@@ -404,6 +404,18 @@ def burst() -> None:
         os.write(_channel(), b"\xff" * 65536)
 
 
+def talks_later() -> int:
+    """When its answer has been read."""
+
+    def talk() -> None:
+        started(1)
+        os.write(_channel(), b"by the way")
+        begun()
+
+    threading.Thread(target=talk).start()
+    return os.getpid()
+
+
 def returns_twice() -> int:
     begun()
     os.fork()

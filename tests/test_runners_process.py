@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -255,11 +256,23 @@ async def test_another_is_started_ahead(mark: Path) -> None:
         for number in (2, 3):
             with pytest.raises(ToolFailure, match="status 1"):
                 await ProcessRunner(workers, "slow", "die").call({}, die.limits)
-            await asyncio.to_thread(
-                wait_for, lambda number=number: len(list(mark.glob("imported-*"))) == number
-            )
+            while len(list(mark.glob("imported-*"))) < number:
+                await asyncio.sleep(0.01)
     finally:
         workers.close()
+
+
+async def test_an_idle_worker_dies_or_talks(workers: Workers, mark: Path) -> None:
+    """The next call has another."""
+    [process, *_] = (await bad(workers, "where").call({}, LIMITS)).value
+    os.kill(process, signal.SIGKILL)
+    while Path(f"/proc/{process}").exists():
+        await asyncio.sleep(0.01)
+    talker = (await bad(workers, "talks_later").call({}, LIMITS)).value
+    (mark / "heard").touch()
+    while not (mark / str(talker)).exists():
+        await asyncio.sleep(0.01)
+    await is_well(workers)
 
 
 async def test_secrets_stay_here(workers: Workers, mark: Path) -> None:
