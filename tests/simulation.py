@@ -119,7 +119,7 @@ class Wild:
             if way == "stubborn":  # is told to end, and does not for long
                 await asyncio.sleep(4 * GRACE)
             elif world.rng.random() < 0.5:
-                await asyncio.sleep(world.rng.choice((0.0, 0.5, GRACE - 1)))
+                await asyncio.sleep(world.rng.choice((0.0, 0.5, 0.9)) * GRACE)
             raise
         match way:
             case "down":
@@ -252,7 +252,7 @@ def make_tools(world: World) -> dict[str, ToolSpec]:
         cap = 100 if world.tame else rng.choice((1, 1, 2, 3) + (100,) * (not world.crowded))
         bad = rng.choices(BAD_WAYS, k=rng.randrange(4))
         ways = ["work"] if world.tame else ["work", "work", *bad]
-        if not world.tame and rng.random() < 0.1:
+        if not world.tame and rng.random() < 0.2:
             ways = ["down"]
         read_only = not world.tame and rng.random() < 0.5
         limits = CallLimits(

@@ -56,7 +56,7 @@ def test_a_seed_replays(seed: int, simulated: Callable[[int], World]) -> None:
 def test_everything_happens() -> None:
     """A promise that is never put to the test is none."""
     happened: Counter[str] = Counter()
-    for seed in range(120):
+    for seed in range(200):
         happened += simulate(seed).happened
     assert happened.keys() == EVERYTHING
     endings: Counter[str] = Counter()

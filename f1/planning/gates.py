@@ -1,11 +1,11 @@
 """What the calls of a whole process share: room for each tool, and what is known of its health.
 
-       5 failures in a row               30 s later
-closed ───────────────────▶ open ──────────────────────▶ half-open
-(calls pass)       (calls are turned away)     (one passes, the probe)
-  ▲                           ▲                            │
-  └── it found the tool well ─┼────────────────────────────┤
-                              └───────── it failed ────────┘
+       5 failures in a row         1, 2, 4 … 60 s later
+closed ───────────────────▶ open ───────────────────────▶ half-open
+(calls pass)       (calls are turned away)      (one passes, the probe)
+  ▲                           ▲                             │
+  └── it found the tool well ─┼─────────────────────────────┤
+                              └───────── it failed ─────────┘
 """
 
 from __future__ import annotations

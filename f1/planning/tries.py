@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BACKOFF = 0.5  # seconds before the second try, at most; twice as many before each further one
 MAX_BACKOFF = 10.0
-GRACE = 5.0  # seconds that a cancelled call has to end
+GRACE = 1.0  # seconds that a cancelled call has to end; then it is no longer waited for
 
 
 @dataclass(frozen=True, slots=True)
