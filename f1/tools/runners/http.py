@@ -47,6 +47,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _PIECE = 1 << 16
 _CONNECT_SECONDS = 5.0  # to one address
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_SLICE_SECONDS = 0.005  # of reading at a stretch
 _SECRET_LENGTH = 6  # shorter ones are words
 _TOLD_BYTES = 1000  # of an error's body
 
@@ -160,8 +161,12 @@ class HttpRunner:
 async def _read(response: httpx.Response, max_bytes: int) -> tuple[bytes, int]:
     """The first bytes, and how many there are as far as it was seen: nothing is read beyond."""
     unpack = _unpacker(response.headers.get("content-encoding", "").strip().lower())
-    data = bytearray()
-    async for packed in response.aiter_raw(_PIECE):
+    data, clock = bytearray(), asyncio.get_running_loop().time
+    until = clock() + _SLICE_SECONDS
+    async for packed in response.aiter_raw():
+        if clock() > until:  # many small chunks that are there already, and others wait
+            await asyncio.sleep(0)
+            until = clock() + _SLICE_SECONDS
         for piece in unpack(packed):
             data += piece[: max_bytes + 1 - len(data)]
             if len(data) > max_bytes:
@@ -249,6 +254,8 @@ def http_runner(
     for name in template.path_names:
         if name not in tool.parameters.get("required", ()):
             raise InvalidRequest(f"'{name}' is in the path, so it must be required", param="url")
+    if template.scheme == "https":
+        _tls()  # 30 ms, which no call shall wait for
     sent, secrets = _headers(headers or {}, os.environ if environment is None else environment)
     if method not in _WITHOUT_BODY:
         sent = {"content-type": "application/json", **sent}
