@@ -14,7 +14,7 @@ from collections.abc import Callable
 from f1 import F1
 from f1.tools.function import FunctionTool, make_tool
 
-QUESTION = "Please switch on the kitchen lamp."
+QUESTION = "Switch on the kitchen lamp for 20 minutes."
 
 TOOLSETS = {
     "house": (
@@ -57,9 +57,14 @@ def made(verb: str, what: str, name: str) -> FunctionTool:
     )
 
 
-def action(verb: str, what: str) -> Callable[[], str]:
-    def act() -> str:
-        return f"{verb.replace('_', ' ')} {what}: done"
+def action(verb: str, what: str) -> Callable[[int], str]:
+    def act(minutes: int) -> str:
+        """Does it.
+
+        Args:
+            minutes: For how long; 0 is until further notice.
+        """
+        return f"{verb.replace('_', ' ')} {what} for {minutes} minutes: done"
 
     return act
 

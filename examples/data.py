@@ -15,7 +15,7 @@ from typing import Any
 
 from f1 import F1, tool
 
-QUESTION = "Use the tables to find out: how many orders has the customer Mae Quinn placed?"
+QUESTION = "Which product is in most orders? Look at the tables first."
 _DATA = """
 CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, city TEXT);
 CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER, product TEXT, euros REAL);

@@ -304,6 +304,20 @@ def remove_tools(
         typer.echo(f"removed {name}")
 
 
+@tools_app.command("search")
+def search_tools(
+    query: Annotated[str, typer.Argument(help="What a tool shall do.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="How many to show.")] = 8,
+    base_url: ServerOption = _SERVER,
+) -> None:
+    """Find tools by their words, those of toolsets too: the best first."""
+    from f1.tooling import ToolServer, search
+
+    for found in search(ToolServer(base_url), query, count):
+        first_line = found.tool.description.partition("\n")[0]
+        typer.echo(f"{found.name}  {first_line}")
+
+
 @app.command()
 def bench(
     model: ModelOption = None,

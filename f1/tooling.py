@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from f1.ask import load_tools
-from f1.errors import EngineStopped, InvalidRequest
+from f1.errors import EngineStopped, InvalidRequest, NotFound
 from f1.serve.wire.remote import read_error
+from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
 from f1.tools.tables import write_table
+from f1.types import Tool
 
 Json = dict[str, Any]
 _PAGE = 100
@@ -46,9 +49,8 @@ class ToolServer:
         if "@" not in name:
             try:
                 return self._ask("GET", f"tools/{quote(name)}")
-            except InvalidRequest as error:
-                if error.status != 404:
-                    raise
+            except NotFound:
+                pass  # then it is a toolset, or nothing
         return self._ask("GET", f"toolsets/{quote(name)}")
 
     def put(self, tool: Json) -> Json:
@@ -59,6 +61,12 @@ class ToolServer:
 
     def remove(self, name: str, *, toolset: bool) -> None:
         self._ask("DELETE", f"{'toolsets' if toolset else 'tools'}/{quote(name)}")
+
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """All tools, those of toolsets too, by name."""
+        sets = [self.show(toolset["id"])["tools"] for toolset in self.toolsets()]
+        found = [*self.tools(), *(tool for tools in sets for tool in tools)]
+        return tuple({tool["name"]: ToolSpec(_tool(tool)) for tool in found}.values())
 
     def _pages(self, kind: str) -> Iterator[Json]:
         after = ""
@@ -99,6 +107,15 @@ def _body(spec: ToolSpec) -> Json:
     """As PUT /v1/tools takes it. How long a call may take is for who runs it."""
     table = {key: value for key, value in write_table(spec).items() if key != "limits"}
     return {"name": spec.name} | table
+
+
+def _tool(body: Json) -> Tool:
+    return Tool(body["name"], body["description"], body["parameters"], body["strict"])
+
+
+def search(server: ToolServer, query: str, count: int) -> list[ToolSpec]:
+    """The tools whose words fit best, best first."""
+    return list(asyncio.run(Selector().search(server.specs(), query, count)))
 
 
 def list_all(server: ToolServer, console: Console) -> None:
