@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 
 from f1.errors import InvalidRequest
+from f1.planning.executor import Executor
+from f1.planning.gates import Gates
 from f1.tools.runners.process import ProcessRunner, Workers
 from f1.tools.runners.workers import WorkerSettings
-from f1.tools.spec import CallLimits, Output, ToolFailure
+from f1.tools.spec import CallLimits, Output, ToolFailure, ToolSpec
+from f1.types import Node, Tool
 
 HERE = Path(__file__).parent
 LIMITS = CallLimits(timeout=120)
@@ -183,6 +186,22 @@ async def test_what_ends_well_is_followed_by_others(name: str, workers: Workers)
     assert await bad(workers, name).call({}, LIMITS) == Output(1)
     for _ in range(3):
         await is_well(workers)
+
+
+async def test_a_run_goes_on(workers: Workers) -> None:
+    """What bad tools come to is a result of its kind, and the good one's is there."""
+    limits = {"cpu_loop": CallLimits(timeout=0.3), "segfault": LIMITS, "good": LIMITS}
+    specs = {
+        name: ToolSpec(Tool(name), bad(workers, name), limits=limit)
+        for name, limit in limits.items()
+    }
+    async with Executor(specs, Gates()) as executor:
+        for number, name in enumerate(specs):
+            executor.add(Node(str(number), name, {}))
+        late, crashed, good = [await executor.result(str(number)) for number in range(3)]
+    assert (late.failed, crashed.failed, good.failed) == ("timeout", "error", None)
+    assert "SIGSEGV" in crashed.content
+    assert good.value == 2
 
 
 SERVER = """
