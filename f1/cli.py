@@ -171,6 +171,7 @@ def serve(
     from f1.config import Config, read_config
     from f1.models.catalogue import DEFAULT_MODEL
     from f1.offload import connect
+    from f1.offloaded_embedder import OffloadedEmbedder
     from f1.serve.process import Door, run_server
 
     if model is not None and config is not None:
@@ -179,7 +180,7 @@ def serve(
     if port is None:
         port = 8000 if read.serve.port is None else read.serve.port
     door = Door(host or read.serve.host or "127.0.0.1", port, no_keys)
-    if not run_server(read, connect, door):
+    if not run_server(read, connect, OffloadedEmbedder, door):
         raise typer.Exit(1)
 
 

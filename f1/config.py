@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from f1.errors import InvalidRequest
+from f1.models.catalogue import EMBEDDING_MODEL
 from f1.planning.run import Role
 from f1.settings import Settings, parse_bytes
 from f1.types import Budget, RunOptions, StrategyName
@@ -72,9 +73,10 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A file, read. `memory` is in bytes; `tools` are tables for f1.tools.configured, `toolsets`
-    names of tools; `workers` are fields of f1.tools.runners.workers.WorkerSettings, `settings`
-    texts as environment variables have them."""
+    """A file, read. `embedder` is one of `models`, on a server, or F1's own as is None; `memory` is
+    in bytes; `tools` are tables for f1.tools.configured, `toolsets` names of tools; `workers` are
+    fields of f1.tools.runners.workers.WorkerSettings, `settings` texts as environment variables
+    have them."""
 
     models: Mapping[str, LocalModel | RemoteModel]
     roles: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
@@ -124,9 +126,16 @@ def parse_config(tables: Table, path: Path) -> Config:
         raise where.into("models").wrong("has to have a model: [models.NAME]")
     roles = where.into("roles").read(given["roles"], _ROLES)
     embedder = roles.pop("embedder", None)
+    if embedder is not None and not isinstance(models.get(embedder), RemoteModel):
+        servers = {n: m for n, m in models.items() if isinstance(m, RemoteModel)}
+        known = {EMBEDDING_MODEL: None} | servers
+        where.into("roles", "embedder").check_name(embedder, known, "embedding model")
+    decoding = {name: model for name, model in models.items() if name != embedder}
     for role, names in roles.items():
         for name in names:
-            where.into("roles", role).check_name(name, models, "model")
+            where.into("roles", role).check_name(name, decoding, "model")
+    if not decoding:
+        raise where.into("models").wrong("has to have a model beside the embedder")
     tools, toolsets = given["tools"], _toolsets(given["toolsets"], where.into("toolsets"))
     for name, members in toolsets.items():
         for member in members:

@@ -50,11 +50,17 @@ _GRANTED = {"n": 1, "tool_choice": "auto", "parallel_tool_calls": True, "seed": 
 
 def connect(name: str, model: RemoteModel, env: Mapping[str, str] = os.environ) -> Offloaded:
     """Raises InvalidRequest where its key is not in the environment."""
-    key = None
-    if model.api_key_env is not None and not (key := env.get(model.api_key_env)):
-        told = f"models.{name}.api_key_env: {model.api_key_env} is not set"
-        raise InvalidRequest(told, param=f"models.{name}.api_key_env")
-    return Offloaded(name, model, key)
+    return Offloaded(name, model, key_of(name, model, env))
+
+
+def key_of(name: str, model: RemoteModel, env: Mapping[str, str]) -> str | None:
+    """Raises InvalidRequest where it is to have one and has none."""
+    if model.api_key_env is None:
+        return None
+    if key := env.get(model.api_key_env):
+        return key
+    told = f"models.{name}.api_key_env: {model.api_key_env} is not set"
+    raise InvalidRequest(told, param=f"models.{name}.api_key_env")
 
 
 class Offloaded(RemoteEngine):

@@ -158,6 +158,7 @@ def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
     engines = {
         name: connect(name, model) if isinstance(model, RemoteModel) else Pooled(pool, name)
         for name, model in config.models.items()
+        if name != config.embedder
     }
     return Models(engines, pool, config.roles)
 

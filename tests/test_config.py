@@ -24,6 +24,7 @@ from f1.types import Budget, RunOptions
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "f1.toml"
 ONE = "[models.small]\n"
+HOST = "[models.a]\nbase_url = 'http://h'\nmodel = 'm'\n"
 
 
 def read(folder: Path, text: str) -> Config:
@@ -106,6 +107,10 @@ def test_paths_start_from_the_files_folder_and_the_environment_goes_first(tmp_pa
         (f"{ONE}[roles]\ncaller = 'smal'", "roles.caller", "did you mean 'small'?"),
         (f"{ONE}[roles]\ncaller = ['small', 'small']", "roles.caller", "different names"),
         (f"{ONE}[roles]\nboss = 'small'", "roles.boss", "there are router, caller"),
+        (f"{ONE}[roles]\nembedder = 'small'", "roles.embedder", "no embedding model: 'small'"),
+        (f"{ONE}[roles]\nembedder = 'all-minilm-l6-v3'", "roles.embedder", "'all-minilm-l6-v2'?"),
+        (f"{HOST}[roles]\nembedder = 'a'", "models", "beside the embedder"),
+        (f"{ONE}{HOST}[roles]\nembedder = 'a'\ncaller = 'a'", "roles.caller", "there is small"),
         (f"{ONE}[memory]\nmodels = 0", "memory.models", 'such as "8GiB", not 0'),
         (f"{ONE}[defaults]\nstrategy = 'palm'", "defaults.strategy", "one of auto, direct"),
         (f"{ONE}[defaults]\nbudget = {{steps = 0}}", "defaults.budget.steps", "from 1 to"),

@@ -24,8 +24,8 @@ CORE = {
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
     "types errors settings _core store models calling drafting choices delivery stepping engine "
-    "tools planning config pool fallback roles serve portal remote offload registering client "
-    "narrator demo ask tooling bench cli"
+    "tools planning config pool fallback roles serve portal remote offload "
+    "offloaded_embedder registering client narrator demo ask tooling bench cli"
 ).split()
 
 # Who may use a library that has one door.

@@ -31,9 +31,11 @@ from f1.errors import (
 )
 from f1.fallback import Fallback, Outages
 from f1.offload import Offloaded, connect
+from f1.offloaded_embedder import OffloadedEmbedder
 from f1.planning.collect import gather
 from f1.pool import EnginePool, Loadable, Pooled
 from f1.roles import Models
+from f1.settings import Settings
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -393,6 +395,33 @@ def test_a_key_that_is_not_set_is_named() -> None:
         connect("big", model, {})
     assert refused.value.param == "models.big.api_key_env"
     asyncio.run(connect("big", model, {"BIG_KEY": "x"}).aclose())
+
+
+def vectors(body: dict[str, Any]) -> Reply:
+    data = [
+        {"index": i, "embedding": [3.0, 4.0 * len(text)]} for i, text in enumerate(body["input"])
+    ]
+    told = {"data": data[::-1], "usage": {"prompt_tokens": len(data)}}  # in any order
+    return Reply(json.dumps(told).encode())
+
+
+async def test_an_embedder_may_be_elsewhere() -> None:
+    broken = Reply(b'{"data": [{"embedding": [1, null]}]}')
+    with foreign(vectors, vectors, broken, Reply(b"", 500)) as server:
+        model = RemoteModel(server.url, "their-model")
+        embedder = OffloadedEmbedder("vectors", model, Settings(), {})
+        found = await embedder.embed(["a"] * 300, max_tokens=1000, dimensions=2)
+        assert (found.vectors.shape, found.num_tokens) == ((300, 2), 300)
+        assert found.vectors[299].tolist() == pytest.approx([0.6, 0.8])
+        assert [len(body["input"]) for body in server.bodies] == [256, 44]
+        assert (server.bodies[0]["model"], server.bodies[0]["dimensions"]) == ("their-model", 2)
+        for _ in range(2):
+            with pytest.raises(EngineStopped, match="'vectors' gives no vectors"):
+                await embedder.sense("x")
+        with pytest.raises(InvalidRequest, match="tokens in all"):
+            await embedder.embed(["abc" * 9], max_tokens=5)
+        assert len(server.asked) == 4
+        embedder.close()
 
 
 # --- all of it -----------------------------------------------------------------------------------

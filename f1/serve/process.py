@@ -7,13 +7,14 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 
-from f1.config import Config, ServeOptions
+from f1.config import Config, RemoteModel, ServeOptions
 from f1.errors import EngineStopped, F1Error, InvalidRequest
 from f1.roles import Connect, Models, open_models
 from f1.serve.access import Access, is_local
@@ -21,6 +22,7 @@ from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
 from f1.serve.registrar import Registrar
+from f1.settings import Settings
 from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
 from f1.tools.configured import configured_tool
@@ -42,6 +44,9 @@ def _share_memory() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
+Embed = Callable[[str, RemoteModel, Settings], Embedder]  # by its name here
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """Where to listen. What other machines reach needs keys, or `keyless`."""
@@ -57,10 +62,10 @@ class Door:
             raise F1Error(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
 
 
-def run_server(config: Config, connect: Connect, door: Door) -> bool:
+def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: Door) -> bool:
     """Serves until SIGINT or SIGTERM. False when the caller's model could not be loaded or an
-    engine has failed: a supervisor must see that from the exit code. `connect` reaches models on
-    other servers."""
+    engine has failed: a supervisor must see that from the exit code. The two that connect reach
+    models on other servers."""
     _share_memory()
     settings = config.all_settings(os.environ)
     access = _access(config.serve, door)
@@ -72,6 +77,8 @@ def run_server(config: Config, connect: Connect, door: Door) -> bool:
     listener = door.listen()
     address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
     embedder = Embedder(settings)
+    if isinstance(there := config.models.get(config.embedder or ""), RemoteModel):
+        embedder = connect_embedder(config.embedder or "", there, settings)
     failures: list[BaseException] = []
 
     def load() -> Models:

@@ -40,6 +40,7 @@ class Embedder:
     somebody waits for, beside that. For any event loop."""
 
     model_id = EMBEDDING_MODEL
+    made_by = EMBEDDING_MODEL  # vectors of another are not to be compared with its own
 
     def __init__(self, settings: Settings):
         self._settings = settings

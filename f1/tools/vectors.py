@@ -69,7 +69,7 @@ class ToolVectors:
     def _work(self) -> None:
         store: VectorStore | None = None
         try:
-            store = VectorStore(self._path, self.embedder.model_id)
+            store = VectorStore(self._path, self.embedder.made_by)
         except (OSError, sqlite3.Error) as error:
             log.warning("vectors of tools are not kept on disk: %s", error)
         try:
