@@ -31,7 +31,6 @@ from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
 from f1.tools.function import make_tool
-from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
 from f1.types import (
     Completion,
@@ -169,8 +168,8 @@ class F1:
                 publish = told_to(base_url, api_key)
             self._registered = LocalTools(publish)
             self._embedded = base_url is None
-            self._selector = Selector()  # one for all runs: it remembers what was shown
-            self._system = self._system_of(self._engine)
+            named = self._registered.named
+            self._system = replace(System.of(self._engine), registered=named)
         except BaseException:
             self._portal.close()
             raise
@@ -204,8 +203,10 @@ class F1:
         return self._registered.tools()
 
     def _system_of(self, engine: Engine) -> System:
-        named = self._registered.named
-        return replace(System.of(engine), registered=named, selector=self._selector)
+        """One for another event loop: what calls wait for belongs to one. What was found of tools
+        is for all."""
+        ours = self._system
+        return replace(System.of(engine), registered=ours.registered, selector=ours.selector)
 
     def _turn(
         self, messages: Messages, tools: Sequence[AnyTool], options: Options
@@ -295,7 +296,6 @@ class F1:
         **options: Unpack[Options],
     ) -> AsyncGenerator[Progress]:
         request = _in_steps(_request(messages, tools, options), max_steps)
-        # What calls wait for belongs to one loop, and this is the caller's.
         system = self._system_of(_Bridge(self._portal, self._engine))
         return Orchestrator(system, _own(tools)).run(request)
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import orjson
 import re2
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from f1.calling.document import REFERENCES, Document, document, has_usable_id
 from f1.calling.latest import latest
@@ -121,6 +119,10 @@ def _repeated_key(text: str) -> str | None:
 def _check(text: bytes, param: str) -> None:
     parsed = document(text)
     if not is_plain(parsed.nodes):
+        # Imported here: it is slow to, and whoever only asks a server does not need it.
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import best_match
+
         meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)
         error = best_match(meta.iter_errors(parsed.root))
         if error is not None:

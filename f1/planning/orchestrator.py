@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from f1.errors import InvalidRequest
 from f1.planning.compaction import compacted
@@ -32,7 +33,6 @@ from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
 from f1.tools.search import SEARCH_TOOL
-from f1.tools.selection import Selection, Selector
 from f1.tools.spec import ToolSpec
 from f1.types import (
     Budget,
@@ -49,6 +49,15 @@ from f1.types import (
     ToolResult,
 )
 
+if TYPE_CHECKING:
+    from f1.tools.selection import Selection, Selector
+
+
+def _by_words() -> Selector:
+    from f1.tools.selection import Selector  # brings numpy, which no client of a server needs
+
+    return Selector()
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -57,7 +66,7 @@ class System:
 
     engines: Callable[[Mapping[str, str]], Mapping[Role, Engine]]
     registered: Callable[[str, GenerateRequest], Sequence[ToolSpec]] = lambda tenant, request: ()
-    selector: Selector = field(default_factory=Selector)  # by words alone
+    selector: Selector = field(default_factory=_by_words)
     gates: Gates = field(default_factory=Gates)
     pending: Pending = field(default_factory=Pending)
 
