@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from f1.engine import AsyncEngine
@@ -28,6 +29,7 @@ class ScriptedEngine:
         self.turns = list(turns)
         self.requests: list[GenerateRequest] = []
         self.registered: list[list[str]] = []
+        self.hold: threading.Event | None = None  # what registering waits for
         self.judged: list[list[str]] = []
         self.stopped_early = 0
         self.closed = False
@@ -50,6 +52,8 @@ class ScriptedEngine:
             self.stopped_early += not done
 
     async def register_tools(self, tools: Sequence[Tool]) -> int:
+        if self.hold is not None:
+            await asyncio.to_thread(self.hold.wait)
         self.registered.append([tool.name for tool in tools])
         return 0
 

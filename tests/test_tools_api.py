@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,25 @@ def test_what_cannot_be_stored_is_not_registered(tmp_path: Path) -> None:
         assert names(alice.get("/tools")) == ["a", "shared"]
         assert alice.get("/tools/a").json()["description"] == ""
         assert names(alice.get("/toolsets")) == ["house"]
+
+
+def test_what_registers_holds_up_its_like_alone() -> None:
+    with asked() as (clients, server, engine), ThreadPoolExecutor(2) as threads:
+        engine.hold = threading.Event()
+        put = [
+            threads.submit(clients[name].put, "/toolsets/s", json={"tools": [WEATHER]})
+            for name in clients
+        ]
+        while server.state.registering.in_flight < 2:
+            pass
+        assert clients["alice"].get("/tools").status_code == 200
+        body = {"model": "f1", "messages": [{"role": "user", "content": "Hi"}]}
+        assert clients["bob"].post("/chat/completions", json=body).status_code == 200
+        assert server.state.busy()
+        assert not any(answer.done() for answer in put)
+        engine.hold.set()
+        assert [answer.result().status_code for answer in put] == [200, 200]
+        assert not server.state.busy()
 
 
 def test_one_tenant_has_so_much_room() -> None:

@@ -236,7 +236,7 @@ def _is_preflight(scope: Scope) -> bool:
 
 def _preflight() -> Response:
     headers = {
-        "access-control-allow-methods": "GET, POST, DELETE",
+        "access-control-allow-methods": "GET, POST, PUT, DELETE",
         "access-control-allow-headers": "*, authorization",
         "access-control-max-age": "600",
     }

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from f1.errors import F1Error, InvalidRequest, Overloaded
 from f1.planning.collect import gather
+from f1.serve.admission import Admission
 from f1.serve.deadline import Deadline
 from f1.serve.limits import Limits
 from f1.serve.read_ahead import read_ahead
@@ -174,12 +175,14 @@ async def answer_aside(
     work: Callable[[], Awaitable[T]],
     tokens: int = 1,
     timeout: float | None = None,
+    queue: Admission | None = None,
 ) -> T:
     """What `work` returns, which is not decoding and about as dear as so many tokens."""
     caller = caller_of(request)
     caller.record.model = model
     deadline = deadline_of(request, caller, server.limits, timeout)
-    return await unless_gone(request.receive, server.do_aside(work, caller, deadline, tokens))
+    doing = server.do_aside(work, caller, deadline, tokens, queue)
+    return await unless_gone(request.receive, doing)
 
 
 async def _frames(

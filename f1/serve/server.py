@@ -73,10 +73,12 @@ class Server:
     registrar: Registrar = field(default_factory=Registrar)
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
+    registering: Admission = field(init=False)  # and so has this, which may take long
 
     def __post_init__(self) -> None:
         self.system = System(self.roles, self._registered, Selector(Ranker(self.vectors)))
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
+        self.registering = Admission(replace(self.limits, max_running=1))
 
     def _registered(self, tenant: str, request: GenerateRequest) -> Sequence[ToolSpec]:
         options = request.run
@@ -109,7 +111,8 @@ class Server:
 
     def busy(self) -> bool:
         """Whether any request waits, or is being answered."""
-        return bool(self.admission.in_flight or self.aside.in_flight or self.streams)
+        queues = (self.admission, self.aside, self.registering)
+        return bool(self.streams or any(queue.in_flight for queue in queues))
 
     def decoder(self, model: str, tenant: str = "") -> Engine:
         """Raises ModelNotFound."""
@@ -171,13 +174,19 @@ class Server:
                     yield event
 
     async def do_aside(
-        self, work: Callable[[], Awaitable[T]], caller: Caller, deadline: Deadline, tokens: int = 1
+        self,
+        work: Callable[[], Awaitable[T]],
+        caller: Caller,
+        deadline: Deadline,
+        tokens: int = 1,
+        queue: Admission | None = None,
     ) -> T:
         """What `work` returns: something that is not decoding, and about as dear as so many
-        tokens. It is admitted, too, but waits only for its like."""
-        self.aside.closed = self.admission.closed
-        ticket = self.aside.enter(caller.tenant, 1, tokens)
-        with self._place(self.aside, ticket, deadline), told(caller.record):
+        tokens. It is admitted, too, but waits only for its like: for the `queue`, or `aside`."""
+        queue = self.aside if queue is None else queue
+        queue.closed = self.admission.closed
+        ticket = queue.enter(caller.tenant, 1, tokens)
+        with self._place(queue, ticket, deadline), told(caller.record):
             await deadline.wait(ticket.started.wait())
             return await deadline.wait(work())
 

@@ -149,4 +149,5 @@ def _preparing(server: Server) -> Callable[[Sequence[ToolSpec]], Awaitable[None]
 
 async def _aside(server: Server, request: Request, work: Callable[[], Awaitable[T]]) -> T:
     tokens = 1 + caller_of(request).num_bytes // _BYTES_PER_TOKEN
-    return await answer_aside(server, request, ORCHESTRATED, work, tokens)
+    queue = server.registering
+    return await answer_aside(server, request, ORCHESTRATED, work, tokens, queue=queue)

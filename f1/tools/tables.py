@@ -49,13 +49,11 @@ def spec_from_table(name: str, table: Table, *, path: str | None = None) -> Tool
     return spec
 
 
-def read_table(
-    name: str, table: Table, path: str = "", *, only: frozenset[str] = _KNOWN
-) -> ToolSpec:
-    """The same, its schemas not checked. `only` are the fields it may have."""
+def read_table(name: str, table: Table, path: str = "") -> ToolSpec:
+    """The same, its schemas not checked."""
     reader = _Reader(table, f"{path}." if path else "")
     for field in table:
-        if field not in only:
+        if field not in _KNOWN:
             raise reader.refuse(str(field)[:100], "is not a known field")
     examples = reader.get("examples", list, "an array") or ()
     for index, example in enumerate(examples):
