@@ -18,7 +18,7 @@ from f1.tools.spec import ToolSpec
 from f1.tools.vectors import ToolVectors
 
 _WISHES, _MEANING = 0.6, 2.0  # what clauses and meaning count beside the words of the whole
-_NEAR = 0.6  # of the best score: what is close to it
+_NEAR = 0.55  # of the best score: what is close to it
 _WISHED = 0.999  # of the best for a clause, which is 1
 _NOTHING = 0.05  # a score that says nothing
 _RANKED = 64  # tools of a question that are remembered
