@@ -92,8 +92,9 @@ def test_nothing_but_references() -> None:
     assert lifted is not None
     grammar = ByteGrammar(accepts(lifted))
     assert grammar.accepts({"a": 1, "b": ref("2")})
-    assert grammar.accepts({"a": ref("2"), "b": ref("1", "total")})
+    assert grammar.accepts({"a": 2, "b": ref("1", "total")})
     assert not grammar.accepts({"a": 1, "b": 2})
+    assert not grammar.accepts({"a": ref("2"), "b": ref("1", "total")})  # it was said
     assert lift_only(TOOLS["pick"].tool, SOURCES[1:2], ["unit"], loosely=True) is None
 
 
@@ -106,6 +107,12 @@ def test_of_the_name_and_of_one_result() -> None:
     grammar = ByteGrammar(accepts(lifted))
     assert grammar.accepts({"event_id": ref("1", "id"), "email": ref("1", "email"), "count": 1})
     assert not grammar.accepts({"event_id": ref("1", "id"), "email": ref("1", "title"), "count": 1})
+    contact = Source("2", "find_contact", record(name=TEXT, phone=TEXT))
+    lifted = lift_only(invite, [*sources, contact], ["email"], loosely=True)
+    assert lifted is not None
+    grammar = ByteGrammar(accepts(lifted))
+    assert grammar.accepts({"event_id": 1, "email": ref("1", "email"), "count": 1})
+    assert not grammar.accepts({"event_id": 1, "email": ref("2", "name"), "count": 1})
     assert lift_only(invite, sources, ["count"], loosely=False) is None  # in the list alone
     assert lift_only(invite, sources, ["count"], loosely=True) is not None
 

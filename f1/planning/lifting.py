@@ -74,8 +74,9 @@ def lift(tool: Tool, sources: Sequence[Source]) -> Tool:
 def lift_only(
     tool: Tool, sources: Sequence[Source], only: Collection[str], *, loosely: bool
 ) -> Tool | None:
-    """The same, with no literals for the arguments named by `only`: these are the fields of that
-    name, those of one result and no list's. `loosely`: any that fit. None: one has none."""
+    """The tool, accepting references alone for the arguments named by `only`, and for no others:
+    to fields that go by that name and are in no list. `loosely`: also to those, and where there is
+    none of the name to all that fit. None: an argument has none."""
     return _lift(tool, sources, tuple(only), loosely=loosely)
 
 
@@ -154,49 +155,61 @@ class _Lifting:
         """The schema of a value that a reference may stand in place of."""
         if part is None:
             return node
-        is_held = name in self.only and levels == _MAX_INPUT_LEVELS
-        references = [{"$ref": f"#/{_DEFS}/{of}"} for of in self._fitting(part, is_held, name)]
-        if is_held and references:
-            self.lifted.add(name)
-            return {"anyOf": references}
+        if self.only:  # all else was said, and stays
+            if name not in self.only or levels != _MAX_INPUT_LEVELS:
+                return node
+            held = [self._refer(of) for of in self._references(self._meant(name, part))]
+            self.lifted |= {name} if held else set()
+            return {"anyOf": held} if held else node
+        references = [self._refer(of) for of in self._references(self._fitting(part))]
         literal = self.inside(node, part, levels - 1)
         return {"anyOf": [literal, *references]} if references else literal
 
-    def _fitting(self, part: Part, is_held: bool, name: str) -> Iterator[str]:
-        """Names of the definitions of what may stand there."""
-        for source, fields in self._sources:
+    def _fitting(self, part: Part) -> list[tuple[Source, list[Field] | None]]:
+        """What of each source may stand there; None: it may well be, for all that is known."""
+        return [
+            (source, fields and [field for field in fields if fits(field.part, part) != "never"])
+            for source, fields in self._sources
+        ]
+
+    def _meant(self, name: str, part: Part) -> list[tuple[Source, list[Field] | None]]:
+        """What of it a made-up argument of that name can stand for: where there are any, fields
+        that go by the name."""
+        fitting = self._fitting(part)
+        named: list[tuple[Source, list[Field] | None]] = [
+            (source, [f for f in fields if related(name, self._tool, f.name, source.tool)])
+            for source, fields in fitting
+            if fields is not None
+        ]
+        if self._loosely:
+            return named if any(fields for _, fields in named) else fitting
+        return [(s, [f for f in fields or () if None not in f.keys]) for s, fields in named]
+
+    def _references(
+        self, fitting: Sequence[tuple[Source, list[Field] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        for source, fields in fitting:
             if fields is None:
-                any_path = {"type": "string", "pattern": _ANY_PATH}
-                yield self._define(_reference(source.node_id, any_path))
-                yield self._define(_reference(source.node_id, None))
+                yield _reference(source.node_id, {"type": "string", "pattern": _ANY_PATH})
+                yield _reference(source.node_id, None)
                 continue
-            fitting = [field for field in fields if fits(field.part, part) != "never"]
-            if is_held:
-                fitting = self._meant(name, source.tool, fitting)
-            if any(not field.keys for field in fitting):
-                yield self._define(_reference(source.node_id, None))
-            patterns = [field.pattern for field in fitting if field.keys]
-            paths = [field.path for field in fitting if field.keys and field.pattern is None]
+            if any(not field.keys for field in fields):
+                yield _reference(source.node_id, None)
+            patterns = [field.pattern for field in fields if field.keys]
+            paths = [field.path for field in fields if field.keys and field.pattern is None]
             ways: list[JsonSchema] = [{"enum": paths}] if paths else []
             ways += [{"type": "string", "pattern": p} for p in patterns if p is not None]
             if ways:
-                way = ways[0] if len(ways) == 1 else {"anyOf": ways}
-                yield self._define(_reference(source.node_id, way))
+                yield _reference(source.node_id, ways[0] if len(ways) == 1 else {"anyOf": ways})
 
-    def _meant(self, name: str, maker: str, fitting: list[Field]) -> list[Field]:
-        """Those that a made-up argument of that name may stand for."""
-        named = [field for field in fitting if related(name, self._tool, field.name, maker)]
-        if self._loosely:
-            return named or fitting
-        return [field for field in named if None not in field.keys]
-
-    def _define(self, schema: dict[str, Any]) -> str:
+    def _refer(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """To the definition, which is made once."""
         text = json.dumps(schema)
         if text not in self._names:
             name = f"f1.reference.{len(self._names)}"
             self._names[text] = name
             self.definitions[name] = schema
-        return self._names[text]
+        return {"$ref": f"#/{_DEFS}/{self._names[text]}"}
 
 
 def _reference(node_id: str, path: JsonSchema | None) -> dict[str, Any]:
