@@ -251,11 +251,18 @@ def rm(
 
 
 @tools_app.command("list")
-def list_tools(base_url: ServerOption = _SERVER) -> None:
+def list_tools(
+    base_url: ServerOption = _SERVER,
+    config: Annotated[Path | None, typer.Option(help="Those of this f1.toml instead.")] = None,
+) -> None:
     """List tools and toolsets."""
-    from f1.tooling import ToolServer, list_all
+    from f1.tooling import ToolServer, list_configured, list_served
 
-    list_all(ToolServer(base_url), Console(highlight=False))
+    console = Console(highlight=False)
+    if config is not None:
+        list_configured(config, console)
+    else:
+        list_served(ToolServer(base_url), console)
 
 
 @tools_app.command("show")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from f1.ask import load_tools
+from f1.config import read_config
 from f1.errors import EngineStopped, InvalidRequest, NotFound
 from f1.serve.wire.remote import read_error
 from f1.tools.selection import Selector
@@ -118,11 +120,30 @@ def search(server: ToolServer, query: str, count: int) -> list[ToolSpec]:
     return list(asyncio.run(Selector().search(server.specs(), query, count)))
 
 
-def list_all(server: ToolServer, console: Console) -> None:
-    table = Table("name", "owner", "runs", "what", box=None, pad_edge=False)
+def list_served(server: ToolServer, console: Console) -> None:
+    table = _table()
     for tool in server.tools():
-        first_line = tool["description"].partition("\n")[0]
-        table.add_row(tool["name"], tool["owner"], tool["runner"], first_line)
+        table.add_row(tool["name"], tool["owner"], tool["runner"], _first_line(tool))
     for toolset in server.toolsets():
         table.add_row(toolset["id"], toolset["owner"], "", f"{toolset['num_tools']} tools")
     console.print(table)
+
+
+def list_configured(path: Path, console: Console) -> None:
+    """What a server of this f1.toml would have from the start. Raises InvalidRequest."""
+    config = read_config(path)
+    table = _table()
+    for name, tool in config.tools.items():
+        runner = "server" if "runner" in tool else "client"
+        table.add_row(name, "operator", runner, _first_line(tool))
+    for name, tools in config.toolsets.items():
+        table.add_row(name, "operator", "", f"{len(tools)} tools")
+    console.print(table)
+
+
+def _table() -> Table:
+    return Table("name", "owner", "runs", "what", box=None, pad_edge=False)
+
+
+def _first_line(tool: Mapping[str, Any]) -> str:
+    return escape(str(tool.get("description", "")).partition("\n")[0])

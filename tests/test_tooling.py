@@ -78,6 +78,18 @@ def test_json_is_registered_too(url: str, tmp_path: Path) -> None:
     out(url, "rm", "ping")
 
 
+def test_tools_of_a_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "f1.toml"
+    file.write_text(
+        "[models.smollm2-135m]\n"
+        '[tools.weather]\ndescription = "The [b]weather"\nparameters = {type = "object"}\n'
+        '[toolsets.travel]\ntools = ["weather"]\n'
+    )
+    listed = out("http://127.0.0.1:9", "list", "--config", file)
+    assert "The [b]weather" in listed
+    assert "1 tools" in listed
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
