@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def main() -> None:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number == signal.SIGTERM:
             return
-        send(connection, {"ended": number, "clock": usage.ru_utime + usage.ru_stime})
+        with suppress(BrokenPipeError):  # the engine was closed meanwhile: nobody wants to know
+            send(connection, {"ended": number, "clock": usage.ru_utime + usage.ru_stime})
 
 
 def _work(compiler: Any, lengths: Any, connection: socket.socket, max_bytes: int) -> None:
