@@ -68,7 +68,7 @@ async def play(
 ) -> tuple[Progress, RunReport]:
     BOOKED.clear()
     request = GenerateRequest(
-        (Message("user", "Find Ida, Bo, Sofia or Sophia; book 4A or 9Z."),),
+        (Message("user", "Find Ida, Bo, Cy, Sofia or Sophia; book 4A or 9Z."),),
         run=RunOptions(strategy=strategy, samples=samples),
     )
     orchestrator = Orchestrator(System.of(engine), [function.spec for function in tools])
@@ -190,16 +190,22 @@ async def test_after_a_no_there_is_one_more_try_and_no_loop() -> None:
 # --- backtrack -----------------------------------------------------------------------------------
 
 
-async def test_a_failed_look_up_is_left_for_the_likeliest_other() -> None:
+async def test_a_look_up_that_fails_twice_is_left_for_the_likeliest_other() -> None:
     ways: list[Turn] = [[call("find", name="Ida")], [call("find", name="Sofia")]]
     again = [call("find", name="Sofia")]
-    engine = Sampling([call("find", name="Sophia")], again, "done", drawn=ways)
+    failing = [[call("find", name="Sophia")], [call("find", name="Bo")]]
+    engine = Sampling(*failing, again, "done", drawn=ways)
     _, report = await play(engine, "backtrack", find, book, samples=4)
-    assert names(report) == ["find Sophia", "find Sofia"]  # both 2 of 4; the greedy one first
-    assert "nobody called Sophia" in report.notes[0]
+    assert names(report) == [
+        "find Sophia",
+        "find Bo",
+        "find Sofia",
+    ]  # both 2 of 4; the greedy one first
+    assert "nobody called Bo" in report.notes[-1]
     last = engine.requests[-1].messages
-    assert [m.role for m in last] == ["user", "user", "assistant", "tool"]  # the first way is gone
-    assert "Sophia" in last[1].content
+    called = [call.arguments for m in last for call in m.tool_calls]
+    assert called == ['{"name": "Sophia"}', '{"name": "Sofia"}']  # Bo's way is gone
+    assert "Bo" in last[3].content  # but for a word
 
 
 async def test_the_model_gives_a_way_up() -> None:
@@ -218,12 +224,12 @@ async def test_the_model_gives_a_way_up() -> None:
 
 async def test_nothing_goes_back_behind_a_call_that_changes_something() -> None:
     engine = Sampling(
-        [call("find", name="Ida")], [call("book", seat="4A")], [call("find", name="Bo")], "done",
-        drawn=[[call("find", name="Sofia")]],
+        [call("find", name="Ida")], [call("book", seat="4A")], [call("find", name="Bo")],
+        [call("find", name="Cy")], "done", drawn=[[call("find", name="Sofia")]],
     )  # fmt: skip
     _, report = await play(engine, "backtrack", find, book)
     assert BOOKED == ["4A"]
-    assert names(report) == ["find Ida", "book 4A", "find Bo", "find Sofia"]
+    assert names(report) == ["find Ida", "book 4A", "find Bo", "find Cy", "find Sofia"]
     shown = [[tool.name for tool in request.tools] for request in engine.requests]
     assert "give_up" not in shown[2]
     told = [message.content for message in engine.requests[-1].messages]
@@ -233,7 +239,8 @@ async def test_nothing_goes_back_behind_a_call_that_changes_something() -> None:
 async def test_the_search_ends() -> None:
     """Whatever is tried fails, and what is drawn is tried once each."""
     ways: list[Turn] = [[call("find", name=name)] for name in ("Cy", "Di", "Ed")]
-    engine = Sampling([call("find", name="Bo")], [call("find", name="Bo")], "no", drawn=ways)
+    cy = [call("find", name="Cy")]
+    engine = Sampling([call("find", name="Bo")], cy, cy, "no", drawn=ways)
     _, report = await play(engine, "backtrack", find, samples=4)
     assert names(report) == ["find Bo", "find Cy", "find Di", "find Ed"]
     assert all(result.failed for result in report.results)

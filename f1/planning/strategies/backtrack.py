@@ -4,13 +4,14 @@ Depth first over calls that only read, with a call to give up, as in ToolLLM's D
 2023, arXiv 2307.16789). There every call can be taken back; here a call that may change something
 ends the search, for nothing takes it back: what came before it is settled.
 
-    step 1 ─┬─ weather("Wien") ✗ failed
+    step 1 ─┬─ weather("Wein") ✗ failed, and again
             └─ weather("Vienna") ─┬─ … ✗ given up
                                   └─ book(…)  changes something: from here on step by step
 
-A way is left when all its calls failed, or the model calls `give_up`. The conversation is then as
-it was where the ways part, but for a word on what was tried. Alternatives are drawn in one batch,
-when the first is needed; each is tried once, so the search ends.
+A way is left when all calls of a step failed, and those that the model made once it had read why;
+or when it calls `give_up`. The conversation is then as it was where the ways part, but for a word
+on what was tried. Alternatives are drawn in one batch, when the first is needed; each is tried once
+in a run, so the search ends.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ GIVE_UP = Tool(
         "required": ["reason"],
     },
 )
+_FAILURES = 2  # in a row: the first tells the model how to do better
 _MAX_LEFT = 8  # ways that are left, in one run
 Calls = tuple[ToolCall, ...]
 
 
 @dataclass(slots=True)
 class _Fork:
-    """A place to come back to: the conversation there, what was tried, what is left to try."""
+    """A place to come back to: the conversation there, and what is left to try."""
 
     request: GenerateRequest
-    tried: set[frozenset[str]]
     left: list[Calls] | None = None  # None: not drawn yet
     failures: list[str] = field(default_factory=list)
 
@@ -71,11 +72,14 @@ class Backtrack(React):
         self.forks: list[_Fork] = []  # from here back to where the search began
         self.last: tuple[Node, ...] = ()  # of the step before
         self.given_up = ""  # why, in the model's words
+        self.tried: set[frozenset[str]] = set()
+        self.num_failed = 0  # steps in a row whose calls all failed
         self.num_left = 0  # ways that were left
 
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
-        why = _failure(run, self.last) if self.forks else ""
-        if not why:
+        why = _failure(run, self.last)
+        self.num_failed = self.num_failed + 1 if why else 0
+        if self.num_failed < _FAILURES or not self.forks:
             request, nodes = run.request, list[Node]()
             self.given_up = ""
             async with aclosing(super().decide(run)) as moves:
@@ -86,7 +90,7 @@ class Backtrack(React):
                         break
                     yield move
             if nodes or not self.given_up:
-                self._go_on(run, nodes, _Fork(request, {_key(nodes)}))
+                self._go_on(run, nodes, _Fork(request))
                 return
             why = f"given up: {self.given_up}"
         async with aclosing(self._another_way(run, why)) as moves:
@@ -113,11 +117,10 @@ class Backtrack(React):
             there = _told(fork)
             if fork.left is None:
                 fork.left = await _alternatives(run, there) if self.num_left < _MAX_LEFT else []
-            calls = next((calls for calls in fork.left if _key(calls) not in fork.tried), None)
+            calls = next((calls for calls in fork.left if _key(calls) not in self.tried), None)
             self.num_left += 1
             if calls is not None:
                 yield Note(f"took back {_shown(self.last)}, which led nowhere ({why})")
-                fork.tried.add(_key(calls))
                 run.request = there
                 nodes = []
                 for call in calls:
@@ -136,6 +139,7 @@ class Backtrack(React):
     def _go_on(self, run: Run, nodes: Sequence[Node], fork: _Fork) -> None:
         """The step is made; there is a way back only if it changes nothing."""
         self.last = tuple(nodes)
+        self.tried.add(_key(nodes))
         if any(not is_read_only(run, node.tool) for node in nodes):
             self.forks.clear()
         elif nodes:
