@@ -7,6 +7,8 @@ Done in the caller's worker threads, so that no step waits for it.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -30,10 +32,16 @@ from f1.types import Event, GenerateRequest, Report, SamplingParams, Soft, Tool
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.grammar import Grammars
+    from f1.calling.grammar import Grammars, Segment
 
 _END_TOKENS = 16  # of a prompt: room for what may open a thought
+_LOOK_SECONDS = 0.1  # how often it is seen that the one who waits has left
 MAX_WAIT_SECONDS = 10.0  # for a grammar that a turn begins with, behind those of others
+
+
+class Left(Exception):
+    """Who asked has left: what would be made is for nobody."""
+
 
 # Sends one event, or the error that ends the request, to its stream.
 Send = Callable[[Event | F1Error], None]
@@ -113,9 +121,11 @@ class Preparation:
         )
         return self._checkpoint.template.render(messages)
 
-    def choices(self, request: GenerateRequest, send: Send) -> list[Choice]:
-        """One for each of the request's n. Raises InvalidRequest and its kin."""
+    def choices(self, request: GenerateRequest, send: Send, left: threading.Event) -> list[Choice]:
+        """One for each of the request's n. Raises InvalidRequest and its kin, and Left soon after
+        `left` is set."""
         prompt = self.prompt(request)
+        _go_on(left)
         self.admit(request)
         room = self._context_length - len(prompt)
         max_tokens = room if request.max_tokens is None else request.max_tokens
@@ -126,7 +136,8 @@ class Preparation:
                 param="messages" if request.prompt is None else "prompt",
             )
         choices = [
-            self._choice(request, prompt, max_tokens, index, send) for index in range(request.n)
+            self._choice(request, prompt, max_tokens, index, send, left=left)
+            for index in range(request.n)
         ]
         choices[0].snapshot = self._snapshots.find(np.array(prompt, np.int32))
         return choices
@@ -189,9 +200,11 @@ class Preparation:
         send: Send,
         *,
         after: Broken | None = None,
+        left: threading.Event | None = None,
     ) -> Choice:
         from f1 import _core
 
+        _go_on(left)
         turn = Turn(
             request,
             self._family,
@@ -207,7 +220,7 @@ class Preparation:
         turn.spend_prefix(len(prefix))
         forced, events = turn.force()
         while (segment := turn.awaited) is not None:
-            segment.wait(MAX_WAIT_SECONDS)
+            _wait(segment, left)
             more, told = turn.force()
             forced, events = forced + more, events + told
         behind = [*close, *prefix, *forced]
@@ -263,6 +276,21 @@ def _tools(request: GenerateRequest) -> list[Tool]:
     """Those that can be called, with the schemas that they are held to."""
     name = request.tool_choice.name
     return [held_to(tool) for tool in request.tools if name in (None, tool.name)]
+
+
+def _go_on(left: threading.Event | None) -> None:
+    if left is not None and left.is_set():
+        raise Left
+
+
+def _wait(segment: Segment, left: threading.Event | None) -> None:
+    """Until it is ready. Raises Overloaded where that takes too long, and Left."""
+    ready = threading.Event()
+    segment.when_ready(ready.set)
+    until = time.monotonic() + MAX_WAIT_SECONDS
+    while not ready.wait(_LOOK_SECONDS) and time.monotonic() < until:
+        _go_on(left)
+    segment.wait(0)
 
 
 def _soft(soft: Soft | None, position: int) -> _core.SoftParams:

@@ -148,10 +148,19 @@ class AsyncEngine:
 
         if self._failure is not None:
             raise self._failure
-        preparation = self._preparation
-        if not await run(self._preparing, preparation.admits_at_once, request):
-            await run(self._admitting, preparation.admit, request)
-        return await run(self._preparing, preparation.choices, request, send)
+        preparation, left = self._preparation, threading.Event()
+        try:
+            if not await run(self._preparing, preparation.admits_at_once, request):
+                await run(self._admitting, preparation.admit, request)
+            return await run(self._preparing, preparation.choices, request, send, left)
+        except (asyncio.CancelledError, RuntimeError) as error:
+            # Its threads were shut down, and nobody cancelled it.
+            task = asyncio.current_task()
+            if self._failure is not None and (task is None or not task.cancelling()):
+                raise self._failure from error
+            raise
+        finally:
+            left.set()
 
     async def register_tools(
         self, tools: Sequence[Tool], *, system: str = "", parallel_tool_calls: bool = True

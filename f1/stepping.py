@@ -78,23 +78,29 @@ class Stepper:
         if len(choices) > 1 and first.core_request is not None and not first.turn.ended:
             first.followers, choices = choices[1:], choices[:1]
         for choice in choices:
-            for event in choice.events:
-                choice.send(event)
-            if choice.turn.ended:
-                self._finish(choice, choice.turn.reason)
-                continue
-            if choice.core_request is None:
-                choice.turn.finish(cut=True)
-                self._finish(choice, "length")
-                continue
-            if choice.snapshot is not None:
-                self._snapshots.restore(self.core, choice.snapshot)
             try:
-                choice.sequence_id = self.core.submit(choice.core_request)
-            except ValueError as error:
-                choice.send(InvalidRequest(str(error)))
+                self._begin(choice)
+            except Exception as error:
+                self._fail_one(choice, error)
                 return
-            self.running[choice.sequence_id] = choice
+
+    def _begin(self, choice: Choice) -> None:
+        for event in choice.events:
+            choice.send(event)
+        if choice.turn.ended:
+            self._finish(choice, choice.turn.reason)
+            return
+        if choice.core_request is None:
+            choice.turn.finish(cut=True)
+            self._finish(choice, "length")
+            return
+        if choice.snapshot is not None:
+            self._snapshots.restore(self.core, choice.snapshot)
+        try:
+            choice.sequence_id = self.core.submit(choice.core_request)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        self.running[choice.sequence_id] = choice
 
     def _fork(self, first: Choice) -> list[int]:
         """The prompt is computed: the other choices go on from there. Where they cannot, they are
@@ -104,13 +110,17 @@ class Stepper:
         for choice in followers:
             if first.sequence_id is None or choice.core_request is None:
                 continue
+            try:
+                forked = self.core.fork(first.sequence_id, choice.index)
+                if forked is None:
+                    self._begin(choice)
+                    continue
+            except Exception as error:
+                self._fail_one(choice, error)
+                continue
             for event in choice.events:
                 choice.send(event)
-            forked = self.core.fork(first.sequence_id, choice.index)
-            if forked is None:
-                forked = self.core.submit(choice.core_request)
-            else:
-                waiting.append(forked)
+            waiting.append(forked)
             choice.sequence_id = forked
             self.running[forked] = choice
         return waiting
