@@ -514,3 +514,11 @@ async def test_a_call_of_a_tool_that_is_not_there_is_no_answer() -> None:
     told = [item.text for item in items if isinstance(item, TextDelta)]
     assert "".join(told) == "I cannot fly you. "
     assert "no function 'fly'. There are: flights" in engine.requests[1].messages[-1].content
+
+
+async def test_a_budget_of_tokens_bounds_a_turn_that_is_all_there_is() -> None:
+    engine = ScriptedEngine("Hi.")
+    request = within(replace(ASK, n=2, max_tokens=9), budget=Budget(steps=3, tokens=5))
+    async with aclosing(Orchestrator(System.of(engine)).generate(request)) as events:
+        assert len(await gather(events, 2)) == 2
+    assert engine.requests[0].max_tokens == 5

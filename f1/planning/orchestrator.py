@@ -35,7 +35,6 @@ from f1.planning.strategy import Move
 from f1.tools.search import SEARCH_TOOL
 from f1.tools.spec import ToolSpec
 from f1.types import (
-    Budget,
     Ending,
     Event,
     Finished,
@@ -264,6 +263,8 @@ class Orchestrator:
         tools = self._tools(request)
         request, shown = await self._show(request, tools)
         dropped = 0
+        if (most := options.budget.tokens) is not None:
+            request = replace(request, max_tokens=min(request.max_tokens or most, most))
         if options.compact:
             request, dropped = await compacted(request, engine)
         async with aclosing(engine.generate(replace(request, run=RunOptions()))) as events:
@@ -281,7 +282,7 @@ def one_turn(request: GenerateRequest, tools: Mapping[str, ToolSpec]) -> bool:
     """Whether the model's own turn is all that there is to it: all tools are the caller's, and
     nothing but an ordinary way of going about it is asked for."""
     options = request.run
-    ordinary = options.strategy in ("auto", "direct") and options.budget == Budget()
+    ordinary = options.strategy in ("auto", "direct") and options.budget.seconds is None
     plain = ordinary and not (options.plan or options.plan_only or options.progress)
     return plain and all(spec.runner is None for spec in tools.values())
 
