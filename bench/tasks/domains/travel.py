@@ -207,7 +207,7 @@ TASKS = (
         "replan",
         "What's the weather like in Wien on 12 May 2026?",
         (_weather("Wien", 12), _weather("Vienna", 12)),
-        (17,),
+        ((17, "cloudy"),),
     ),
     Task(
         "replan",
