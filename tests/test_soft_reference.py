@@ -57,9 +57,10 @@ def test_transformers_say_the_same_behind_soft_steps(smollm_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     path = smollm_path.resolve()
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    )
+    model.eval()
     checkpoint = load_checkpoint(str(smollm_path))
     engine = _core.Engine(load_model(checkpoint), num_pages=64)
     vocab_size = checkpoint.tokenizer.vocab_size
