@@ -103,7 +103,7 @@ class Orchestrator:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """The whole run as the events of one turn: an Engine like any other."""
-        if one_turn(request, self._tools(request)):
+        if one_turn(request, self._specs(request)):
             async with aclosing(self._pass(request)) as events:
                 async for event in events:
                     yield event
@@ -120,7 +120,8 @@ class Orchestrator:
         """A run that goes on where the caller's results take it."""
         if request.n != 1:
             raise InvalidRequest("'n' must be 1 where tools are run for you", param="n")
-        tools = self._tools(request)
+        specs = self._specs(request)
+        tools = {spec.name: spec for spec in specs}
         plan = request.run.plan
         if isinstance(plan, Mapping):
             options = replace(request.run, plan=parse_plan(plan, tools))
@@ -128,10 +129,10 @@ class Orchestrator:
         engines = self.system.engines(request.run.roles)
         messages, waiting = self.system.pending.resume(self.tenant, request.messages)
         if len(tools) > request.run.num_shown(len(tools)) and SEARCH_TOOL not in tools:
-            tools[SEARCH_TOOL] = self.system.selector.search_tool(tuple(tools.values()))
+            tools[SEARCH_TOOL] = self.system.selector.search_tool(specs)
         async with Executor(tools, self.system.gates) as executor:
             request = replace(request, messages=messages)
-            run = Run(request, tools, executor, engines, strategy_for(request))
+            run = Run(request, specs, tools, executor, engines, strategy_for(request))
             if waiting is not None:
                 self._carry_on(run, waiting)
             yield run
@@ -146,21 +147,23 @@ class Orchestrator:
                 run.fresh.append(node)
                 run.executor.add(node)
 
-    def _tools(self, request: GenerateRequest) -> dict[str, ToolSpec]:
-        """All that the model may come to see: the caller's, ours, those registered."""
+    def _specs(self, request: GenerateRequest) -> Sequence[ToolSpec]:
+        """All that the model may come to see: the caller's, ours, those registered. The last alone
+        are the same object each time, and what is known of them is found again."""
+        registered = self.system.registered(self.tenant, request)
         found = {tool.name: ToolSpec(tool) for tool in request.tools}
         if len(found) < len(request.tools):
             names = [tool.name for tool in request.tools]
             twice = next(name for name in names if names.count(name) > 1)
             raise InvalidRequest(f"tools: {twice!r} is given twice", param="tools")
-        for spec in (*self.own, *self.system.registered(self.tenant, request)):
+        for spec in (*self.own, *registered):
             if found.setdefault(spec.name, spec).tool != spec.tool:
                 raise InvalidRequest(f"tool '{spec.name}' is given twice", param="tools")
             found[spec.name] = spec
         if (name := request.tool_choice.name) is not None and name not in found:
             told = f"tool_choice: no tool is named {name[:100]!r}"
             raise InvalidRequest(told, param="tool_choice")
-        return found
+        return registered if len(registered) == len(found) else tuple(found.values())
 
     async def _prepare(self, run: Run) -> None:
         """What the model is shown: tools, as much of the conversation as fits, whether it may call.
@@ -170,7 +173,9 @@ class Orchestrator:
         if run.step > budget.steps:
             raise Spent("steps")
         if run.step == 1 or any(node.tool == SEARCH_TOOL for node in run.last):
-            run.request, selection = await self._show(run.request, run.tools)
+            run.request, selection = await self._show(
+                run.request, run.specs, run.tools.get(SEARCH_TOOL)
+            )
             run.selected, run.num_tools = selection.selected, selection.num_tools
             run.notes += [note for note in selection.notes if note not in run.notes]
         if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
@@ -180,17 +185,19 @@ class Orchestrator:
             run.dropped += dropped
 
     async def _show(
-        self, request: GenerateRequest, tools: Mapping[str, ToolSpec]
+        self,
+        request: GenerateRequest,
+        specs: Sequence[ToolSpec],
+        search: ToolSpec | None = None,
     ) -> tuple[GenerateRequest, Selection]:
         """The request with the tools that it most likely needs."""
-        specs = tuple(spec for spec in tools.values() if spec.name != SEARCH_TOOL)
         selection = await self.system.selector.select(
             specs,
             request.messages,
             request.run.num_shown(len(specs)),
             forced=request.tool_choice.name,
         )
-        if (search := tools.get(SEARCH_TOOL)) is not None:
+        if search is not None:
             selection = selection.with_search(search)
         shown = tuple(spec.tool for spec in selection.tools)
         return replace(request, tools=shown, shown_at=selection.shown_at), selection
@@ -260,8 +267,8 @@ class Orchestrator:
         """One turn of the model, event by event as the model's own."""
         options = request.run
         engine = self.system.engines(options.roles)["caller"]
-        tools = self._tools(request)
-        request, shown = await self._show(request, tools)
+        specs = self._specs(request)
+        request, shown = await self._show(request, specs)
         dropped = 0
         if (most := options.budget.tokens) is not None:
             request = replace(request, max_tokens=min(request.max_tokens or most, most))
@@ -269,22 +276,22 @@ class Orchestrator:
             request, dropped = await compacted(request, engine)
         async with aclosing(engine.generate(replace(request, run=RunOptions()))) as events:
             async for event in events:
-                if isinstance(event, Finished) and (dropped or len(shown.tools) < len(tools)):
+                if isinstance(event, Finished) and (dropped or len(shown.tools) < len(specs)):
                     report = RunReport(
-                        "direct", "answered", selected=shown.selected, num_tools=len(tools),
+                        "direct", "answered", selected=shown.selected, num_tools=len(specs),
                         dropped=dropped, notes=shown.notes,
                     )  # fmt: skip
                     event = replace(event, report=replace(event.report, run=report))
                 yield event
 
 
-def one_turn(request: GenerateRequest, tools: Mapping[str, ToolSpec]) -> bool:
+def one_turn(request: GenerateRequest, specs: Sequence[ToolSpec]) -> bool:
     """Whether the model's own turn is all that there is to it: all tools are the caller's, and
     nothing but an ordinary way of going about it is asked for."""
     options = request.run
     ordinary = options.strategy in ("auto", "direct") and options.budget.seconds is None
     plain = ordinary and not (options.plan or options.plan_only or options.progress)
-    return plain and all(spec.runner is None for spec in tools.values())
+    return plain and all(spec.runner is None for spec in specs)
 
 
 def _why_silent(run: Run) -> Ending:

@@ -61,7 +61,8 @@ class Run:
     """`request` holds the conversation as far as it has come, and the tools that are shown."""
 
     request: GenerateRequest
-    tools: Mapping[str, ToolSpec]  # all that may be called, by name
+    specs: Sequence[ToolSpec]  # all that there are to select from
+    tools: Mapping[str, ToolSpec]  # all that may be called, by name: those, and the search
     executor: Executor
     engines: Mapping[Role, Engine]
     strategy: Strategy
