@@ -359,3 +359,15 @@ def test_a_large_crowd_of_slow_clients() -> None:
         assert beside <= alone * 1.5 + 0.005
         assert taken <= 15 + 2
         assert grown <= 64 << 10
+
+
+def test_no_part_of_an_answer_waits_for_the_part_before(server: Running) -> None:
+    """Nagle's algorithm and a client's delayed acknowledgement together cost 40 ms an answer."""
+    with httpx.Client() as http:
+        http.get(f"{server.url}/health")
+        sockets = [
+            connection.transport.get_extra_info("socket")
+            for connection in server.process.server_state.connections
+        ]
+        assert sockets
+        assert all(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for s in sockets)

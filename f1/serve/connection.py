@@ -48,6 +48,9 @@ class Connection(H11Protocol):
         connected = transport.get_extra_info("socket")
         if connected is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
+            # asyncio sets it, but not where a listener was made without naming its protocol; then
+            # the second part of an answer waits 40 ms for the first to be acknowledged.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
         if len(self.connections) > self.at_most:
             transport.abort()
