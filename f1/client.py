@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from f1.errors import InvalidRequest
 from f1.planning.collect import gather
+from f1.planning.compaction import Measuring
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, GiveUp, Outcome, Planned, Progress, Reply, report_of
 from f1.planning.run import Engine
@@ -309,6 +311,21 @@ class _Bridge:
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         return self.portal.aiterate(lambda: self.engine.generate(request))
+
+    @property
+    def context_length(self) -> int | None:
+        """None: it is not known."""
+        return self.engine.context_length if isinstance(self.engine, Measuring) else None
+
+    async def tokenize(self, request: GenerateRequest) -> list[int]:
+        """Of an engine whose `context_length` is known."""
+        if not isinstance(self.engine, Measuring):
+            raise TypeError("this engine does not tell its tokens")
+        return await asyncio.to_thread(self.portal.run, _tokens(self.engine, request))
+
+
+async def _tokens(engine: Measuring, request: GenerateRequest) -> list[int]:
+    return await engine.tokenize(request)
 
 
 def _embed(model: str | None, settings: Settings | None) -> tuple[LocalEngine, Callable[[], None]]:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from f1.errors import ConstraintError, F1Error
+from f1.planning.compaction import Measuring
 from f1.planning.run import Engine
 from f1.types import Event, Finished, GenerateRequest
 
@@ -56,6 +57,19 @@ class Fallback:
 
     engines: Mapping[str, Engine]  # in order
     outages: Outages
+
+    @property
+    def context_length(self) -> int | None:
+        """The first one's. None: it is not known."""
+        first = next(iter(self.engines.values()))
+        return first.context_length if isinstance(first, Measuring) else None
+
+    async def tokenize(self, request: GenerateRequest) -> list[int]:
+        """Of a first one whose `context_length` is known."""
+        first = next(iter(self.engines.values()))
+        if not isinstance(first, Measuring):
+            raise TypeError("this engine does not tell its tokens")
+        return await first.tokenize(request)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """Raises what the last one raised that was tried."""

@@ -127,12 +127,13 @@ Ending = Literal[
     "repeated",  # the model asks for nothing but what it has
     "silent",  # it said nothing
     "cut",  # by `max_tokens`
+    "context",  # what calls brought does not fit it
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one run may take."""
+    """What one request may take."""
 
     steps: int = 8  # decoded turns
     calls: int = 32  # run or returned

@@ -16,17 +16,20 @@ from f1.planning.collect import gather
 from f1.planning.compaction import compacted
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, GiveUp, Planned, Progress, Reply, report_of
-from f1.planning.pending import MAX_RUNS, MAX_SECONDS, Pending, Waiting
+from f1.planning.pending import MAX_BYTES, MAX_RUNS, MAX_SECONDS, Pending, Waiting
 from f1.tools.function import tool
 from f1.tools.spec import ToolSpec
 from f1.types import (
+    ArgumentsDelta,
     Budget,
+    CallBegun,
     CallDelta,
     Event,
     Finished,
     GenerateRequest,
     Message,
     Node,
+    ResponseFormat,
     RunEvent,
     RunOptions,
     Started,
@@ -362,7 +365,7 @@ def test_what_waits_is_forgotten_in_time_and_in_number() -> None:
     now = [0.0]
     pending = Pending(lambda: now[0])
     for number in range(MAX_RUNS + 1):
-        pending.keep("", waiting(number))
+        pending.keep("", (), waiting(number))
     assert pending.resume("", asked(0))[1] is None
     assert pending.resume("", asked(1))[1] is not None
     assert pending.resume("", asked(1))[1] is not None  # a client may try again
@@ -522,3 +525,99 @@ async def test_a_budget_of_tokens_bounds_a_turn_that_is_all_there_is() -> None:
     async with aclosing(Orchestrator(System.of(engine)).generate(request)) as events:
         assert len(await gather(events, 2)) == 2
     assert engine.requests[0].max_tokens == 5
+
+
+def test_what_waits_is_of_one_conversation_and_of_so_many_bytes() -> None:
+    """Servers may number their calls: those of two conversations then have the same ids."""
+    pending = Pending()
+    mine, yours = Message("user", "Mine"), Message("user", "Yours")
+    pending.keep("", (mine,), waiting(1))
+    assert pending.resume("", [yours, *asked(1)])[1] is None
+    assert pending.resume("", [mine, *asked(1)])[1] is not None
+    large = replace(
+        waiting(2), messages=(Message("tool", "x" * (MAX_BYTES + 1), tool_call_id="a"),)
+    )
+    pending.keep("", (yours,), large)
+    assert pending.resume("", [mine, *asked(1)])[1] is None
+
+
+async def test_json_with_a_name_is_an_answer() -> None:
+    said = '{"name": "Alice", "age": 3}'
+    request = replace(words("Who?"), response_format=ResponseFormat("json_object"))
+    items = await run(System.of(ScriptedEngine(said)), request, flights)
+    assert isinstance(items[-1], Reply)
+    plain = await run(System.of(ScriptedEngine(said)), words("Who?"), flights)
+    assert isinstance(plain[-1], Reply)
+
+
+async def test_a_call_through_a_reference_is_not_made_again_with_its_value() -> None:
+    plan = {
+        "nodes": [
+            {"id": "1", "tool": "flights", "arguments": {"to": "Lisbon"}},
+            {
+                "id": "2",
+                "tool": "book_flight",
+                "arguments": {"flight": {"ref": "1", "path": "[0]"}},
+            },
+        ]
+    }
+    engine = ScriptedEngine([call("book_flight", flight="DY912")], "Booked.")
+    request = within(words("Book a flight to Lisbon."), plan=plan)
+    await run(System.of(engine), request, flights, book_flight)
+    assert BOOKED == ["DY912"]
+
+
+async def test_an_error_that_repeats_a_guess_does_not_make_it_said() -> None:
+    @tool(read_only=True)
+    def find(flight: str) -> str:
+        """Finds."""
+        raise LookupError(f"no flight '{flight}'")
+
+    again = [call("find", "2", flight="LH123")]
+    engine = ScriptedEngine(
+        [call("find", "1", flight="LH123")], again, [call("book_flight", "3", flight="LH123")],
+        again, "Which flight?",
+    )  # fmt: skip
+    await run(System.of(engine), words("Book a flight."), find, book_flight)
+    assert BOOKED == []
+
+
+async def test_what_may_have_been_done_is_not_done_again() -> None:
+    @tool(timeout=0.01)
+    async def pay(amount: int) -> str:
+        """Pays."""
+        BOOKED.append(str(amount))
+        await asyncio.Event().wait()
+        return "paid"
+
+    engine = ScriptedEngine([call("pay", "1", amount=5)], [call("pay", "2", amount=5)], "Perhaps.")
+    await run(System.of(engine), words("Pay 5."), pay)
+    assert BOOKED == ["5"]
+
+
+async def test_the_callers_calls_are_streamed_eagerly_where_that_is_asked_for() -> None:
+    engine = ScriptedEngine([call("open_door", "1")])
+    request = replace(ASK, tools=(DOOR,), eager_arguments=True)
+    async with aclosing(Orchestrator(System.of(engine), [add.spec]).generate(request)) as events:
+        kinds = [type(event) async for event in events]
+    assert kinds == [CallBegun, ArgumentsDelta, CallDelta, Finished]
+
+
+async def test_people_speak_of_tools_in_their_own_words() -> None:
+    engine = ScriptedEngine(
+        [call("flights", "1", to="Lisbon")], [call("book_flight", "2", flight="DY912")], "Gebucht."
+    )
+    await run(System.of(engine), words("Buche einen Flug nach Lisbon."), flights, book_flight)
+    assert BOOKED == ["DY912"]
+
+
+async def test_a_plan_is_run_in_the_middle_of_a_conversation() -> None:
+    plan = {"nodes": [{"id": "1", "tool": "add", "arguments": {"a": 1, "b": 2}}]}
+    before = call("add", "call_1", a=5, b=5)
+    history = (Message("assistant", "", (before,)), Message("tool", "10", tool_call_id="call_1"))
+    request = within(replace(ASK, messages=(*ASK.messages, *history)), plan=plan)
+    items = await run(System.of(ScriptedEngine("Done.")), request, add)
+    assert [r.content for r in report_of(items[-1]).results] == ["3"]  # type: ignore[arg-type]
+    planned = await run(System.of(ScriptedEngine([before])), within(ASK, plan_only=True), add)
+    assert isinstance(planned[-1], Planned)
+    assert planned[-1].completion.reason == "stop"

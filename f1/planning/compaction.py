@@ -42,7 +42,8 @@ async def compacted(request: GenerateRequest, engine: object) -> tuple[GenerateR
         return request, 0
     room -= request.max_tokens if request.max_tokens is not None else room // _SHARE_FOR_ANSWER
     # No token is shorter than a byte; a family's own words and marks come to the rest.
-    num_bytes = sum(len(message.content) for message in request.messages)
+    num_bytes = sum(len(message.content.encode()) for message in request.messages)
+    num_bytes += sum(len(call.arguments) for m in request.messages for call in m.tool_calls)
     num_bytes += sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
     if num_bytes + 16 * len(request.messages) + _OVERHEAD < room:
         return request, 0

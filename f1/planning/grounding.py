@@ -58,7 +58,12 @@ class Said:
     @classmethod
     def in_(cls, messages: Sequence[Message], tools: Iterable[Tool]) -> Said:
         asked = max((i for i, m in enumerate(messages) if m.role == "user"), default=0)
-        texts = [m.content for i, m in enumerate(messages) if m.role != "assistant" or i < asked]
+        calls = {call.id: call for m in messages for call in m.tool_calls}
+        texts = [
+            _told(m, calls) if m.role == "tool" else m.content
+            for i, m in enumerate(messages)
+            if m.role != "assistant" or i < asked
+        ]
         listed = frozenset(v for tool in tools for v in _listed(tool.parameters))
         return cls("\n".join(texts).casefold(), listed)
 
@@ -114,6 +119,18 @@ class Said:
             return True
         stem = token[: max(len(token) - 2, _MIN_STEM)]
         return len(token) > _MIN_STEM and any(other.startswith(stem) for other in self._tokens)
+
+
+def _told(result: Message, calls: Mapping[str, ToolCall]) -> str:
+    """A result; of an error's, not what it only repeats of the call."""
+    call = calls.get(result.tool_call_id or "")
+    if call is None or not result.content.startswith('{"error"'):
+        return result.content
+    content = result.content
+    for value in json.loads(call.arguments or "{}").values():
+        if isinstance(value, str | int | float) and str(value):
+            content = content.replace(str(value), " ")
+    return content
 
 
 def _numbers_in(text: str) -> Iterator[float]:

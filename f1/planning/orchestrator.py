@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from f1.errors import InvalidRequest
+from f1.errors import ContextLengthExceeded, InvalidRequest
 from f1.planning.compaction import compacted
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
@@ -99,6 +99,10 @@ class Orchestrator:
                     outcome = self._outcome(run)
                 except Spent as spent:
                     outcome = give_up(run, spent.ending)
+                except ContextLengthExceeded:
+                    if not run.nodes:
+                        raise
+                    outcome = give_up(run, "context")  # what was done is to be known
             yield outcome
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
@@ -110,7 +114,7 @@ class Orchestrator:
             return
         async with aclosing(self.run(request)) as items:
             async for item in items:
-                for event in events_of(item, with_progress=request.run.progress):
+                for event in events_of(item, request):
                     yield event
 
     # --- a run, part by part ---------------------------------------------------------------------
@@ -128,11 +132,12 @@ class Orchestrator:
             request = replace(request, run=options)
         engines = self.system.engines(request.run.roles)
         messages, waiting = self.system.pending.resume(self.tenant, request.messages)
-        if len(tools) > request.run.num_shown(len(tools)) and SEARCH_TOOL not in tools:
+        some = len(tools) > request.run.num_shown(len(tools))
+        if some and SEARCH_TOOL not in tools and not request.run.plan_only:
             tools[SEARCH_TOOL] = self.system.selector.search_tool(specs)
         async with Executor(tools, self.system.gates) as executor:
-            request = replace(request, messages=messages)
-            run = Run(request, specs, tools, executor, engines, strategy_for(request))
+            asked_with, request = request.messages, replace(request, messages=messages)
+            run = Run(request, specs, tools, executor, engines, strategy_for(request), asked_with)
             if waiting is not None:
                 self._carry_on(run, waiting)
             yield run
@@ -140,6 +145,7 @@ class Orchestrator:
     def _carry_on(self, run: Run, waiting: Waiting) -> None:
         """With what of the plan waited for the caller's results."""
         run.nodes = list(waiting.nodes)
+        run.strategy = waiting.strategy or run.strategy
         for result in results_of(waiting, run.request.messages):
             run.executor.know(result)
         for node in run.nodes:
@@ -240,7 +246,9 @@ class Orchestrator:
     def _outcome(self, run: Run) -> Outcome | None:
         """None: there are results to look at."""
         if run.request.run.plan_only:
-            return Planned(run.completed("planned"))
+            done = run.completed("planned")
+            message = replace(done.message, tool_calls=())
+            return Planned(replace(done, reason="stop", message=message))
         if theirs := run.executor.theirs:
             return self._hand_over(run, theirs)
         if run.fresh:
@@ -256,9 +264,13 @@ class Orchestrator:
         run.remember(theirs)
         results = tuple(run.executor.results.values())
         waiting = Waiting(
-            tuple(run.added), tuple((ids[c.id], c) for c in theirs), results, tuple(run.nodes)
+            tuple(run.added),
+            tuple((ids[c.id], c) for c in theirs),
+            results,
+            tuple(run.nodes),
+            run.strategy,
         )
-        self.system.pending.keep(self.tenant, waiting)
+        self.system.pending.keep(self.tenant, run.asked_with, waiting)
         done = run.completed("client_calls")
         message = replace(done.message, tool_calls=theirs)
         return CallTools(replace(done, message=message, reason="tool_calls"))
@@ -290,13 +302,15 @@ def one_turn(request: GenerateRequest, specs: Sequence[ToolSpec]) -> bool:
     nothing but an ordinary way of going about it is asked for."""
     options = request.run
     ordinary = options.strategy in ("auto", "direct") and options.budget.seconds is None
-    plain = ordinary and not (options.plan or options.plan_only or options.progress)
+    planned = options.plan is not None or options.plan_only
+    plain = ordinary and not planned and not options.progress
     return plain and all(spec.runner is None for spec in specs)
 
 
 def _why_silent(run: Run) -> Ending:
     if run.completion.reason == "length":
-        return "cut"
+        spent = run.budget.tokens is not None and (run.usage.completion_tokens >= run.budget.tokens)
+        return "tokens" if spent else "cut"
     if not run.nodes:
         return "silent"
     if len(run.nodes) >= run.budget.calls:
@@ -316,10 +330,14 @@ _WHY: Mapping[Ending, str] = {
     "repeated": "the model asked for what it had, and then said nothing",
     "silent": "the model said nothing",
     "cut": "the token limit cut what the model said",
+    "context": "what the calls brought does not fit the model's context",
 }
 
 
 def give_up(run: Run, ending: Ending) -> GiveUp:
+    for node in run.nodes:
+        if node.id not in run.executor.results:
+            run.notes.append(f"{node.tool} (${node.id}) was called off; it may have begun")
     done = run.completed(ending)
     reason: FinishReason = "stop" if ending in ("repeated", "silent") else "length"
     done = replace(done, reason=reason, message=replace(done.message, tool_calls=()))

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from f1.types import (
+    ArgumentsDelta,
+    CallBegun,
     CallDelta,
     Completion,
     Event,
     Finished,
+    GenerateRequest,
     Node,
     Note,
     ReasoningDelta,
@@ -66,16 +69,19 @@ def report_of(outcome: Outcome) -> RunReport:
     return report
 
 
-def events_of(item: Progress, *, with_progress: bool) -> Iterator[Event]:
-    """A run as the events of one turn. Our own calls and their results show where that is asked
-    for."""
+def events_of(item: Progress, request: GenerateRequest) -> Iterator[Event]:
+    """A run as the events of the request's one turn. Our own calls and their results show where
+    that is asked for."""
     match item:
         case TextDelta() | ReasoningDelta():
             yield item
         case Reply() | CallTools() | Planned() | GiveUp():
             end = item.completion
-            if isinstance(item, CallTools):
-                yield from (CallDelta(0, index, call) for index, call in enumerate(item.calls))
+            for index, call in enumerate(item.calls if isinstance(item, CallTools) else ()):
+                if request.eager_arguments:
+                    yield CallBegun(0, index, call.id, call.name)
+                    yield ArgumentsDelta(0, index, call.arguments)
+                yield CallDelta(0, index, call)
             yield Finished(0, end.reason, end.usage, end.report, end.stop)
-        case _ if with_progress:
+        case _ if request.run.progress:
             yield RunEvent(0, item)

@@ -12,15 +12,18 @@ is gone, the conversation goes on without, and the model makes its calls again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from f1.planning.strategy import Strategy
 from f1.types import Message, Node, ToolCall, ToolResult
 
 MAX_RUNS = 1000
+MAX_BYTES = 64 << 20
 MAX_SECONDS = 3600.0
 
 
@@ -33,6 +36,7 @@ class Waiting:
     theirs: tuple[tuple[str, ToolCall], ...]  # node id, call
     ours: tuple[ToolResult, ...] = ()  # of the whole run
     nodes: tuple[Node, ...] = ()  # of the whole run, also those that wait for theirs
+    strategy: Strategy | None = None  # and what it knows
 
 
 class Pending:
@@ -40,14 +44,23 @@ class Pending:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, frozenset[str]], tuple[float, Waiting]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, int, Waiting]] = OrderedDict()
+        self._num_bytes = 0
 
-    def keep(self, tenant: str, waiting: Waiting) -> None:
-        key = (tenant, frozenset(call.id for _, call in waiting.theirs))
-        self._kept.pop(key, None)
-        self._kept[key] = (self._clock(), waiting)
-        while len(self._kept) > MAX_RUNS:
-            self._kept.popitem(last=False)
+    def keep(self, tenant: str, messages: Sequence[Message], waiting: Waiting) -> None:
+        """`messages`: the conversation as the caller has it."""
+        key = _key(tenant, messages, {call.id for _, call in waiting.theirs})
+        self._drop(key)
+        size = sum(len(message.content) for message in waiting.messages)
+        size += sum(2 * len(result.content) for result in waiting.ours)
+        self._kept[key] = (self._clock(), size, waiting)
+        self._num_bytes += size
+        while len(self._kept) > MAX_RUNS or self._num_bytes > MAX_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: bytes) -> None:
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._num_bytes -= kept[1]
 
     def resume(
         self, tenant: str, messages: Sequence[Message]
@@ -57,13 +70,13 @@ class Pending:
         self._forget()
         whole: list[Message] = []
         latest: Waiting | None = None
-        for message in messages:
+        for place, message in enumerate(messages):
             if message.role in ("user", "system"):
                 latest = None
-            key = (tenant, frozenset(call.id for call in message.tool_calls))
-            found = self._kept.get(key) if message.tool_calls else None
+            ids = {call.id for call in message.tool_calls}
+            found = self._kept.get(_key(tenant, messages[:place], ids)) if ids else None
             if found is not None:
-                latest = found[1]
+                latest = found[2]
                 whole += latest.messages
                 continue
             whole.append(message)
@@ -74,7 +87,14 @@ class Pending:
             key = next(iter(self._kept))
             if self._clock() - self._kept[key][0] < MAX_SECONDS:
                 return
-            del self._kept[key]
+            self._drop(key)
+
+
+def _key(tenant: str, before: Sequence[Message], ids: set[str]) -> bytes:
+    """Of the caller's calls in its conversation: servers may number their calls, and then those of
+    two conversations have the same ids."""
+    said = [message.content for message in before if message.role in ("system", "user")]
+    return hashlib.sha256(json.dumps([tenant, said, sorted(ids)]).encode()).digest()
 
 
 def results_of(waiting: Waiting, messages: Sequence[Message]) -> list[ToolResult]:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from f1.planning.collect import add_usage, gather
 from f1.planning.content import write_failure
 from f1.planning.executor import Executor
+from f1.planning.naming import words
 from f1.planning.strategy import Move, Refused, Strategy
 from f1.tools.spec import ToolSpec
 from f1.types import (
@@ -66,6 +67,7 @@ class Run:
     executor: Executor
     engines: Mapping[Role, Engine]
     strategy: Strategy
+    asked_with: tuple[Message, ...] = ()  # the conversation as the caller has it
     step: int = 0
     nodes: list[Node] = field(default_factory=list)  # all so far, in order
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
@@ -91,6 +93,13 @@ class Run:
         return self.engines["caller"] == self.engines["writer"]
 
     @property
+    def tokens_left(self) -> int | None:
+        """None: as many as it takes."""
+        if self.budget.tokens is None:
+            return None
+        return self.budget.tokens - self.usage.completion_tokens
+
+    @property
     def seconds_left(self) -> float | None:
         """None: as many as it takes."""
         if self.budget.seconds is None:
@@ -103,17 +112,24 @@ class Run:
         """The events of one turn, decoded by the model of that role and counted in `usage`. Raises
         Spent where no token of the budget is left."""
         bounds = [] if request.max_tokens is None else [request.max_tokens]
-        if self.budget.tokens is not None:
-            bounds.append(self.budget.tokens - self.usage.completion_tokens)
+        if self.tokens_left is not None:
+            bounds.append(self.tokens_left // request.n)
         max_tokens = min(bounds, default=None)
         if max_tokens is not None and max_tokens < 1:
             raise Spent("tokens")
         request = replace(request, max_tokens=max_tokens, run=_ORDINARY)
-        async with aclosing(self.engines[role].generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    self.usage = add_usage(self.usage, event.usage)
-                yield event
+        finished = num_events = 0
+        try:
+            async with aclosing(self.engines[role].generate(request)) as events:
+                async for event in events:
+                    num_events += 1
+                    if isinstance(event, Finished):
+                        finished += 1
+                        self.usage = add_usage(self.usage, event.usage)
+                    yield event
+        finally:
+            if not finished:  # it was left; what it took is known to an event
+                self.usage = add_usage(self.usage, Usage(0, num_events))
 
     async def complete(self, request: GenerateRequest, role: Role = "caller") -> list[Completion]:
         """All choices of one turn, whole."""
@@ -186,14 +202,21 @@ class Run:
     def repeats(self, call: ToolCall) -> bool:
         """Whether the call was made before in the run, and nothing has changed since: no call that
         may change anything was made after it, nor did it fail."""
-        last = max((i for i, node in enumerate(self.nodes) if _same(node, call)), default=None)
-        if last is None:
+        same = [i for i, node in enumerate(self.nodes) if self._same(node, call)]
+        if not same:
             return False
-        times = sum(_same(node, call) for node in self.nodes)
+        last = same[-1]
         result = self.executor.results.get(self.nodes[last].id)
-        if times == 1 and result is not None and result.failed in ("error", "timeout"):
-            return False
         spec = self.tools.get(call.name)
+        if len(same) == 1 and result is not None:
+            again = result.failed == "error" or (
+                # It may have done what it does, unseen.
+                result.failed == "timeout" and spec is not None and spec.annotations.repeatable
+            )
+            if again:
+                return False
+        if spec is not None and spec.runner is None:  # what the caller's does is not known
+            return last == len(self.nodes) - 1
         if spec is None or not spec.annotations.read_only:
             return True
         return not any(self._changes(node) for node in self.nodes[last + 1 :])
@@ -281,15 +304,18 @@ class Run:
         last = self.completion
         return replace(last, usage=self.usage, report=replace(last.report, run=report))
 
+    def _same(self, node: Node, call: ToolCall) -> bool:
+        """They say the same, however it is written, and with references put in."""
+        if node.tool != call.name:
+            return False
+        result = self.executor.results.get(node.id)
+        said = dict(node.arguments) if result is None else json.loads(result.call.arguments)
+        return bool(said == json.loads(call.arguments))
+
     def _changes(self, node: Node) -> bool:
         return node.tool in self.tools and not self.tools[node.tool].annotations.read_only
 
 
 def _words_of(tool: str) -> list[str]:
     """Of its name, without their endings."""
-    return [word[:5] for word in tool.casefold().replace("-", "_").split("_") if len(word) > 2]
-
-
-def _same(node: Node, call: ToolCall) -> bool:
-    """They say the same, however it is written."""
-    return node.tool == call.name and dict(node.arguments) == json.loads(call.arguments)
+    return [word[:5] for word in words(tool) if len(word) > 2]

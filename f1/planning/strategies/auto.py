@@ -71,4 +71,4 @@ def strategy_for(request: GenerateRequest) -> Strategy:
     if name == "auto" and request.run.plan_only:
         name = "plan"
     strategy = Auto() if name == "auto" else STRATEGIES[name]()
-    return Given(plan, strategy) if isinstance(plan, Plan) else strategy
+    return Given(plan, strategy) if isinstance(plan, Plan) and plan.nodes else strategy

@@ -100,7 +100,7 @@ class Backtrack(React):
     async def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
         """The model's turn, in which it may give up once there is something to give up."""
         if self.forks and request.tool_choice.mode == "auto":
-            request = replace(request, tools=(*request.tools, GIVE_UP))
+            request = _with_give_up(request)
         async with aclosing(run.decode(request)) as events:
             async for event in events:
                 if isinstance(event, CallDelta) and event.call.name == GIVE_UP.name:
@@ -146,10 +146,22 @@ class Backtrack(React):
             self.forks.append(fork)
 
 
+def _with_give_up(request: GenerateRequest) -> GenerateRequest:
+    """With the tool, written where the last question is; not where its name is taken."""
+    if any(tool.name == GIVE_UP.name for tool in request.tools):
+        return request
+    shown_at = dict(request.shown_at)
+    if shown_at:
+        asked = max(i for i, message in enumerate(request.messages) if message.role == "user")
+        shown_at[asked] = (*shown_at.get(asked, ()), GIVE_UP.name)
+    return replace(request, tools=(*request.tools, GIVE_UP), shown_at=shown_at)
+
+
 async def _alternatives(run: Run, request: GenerateRequest) -> list[Calls]:
     """What else could be called there, the likeliest first."""
     samples = await draw(run, request, run.request.run.samples)
-    found = [s.message.tool_calls for s in samples if s.message.tool_calls]
+    drawn = [s.message.tool_calls for s in samples if s.message.tool_calls]
+    found = [calls for calls in drawn if all(is_read_only(run, call.name) for call in calls)]
     votes = Counter(map(_key, found))  # in the order in which they are first met
     distinct = {_key(calls): calls for calls in reversed(found)}
     return [distinct[key] for key, _ in votes.most_common()]

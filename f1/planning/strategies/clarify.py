@@ -28,7 +28,7 @@ async def clarify(run: Run, tool: str, unknown: Sequence[str]) -> AsyncGenerator
         messages=(*run.request.messages, told),
         response_format=_QUESTION,
         tool_choice=ToolChoice("none"),
-        max_tokens=_MAX_TOKENS,
+        max_tokens=min(run.request.max_tokens or _MAX_TOKENS, _MAX_TOKENS),
     )
     collector = Collector()
     async with aclosing(run.decode(request, "writer")) as events:

@@ -11,6 +11,8 @@ from f1.planning.run import NOTHING, Run
 from f1.planning.strategy import Move, Strategy
 from f1.types import Plan, StrategyName
 
+_OF_A_PLAN = "call_plan_"
+
 
 class Given:
     def __init__(self, plan: Plan, then: Strategy):
@@ -19,13 +21,19 @@ class Given:
         self._then = then
 
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
-        # A conversation that ends with results comes back from the caller's part of a plan: it is
-        # not to be run from its beginning once more, also where nothing is known of it any longer.
-        if run.step == 1 and run.request.messages[-1].role != "tool":
+        if run.step == 1 and not self._goes_on(run):
             for node in self._plan.nodes:
-                yield replace(node, call_id=f"call_{secrets.token_hex(12)}")
+                yield replace(node, call_id=f"{_OF_A_PLAN}{secrets.token_hex(12)}")
             yield NOTHING
             return
         async with aclosing(self._then.decide(run)) as moves:
             async for move in moves:
                 yield move
+        self.name = self._then.name
+
+    def _goes_on(self, run: Run) -> bool:
+        """The conversation comes back from the caller's part of a plan: it is not to be run from
+        its beginning once more, also where nothing is known of it any longer."""
+        last = [message for message in run.request.messages if message.role != "tool"][-1:]
+        ids = [call.id for message in last for call in message.tool_calls]
+        return bool(run.nodes) or any(id_.startswith(_OF_A_PLAN) for id_ in ids)

@@ -54,6 +54,7 @@ class React:
         request = replace(run.request, tool_choice=self._choice(run))
         said = Said.in_(request.messages, request.tools)
         words, guessed, num_nodes = Words(), list[ToolCall](), len(run.nodes)
+        words.is_plain = request.response_format.kind != "text"
         async with aclosing(self.turn(run, request)) as events:
             async for event in events:
                 if isinstance(event, Note):
@@ -65,7 +66,7 @@ class React:
                 if isinstance(event, CallDelta) and not run.repeats(event.call):
                     if self._unasked(run, event.call):
                         yield Note(f"{event.call.name} was not called: nobody asked for it")
-                    elif run.is_ours(event.call) and said.guesses(event.call):
+                    elif self._is_guess(run, said, event.call):
                         guessed.append(event.call)
                     else:
                         yield run.node(event.call)
@@ -73,19 +74,21 @@ class React:
         self._meant = self._meant or frozenset(call.name for call in words.turn.calls)
         if guessed and len(run.nodes) == num_nodes:
             for call in await self._look_up(run, said, guessed):
-                yield run.node(call)
+                if not run.repeats(call):  # by one of those before it
+                    yield run.node(call)
         waiting = [call for call in guessed if call.id not in self._bets]
         if waiting and len(run.nodes) > num_nodes:
             async with aclosing(self.wait(run, said, waiting)) as moves:
                 async for move in moves:
                     yield move
-        if (missing := words.disguised()) is not None and missing.name not in run.tools:
+        missing = None if run.request.run.plan_only else words.disguised()
+        if missing is not None and missing.name not in run.tools:
             known = ", ".join(tool.name for tool in request.tools)
             why = f"there is no function '{missing.name}'. There are: {known}"
             yield Refused(run.node(missing), why)
         if len(run.nodes) > num_nodes or (run.caller_writes and not words.turn.calls):
             for delta in words.rest() if len(run.nodes) == num_nodes else ():
-                yield delta
+                yield delta  # it was an answer after all
             yield words.completion()
             return
         last = answer(run, run.request)
@@ -106,6 +109,15 @@ class React:
         way, have their own."""
         return run.decode(request)
 
+    def _is_guess(self, run: Run, said: Said, call: ToolCall) -> bool:
+        """Whether the call has to wait. What the caller demands is not held back: it demands a
+        call, or an answer of some form, and gets no question."""
+        request = run.request
+        free = request.tool_choice.mode in ("auto", "none") and (
+            request.response_format.kind == "text"
+        )
+        return free and run.is_ours(call) and bool(said.guesses(call))
+
     def _choice(self, run: Run) -> ToolChoice:
         """What waited for results is called for once they are there; what went wrong is called for
         again; where all is done, there is nothing to call."""
@@ -118,7 +130,8 @@ class React:
         if run.went_wrong and self._times_again < _MAX_AGAIN:
             self._times_again += 1
             tools = {node.tool for node in run.last}
-            if self._times_again == 1 and len(tools) == 1:
+            shown = {tool.name for tool in run.request.tools}
+            if self._times_again == 1 and len(tools) == 1 and tools <= shown:
                 return ToolChoice("named", *tools)
             return ToolChoice("required")
         return ToolChoice("none") if self._all_is_done(run) else asked
@@ -138,7 +151,12 @@ class React:
         done, nothing went wrong, and now a tool is to change something of which nobody spoke."""
         if not self._meant or call.name in self._meant or run.anything_failed:
             return False
-        return run.may_change(call.name) and not run.spoke_of(call.name)
+        if not run.may_change(call.name) or run.spoke_of(call.name):
+            return False
+        # Only where what was asked for is known: people speak of tools in words of their own.
+        return any(
+            run.spoke_of(tool.name) for tool in run.request.tools if run.may_change(tool.name)
+        )
 
     async def _look_up(
         self, run: Run, said: Said, guessed: Sequence[ToolCall]

@@ -64,18 +64,23 @@ class Reflect(React):
 
     async def turn(self, run: Run, request: GenerateRequest) -> AsyncGenerator[Event | Note]:
         collector, refused = Collector(), dict[str, str]()
+        held: list[CallDelta] = []
         async with aclosing(run.decode(request)) as events:
             async for event in events:
+                collector.add(event)
                 if isinstance(event, CallDelta) and changes_something(run, event.call):
-                    reason = await objection(run, event.call)
-                    if reason is not None:
-                        yield Note(f"{event.call.name} was not called at first: {reason}")
-                        refused[event.call.id] = reason
-                        collector.add(event)
-                        continue
-                if isinstance(event, Finished) and refused:
-                    break  # there is another try
+                    held.append(event)
+                elif not isinstance(event, Finished):
+                    yield event
+        # Asked once the turn is over: there may be room for one model at a time.
+        for event in held:
+            if (reason := await objection(run, event.call)) is None:
                 yield event
+                continue
+            yield Note(f"{event.call.name} was not called at first: {reason}")
+            refused[event.call.id] = reason
+        if not refused and collector.end is not None:
+            yield collector.end
         if refused:
             async with aclosing(run.decode(_once_more(request, collector, refused))) as events:
                 async for event in events:
@@ -101,7 +106,9 @@ async def objection(run: Run, call: ToolCall) -> str | None:
         judged = json.loads(completion.message.content)
     except json.JSONDecodeError:  # cut by max_tokens: no verdict, so no objection
         return None
-    return str(judged["reason"]).strip() if judged["verdict"] == "no" else None
+    if not isinstance(judged, dict) or judged.get("verdict") != "no":
+        return None
+    return str(judged.get("reason", "")).strip() or "the verifier says no"
 
 
 def _question(run: Run, call: ToolCall) -> str:
@@ -121,7 +128,8 @@ def _once_more(
     request: GenerateRequest, collector: Collector, refused: dict[str, str]
 ) -> GenerateRequest:
     """The same turn, behind the calls that were refused and why."""
-    tried = Message("assistant", tool_calls=tuple(collector.calls))
+    calls = tuple(call for call in collector.calls if call.id in refused)
+    tried = Message("assistant", tool_calls=calls)
     why = (
         Message("tool", write_failure(f"not called: {reason}"), tool_call_id=id_)
         for id_, reason in refused.items()

@@ -55,10 +55,19 @@ async def draw(run: Run, request: GenerateRequest, count: int) -> list[Completio
     if drawn.temperature == 0:
         drawn = replace(drawn, temperature=_TEMPERATURE)
     drawn = replace(drawn, seed=drawn.seed + 1)
-    asked = [run.complete(request)]
+    if (left := run.tokens_left) is not None:  # they share what is left
+        share = max(left // count, 1)
+        request = replace(request, max_tokens=min(request.max_tokens or share, share))
+    tasks = [asyncio.create_task(run.complete(request))]
     if count > 1:
-        asked.append(run.complete(replace(request, n=count - 1, sampling=drawn)))
-    return [sample for found in await asyncio.gather(*asked) for sample in found]
+        others = replace(request, n=count - 1, sampling=drawn)
+        tasks.append(asyncio.create_task(run.complete(others)))
+    try:
+        return [sample for found in await asyncio.gather(*tasks) for sample in found]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def elect(samples: Sequence[Completion]) -> tuple[Completion, tuple[ToolCall, ...], int]:

@@ -23,13 +23,15 @@ class Words:
     """Of one turn."""
 
     turn: Collector = field(default_factory=Collector)
-    held: list[Delta] = field(default_factory=list)
-    is_plain: bool = False  # it does not begin as a call does
+    held: list[TextDelta] = field(default_factory=list)
+    is_plain: bool = False  # it is no call, however it goes on
 
     def add(self, event: Event) -> Iterator[Delta]:
         """What can be told of now."""
         self.turn.add(event)
-        if not isinstance(event, Delta):
+        if isinstance(event, ReasoningDelta):
+            yield event
+        if not isinstance(event, TextDelta):
             return
         self.held.append(event)
         text = "".join(self.turn.text).lstrip()
@@ -39,7 +41,7 @@ class Words:
         if self.is_plain:
             yield from self.rest()
 
-    def rest(self) -> Iterator[Delta]:
+    def rest(self) -> Iterator[TextDelta]:
         """What was held back."""
         yield from self.held
         self.held = []
@@ -53,15 +55,14 @@ class Words:
             value, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
         except ValueError:
             return None
-        name = value.get("name")
-        arguments = value.get("arguments", {})
+        name, arguments = value.get("name"), value.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
         return ToolCall(f"call_{secrets.token_hex(12)}", name[:64], json.dumps(arguments))
 
     def completion(self) -> Completion:
-        """What is remembered of the turn: not the text that was a call."""
+        """What is remembered of the turn: not the text that was held back to its end."""
         done = self.turn.completion()
-        if self.disguised() is None:
+        if not self.held:
             return done
         return replace(done, message=replace(done.message, content=""))
