@@ -534,11 +534,13 @@ def test_what_waits_is_of_one_conversation_and_of_so_many_bytes() -> None:
     pending.keep("", (mine,), waiting(1))
     assert pending.resume("", [yours, *asked(1)])[1] is None
     assert pending.resume("", [mine, *asked(1)])[1] is not None
+    pending.keep("other", (mine,), waiting(3))
     large = replace(
         waiting(2), messages=(Message("tool", "x" * (MAX_BYTES + 1), tool_call_id="a"),)
     )
     pending.keep("", (yours,), large)
     assert pending.resume("", [mine, *asked(1)])[1] is None
+    assert pending.resume("other", [mine, *asked(3)])[1] is not None  # it was not at fault
 
 
 async def test_json_with_a_name_is_an_answer() -> None:

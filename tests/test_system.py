@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from serving import Running, serving, wait_until_loaded
 from f1.engine import AsyncEngine
 from f1.tools.function import tool
 from f1.tools.registry import OPERATOR
-from f1.types import GenerateRequest
+from f1.types import GenerateRequest, Tool
 
 
 @tool(read_only=True)
@@ -148,3 +149,15 @@ def test_a_stream_tells_what_happens_and_then_says_the_same(client: openai.OpenA
     assert [next(iter(item)) for item in told[:-1]] == ["node", "started", "result"]
     assert "".join(c.delta.content or "" for c in choices) == whole.message.content
     assert told[-1]["ending"] == whole.f1["ending"]
+
+
+def test_the_operators_defaults_give_way_to_what_a_request_brings(server: Running) -> None:
+    registry, state = server.state.registrar.registry, server.state
+    registry.put_toolset(OPERATOR, "stock", [stock.spec])
+    theirs = Tool("stock", "Something else.", {"type": "object", "properties": {}})
+    defaults = replace(state.limits.defaults, toolsets=("stock",))
+    asked = GenerateRequest((), (theirs,), run=defaults)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "limits", replace(state.limits, defaults=defaults))
+        assert state.system.registered("", asked) == ()
+        assert len(state.system.registered("", replace(asked, tools=()))) == 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,23 +44,26 @@ class Pending:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._kept: OrderedDict[bytes, tuple[float, int, Waiting]] = OrderedDict()
-        self._num_bytes = 0
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # the oldest first
+        self._num_bytes: Counter[str] = Counter()  # by tenant
 
     def keep(self, tenant: str, messages: Sequence[Message], waiting: Waiting) -> None:
-        """`messages`: the conversation as the caller has it."""
-        key = _key(tenant, messages, {call.id for _, call in waiting.theirs})
+        """`messages`: the conversation as the caller has it. Where there is no room, what has been
+        kept longest goes, of the tenant that has most."""
+        said = _Said(tenant)
+        for message in messages:
+            said.add(message)
+        key = said.key({call.id for _, call in waiting.theirs})
         self._drop(key)
-        size = sum(len(message.content) for message in waiting.messages)
-        size += sum(2 * len(result.content) for result in waiting.ours)
-        self._kept[key] = (self._clock(), size, waiting)
-        self._num_bytes += size
-        while len(self._kept) > MAX_RUNS or self._num_bytes > MAX_BYTES:
-            self._drop(next(iter(self._kept)))
+        kept = self._kept[key] = _Kept(self._clock(), tenant, _size(waiting), waiting)
+        self._num_bytes[tenant] += kept.num_bytes
+        while len(self._kept) > MAX_RUNS or self._num_bytes.total() > MAX_BYTES:
+            ((most, _),) = self._num_bytes.most_common(1)
+            self._drop(next(key for key, kept in self._kept.items() if kept.tenant == most))
 
     def _drop(self, key: bytes) -> None:
         if (kept := self._kept.pop(key, None)) is not None:
-            self._num_bytes -= kept[1]
+            self._num_bytes[kept.tenant] -= kept.num_bytes
 
     def resume(
         self, tenant: str, messages: Sequence[Message]
@@ -70,13 +73,15 @@ class Pending:
         self._forget()
         whole: list[Message] = []
         latest: Waiting | None = None
-        for place, message in enumerate(messages):
+        said = _Said(tenant)
+        for message in messages:
             if message.role in ("user", "system"):
                 latest = None
             ids = {call.id for call in message.tool_calls}
-            found = self._kept.get(_key(tenant, messages[:place], ids)) if ids else None
+            found = self._kept.get(said.key(ids)) if ids else None
+            said.add(message)
             if found is not None:
-                latest = found[2]
+                latest = found.waiting
                 whole += latest.messages
                 continue
             whole.append(message)
@@ -85,16 +90,40 @@ class Pending:
     def _forget(self) -> None:
         while self._kept:
             key = next(iter(self._kept))
-            if self._clock() - self._kept[key][0] < MAX_SECONDS:
+            if self._clock() - self._kept[key].since < MAX_SECONDS:
                 return
             self._drop(key)
 
 
-def _key(tenant: str, before: Sequence[Message], ids: set[str]) -> bytes:
-    """Of the caller's calls in its conversation: servers may number their calls, and then those of
-    two conversations have the same ids."""
-    said = [message.content for message in before if message.role in ("system", "user")]
-    return hashlib.sha256(json.dumps([tenant, said, sorted(ids)]).encode()).digest()
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    since: float
+    tenant: str
+    num_bytes: int
+    waiting: Waiting
+
+
+class _Said:
+    """What a tenant's conversation has come to. Calls are known by that and by their ids: servers
+    may number theirs, and then those of two conversations have the same."""
+
+    def __init__(self, tenant: str):
+        self._digest = hashlib.sha256(json.dumps(tenant).encode())
+
+    def add(self, message: Message) -> None:
+        if message.role in ("system", "user"):
+            self._digest.update(json.dumps(message.content).encode())
+
+    def key(self, ids: set[str]) -> bytes:
+        digest = self._digest.copy()
+        digest.update(json.dumps(sorted(ids)).encode())
+        return digest.digest()
+
+
+def _size(waiting: Waiting) -> int:
+    texts = sum(len(message.content) for message in waiting.messages)
+    values = sum(len(json.dumps(result.value, default=str)) for result in waiting.ours)
+    return 1000 + texts + values  # what is not text is small
 
 
 def results_of(waiting: Waiting, messages: Sequence[Message]) -> list[ToolResult]:

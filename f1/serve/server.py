@@ -81,8 +81,13 @@ class Server:
         self.registering = Admission(replace(self.limits, max_running=1))
 
     def _registered(self, tenant: str, request: GenerateRequest) -> Sequence[ToolSpec]:
-        options = request.run
-        return self.registrar.registry.resolve(tenant, options.tools, options.toolsets)
+        options, defaults = request.run, self.limits.defaults
+        specs = self.registrar.registry.resolve(tenant, options.tools, options.toolsets)
+        sent = {tool.name for tool in request.tools}
+        if sent and (options.tools, options.toolsets) == (defaults.tools, defaults.toolsets):
+            # The operator's defaults give way to what a request that does not know of them brings.
+            return tuple(spec for spec in specs if spec.name not in sent)
+        return specs
 
     def state(self) -> State:
         """`ready`, or why not. `stuck`: there is work, and no step was made for 10 seconds."""
