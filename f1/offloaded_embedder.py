@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,11 +41,31 @@ class OffloadedEmbedder(Embedder):
         self.made_by = f"{base_url} {model.model}"
         self._url = f"{base_url}/embeddings"
         self._model = model
-        self._http = httpx.Client(headers=headers, timeout=model.timeout)
+        self._http = httpx.AsyncClient(headers=headers, timeout=model.timeout)
+        self._closing = False
+        # What a thread waits for in a socket cannot be called off; what a loop does can.
+        self._loop = asyncio.new_event_loop()
+        self._looping = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._looping.start()
 
     def close(self) -> None:
+        """What is under way is broken off: nobody waits for a server that does not answer."""
+        asyncio.run_coroutine_threadsafe(self._break_off(), self._loop).result()
         super().close()
-        self._http.close()
+        asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._looping.join()
+        self._loop.close()
+
+    async def _break_off(self) -> None:
+        self._closing = True
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _post(self, body: Mapping[str, Any]) -> httpx.Response:
+        if self._closing:
+            raise CancelledError
+        return await self._http.post(self._url, json=body)
 
     def _embed(
         self,
@@ -74,7 +96,8 @@ class OffloadedEmbedder(Embedder):
             some = list(texts[first : first + _AT_ONCE])
             body = {"model": self._model.model, "input": some, **asked, **self._model.body}
             try:
-                answer = self._http.post(self._url, json=body)
+                posted = asyncio.run_coroutine_threadsafe(self._post(body), self._loop)
+                answer = posted.result()
                 answer.raise_for_status()
                 told = answer.json()
                 vectors = _read(told["data"], len(some))

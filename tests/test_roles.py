@@ -36,6 +36,7 @@ from f1.planning.collect import gather
 from f1.pool import EnginePool, Loadable, Pooled
 from f1.roles import Models
 from f1.settings import Settings
+from f1.tools.vectors import ToolVectors
 from f1.types import (
     ArgumentsDelta,
     CallBegun,
@@ -422,6 +423,31 @@ async def test_an_embedder_may_be_elsewhere() -> None:
             await embedder.embed(["abc" * 9], max_tokens=5)
         assert len(server.asked) == 4
         embedder.close()
+
+
+async def test_nobody_waits_for_an_embedder_that_does_not_answer(tmp_path: Path) -> None:
+    asked, held = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    model = RemoteModel(f"http://127.0.0.1:{port}", "m", timeout=600)
+    embedder = OffloadedEmbedder("vectors", model, Settings(), {})
+    vectors = ToolVectors(embedder, tmp_path / "vectors.sqlite")
+    assert vectors.matrix(["a tool"]) is None
+    async with asyncio.timeout(60):
+        await asked.wait()
+        vectors.close_soon()
+        await asyncio.to_thread(embedder.close)
+        await asyncio.to_thread(vectors.close)
+    held.set()
+    server.close()
+    await server.wait_closed()
 
 
 # --- all of it -----------------------------------------------------------------------------------

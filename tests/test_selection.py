@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from f1.errors import EngineStopped, F1Error, ModelNotFound
 from f1.settings import Settings
 from f1.tools.embedder import Embedder
 from f1.tools.ranking import Ranker
@@ -154,6 +155,41 @@ async def test_as_long_as_there_are_no_embeddings_it_says_so(
     assert selection.notes == ("tools were selected by words alone: 80 of 80 are not embedded yet",)
     vectors.close_soon()
     waiting.set_result(np.zeros((16, 2), np.float32))
+    vectors.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(EngineStopped("no vectors"), True), (ModelNotFound("no files"), False)]
+)
+async def test_an_embedder_that_failed_is_asked_again_after_a_rest(
+    counting: Counting,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: F1Error,
+    passes: bool,
+) -> None:
+    failing: Future[np.ndarray] = Future()
+    failing.set_exception(error)
+    now = [100.0]
+    vectors = ToolVectors(counting, tmp_path / "vectors.sqlite", clock=lambda: now[0])
+    ranker = Ranker(vectors)
+    with monkeypatch.context() as broken:
+        broken.setattr(counting, "sense_all", lambda texts: failing)
+        index = ranker.index(SPECS)
+        async with asyncio.timeout(60):
+            while vectors._works:
+                await asyncio.sleep(0.01)
+    assert vectors.failure == str(error)
+    now[0] += 1
+    assert ranker.meanings(index) is None
+    assert not vectors._works
+    now[0] += 1000
+    if passes:
+        await until_embedded(ranker)
+        assert vectors.failure is None
+    else:
+        assert ranker.meanings(index) is None
+        assert not vectors._works
     vectors.close()
 
 

@@ -122,9 +122,11 @@ def create_app(
             await asyncio.to_thread(store.close)
             await asyncio.to_thread(registrar.store.close)
             if vectors is not None:
-                await asyncio.to_thread(vectors.close)
+                vectors.close_soon()  # and waits no longer when the embedder is closed
             if embedder is not None:
                 await asyncio.to_thread(embedder.close)
+            if vectors is not None:
+                await asyncio.to_thread(vectors.close)
 
     # No generated documentation: the wire is OpenAI's, and the pages would load remote scripts.
     app = FastAPI(title="F1", lifespan=lifespan, openapi_url=None)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from f1.errors import F1Error
+from f1.errors import F1Error, ModelNotFound
 from f1.store.vectors import VectorStore, text_key
 from f1.tools.embedder import Embedder
 
@@ -20,16 +22,21 @@ log = logging.getLogger("f1.tools")
 
 _BATCH = 16  # texts computed in one go: a tenth of a second, then others get their turn
 _LOOKED_UP = 4096  # texts looked up on disk in one go
+_REST = 30.0  # seconds for which an embedder that failed is left alone
 _KEPT = 20_000  # vectors in memory: 30 MB
 
 
 class ToolVectors:
     """Thread-safe. Nobody waits for it: as long as any vector is missing there are none."""
 
-    def __init__(self, embedder: Embedder, path: Path):
+    def __init__(
+        self, embedder: Embedder, path: Path, *, clock: Callable[[], float] = time.monotonic
+    ):
         """`path`: of the file where they are kept."""
         self.embedder = embedder
-        self.failure: str | None = None  # why there will be no more, for a person
+        self.failure: str | None = None  # why there are no more for now, for a person
+        self._clock = clock
+        self._retry_at = -math.inf  # after a failure
         self._path = path
         self._lock = threading.Lock()
         self._known: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -45,7 +52,7 @@ class ToolVectors:
             if not missing:
                 return np.stack([self._known[text] for text in texts])
             self._wanted.update(dict.fromkeys(missing))
-            if not self._works and not self._closed and self.failure is None:
+            if not self._works and not self._closed and self._clock() >= self._retry_at:
                 self._works = True
                 self._thread.submit(self._work)
         return None
@@ -76,6 +83,8 @@ class ToolVectors:
             while texts := self._take():
                 self._make(texts, store)
         except F1Error as error:
+            is_final = isinstance(error, ModelNotFound)  # others may pass
+            self._retry_at = math.inf if is_final else self._clock() + _REST
             self.failure = str(error)
             log.warning("tools are selected by words alone: %s", error)
         except CancelledError:
@@ -101,6 +110,7 @@ class ToolVectors:
             some = missing[start : start + _BATCH]
             made = dict(zip(some, self.embedder.sense_all(some).result(), strict=True))
             _save(store, {keys[text]: vector for text, vector in made.items()})
+            self.failure = None
             self._put(made)
 
     def _put(self, made: dict[str, np.ndarray]) -> None:
