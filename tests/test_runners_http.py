@@ -379,6 +379,10 @@ def test_the_same_arguments_put_in_without_care_do_leave(value: str) -> None:
         ({"method": "POST", "body": ["town"]}, "body"),
         ({"allow": ["10.0.0.1/8"]}, "allow"),
         ({"allow": ["here"]}, "allow"),
+        ({"allow": [2130706433]}, "allow"),  # 127.0.0.1
+        ({"headers": {"A": 1}}, "headers"),
+        ({"query": [["a"]]}, "query"),
+        ({"method": "POST", "body": [{}]}, "body"),
     ],
 )
 def test_the_operators_mistakes_are_named(options: dict[str, Any], param: str) -> None:

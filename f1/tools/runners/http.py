@@ -230,6 +230,10 @@ def http_runner(
         template = read_template(url)
     except ValueError as error:
         raise InvalidRequest(f"the URL of '{tool.name}': {error}", param="url") from error
+    texts = {"headers": (headers or {}).values(), "query": query, "body": body, "allow": allow}
+    for param, items in texts.items():
+        if not all(isinstance(item, str) for item in items):  # `allow` would take a number
+            raise InvalidRequest(f"what '{tool.name}' has there must be texts", param=param)
     if method not in _METHODS:
         raise InvalidRequest(f"a method is one of {', '.join(_METHODS)}", param="method")
     if body and method in _WITHOUT_BODY:
