@@ -5,13 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 
 from f1.errors import InvalidRequest
 from f1.tools.function import make_tool
-from f1.tools.registry import MAX_VERSIONS, OPERATOR, Registry, parse_toolset
+from f1.tools.registry import (
+    MAX_NAMED,
+    MAX_REMOVED,
+    MAX_VERSIONS,
+    OPERATOR,
+    Registry,
+    parse_toolset,
+)
 from f1.tools.spec import Annotations, CallLimits, ToolSpec
 from f1.tools.tables import check_spec, spec_from_table, write_table
 from f1.types import Tool
@@ -87,6 +95,33 @@ def test_a_toolset_put_with_changed_content_is_a_new_version() -> None:
     assert registry.toolset("a", "travel") is None
 
 
+def test_the_number_of_a_version_is_not_given_again() -> None:
+    registry = Registry()
+    for told in ("first", "second"):
+        registry.put_toolset("a", "mine", [spec("f", told)])
+    assert registry.remove_toolset("a", "mine@2")
+    assert registry.put_toolset("a", "mine", [spec("f", "another")]).id == "mine@3"
+    assert registry.remove_toolset("a", "mine@1")
+    assert registry.remove_toolset("a", "mine")
+    assert registry.put_toolset("a", "mine", [spec("f", "another")]).id == "mine@4"
+    for number in range(MAX_REMOVED + 1):  # so many are remembered
+        registry.put_toolset("a", f"s{number}", [])
+        registry.remove_toolset("a", f"s{number}")
+    assert registry.put_toolset("a", "s0", []).version == 1
+    assert registry.put_toolset("a", "s1", []).version == 2
+
+
+def test_a_version_that_one_lacks_is_not_the_operators() -> None:
+    registry = Registry()
+    for told in ("first", "second"):
+        registry.put_toolset(OPERATOR, "search", [spec("f", told)])
+    registry.put_toolset("a", "search", [spec("f", "one's own")])
+    assert registry.toolset("a", "search@2") is None
+    assert registry.toolset("b", "search@2") is not None
+    with pytest.raises(InvalidRequest):
+        registry.resolve("a", toolsets=["search@2"])
+
+
 def test_another_function_behind_the_same_words_is_a_new_version() -> None:
     class Runner:
         async def call(self, *_: object) -> Any: ...
@@ -130,6 +165,28 @@ def test_one_name_for_two_tools_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="another 'search'") as caught:
         registry.resolve("", ["search"], ["same", "other"])
     assert caught.value.param == "f1.toolsets[1]"
+
+
+def test_tools_that_many_toolsets_hold_are_compared_by_what_is_known_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry()
+    for name in ("a", "b", "c"):  # other objects each time
+        registry.put_toolset("", name, [spec(f"t{number}") for number in range(8)])
+    monkeypatch.setattr("f1.tools.registry._text", None)
+    assert len(registry.resolve("", toolsets=["a", "b", "c"])) == 8
+
+
+def test_a_request_names_so_many_tools() -> None:
+    registry = Registry()
+    entry = registry.put_toolset("", "s", [spec("f")])
+    half = tuple(spec(f"t{number}") for number in range(MAX_NAMED // 2))
+    large = replace(entry, name="half", tools=half, digests=entry.digests * len(half))
+    registry.add(large)
+    assert len(registry.resolve("", toolsets=["half", "half"])) == len(half)
+    with pytest.raises(InvalidRequest, match=f"{MAX_NAMED} tools in all") as caught:
+        registry.resolve("", toolsets=["half", "half", "s"])
+    assert caught.value.param == "f1.toolsets[2]"
 
 
 def test_lists_come_in_pages() -> None:
@@ -208,6 +265,8 @@ def test_a_table_says_all_of_a_tool() -> None:
         ("parameters", {"properties": {"a": {"$ref": "http://x/y"}}}, "parameters.properties.a"),
         ("parameters", {"properties": {"a": {"pattern": "(?=x)"}}}, "parameters.properties.a"),
         ("parameters", {"default": object()}, "parameters"),
+        ("parameters", {"default": date(2026, 1, 1)}, "parameters"),  # as TOML has them
+        ("parameters", {"default": float("inf")}, "parameters"),
         ("output", {"type": "text"}, "output.type"),
         ("output", [1], "output"),
         ("examples", {}, "examples"),

@@ -16,14 +16,18 @@ from scripted import ScriptedEngine
 from serving import Running, serving, wait_until_loaded
 
 from f1.engine import AsyncEngine
+from f1.roles import Models
 from f1.serve.access import Access
+from f1.serve.admission import Admission
 from f1.serve.limits import Limits
 from f1.serve.registrar import Registrar
+from f1.serve.server import Server
+from f1.serve.tools import prepare_operators
 from f1.settings import Settings
 from f1.store.tools import ToolStore
 from f1.tools.registry import OPERATOR, Registry
 from f1.tools.spec import Annotations, ToolSpec
-from f1.types import Tool
+from f1.types import RunOptions, Tool
 
 KEYS = {"F1_API_KEYS": "alice:alice-key-0123456789,bob:bob-key-0123456789"}
 CITY: dict[str, Any] = {
@@ -243,6 +247,12 @@ def test_what_is_registered_outlives_the_server_but_not_what_the_operator_set(
         for told in ("first", "second", "third"):
             alice.put("/toolsets/s", json={"tools": [WEATHER | {"description": told}]})
         alice.delete("/toolsets/s@2")
+        for removed in ("/toolsets/once", "/toolsets/twice"):
+            alice.put(removed, json={"tools": [WEATHER]})
+            alice.delete(removed)
+        alice.put("/toolsets/twice", json={"tools": [WEATHER]})
+        alice.put("/toolsets/twice", json={"tools": [{"name": "a"}]})
+        alice.delete("/toolsets/twice@3")
         bob.put("/toolsets/s", json={"tools": [{"name": "bobs"}]})
         before = {
             (name, where): clients[name].get(where).json()
@@ -259,6 +269,9 @@ def test_what_is_registered_outlives_the_server_but_not_what_the_operator_set(
             assert found == told, (name, where)
         fourth = clients["alice"].put("/toolsets/s", json={"tools": [{"name": "a"}]})
         assert fourth.json()["id"] == "s@4"
+        for name, id in (("once", "once@2"), ("twice", "twice@4")):  # nor is a number given again
+            put = clients["alice"].put(f"/toolsets/{name}", json={"tools": [{"name": "b"}]})
+            assert put.json()["id"] == id
     stored = {entry.name for entry in ToolStore(path).load()}
     assert "shared" not in stored
     assert "house" not in stored
@@ -271,6 +284,25 @@ def test_a_small_set_is_computed_ahead_and_a_large_one_judged() -> None:
             body = {"tools": [{"name": name} for name in some]}
             assert clients["alice"].put(f"/toolsets/{name}", json=body).status_code == 200
         assert (engine.registered, engine.judged) == ([tools[:3]], [tools])
+
+
+def test_what_requests_need_not_say_counts_for_what_is_done_ahead() -> None:
+    limits = Limits(defaults=RunOptions(max_tools=2))
+    with asked(limits=limits) as (clients, _, engine):
+        tools = [{"name": name} for name in ("a", "b", "c")]
+        assert clients["alice"].put("/toolsets/three", json={"tools": tools}).status_code == 200
+        assert (engine.registered, engine.judged) == ([], [["a", "b", "c"]])
+
+
+async def test_the_operators_toolsets_are_indexed_ahead() -> None:
+    registrar, engine = Registrar(), ScriptedEngine()
+    house = registrar.registry.put_toolset(OPERATOR, "house", [ToolSpec(Tool("a", "", CITY))])
+    models = Models.of(engine)
+    server = Server(Limits(), Admission(Limits()), models=models, registrar=registrar)
+    await models.start()
+    await prepare_operators(server)
+    assert server.system.selector._ranker.find(house.tools) is not None
+    await models.close()
 
 
 def test_what_cannot_be_stored_is_not_registered(tmp_path: Path) -> None:

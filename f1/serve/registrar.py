@@ -11,6 +11,7 @@ from f1.errors import Forbidden, InvalidRequest, InvalidSchema, NotFound
 from f1.serve.wire.fields import refuse
 from f1.store.tools import StoredEntry, ToolStore
 from f1.tools.registry import (
+    MAX_REMOVED,
     MAX_VERSIONS,
     Entry,
     RegisteredTool,
@@ -42,6 +43,9 @@ class Registrar:
             tenant, name, created = stored.tenant, stored.name, stored.created
             if stored.version == 0:
                 self.registry.add(make_registered(tenant, read_table(name, stored.body), created))
+                continue
+            if stored.body is None:
+                self.registry.never_again(tenant, name, stored.version)
                 continue
             specs = [_read_named(table) for table in stored.body]
             self.registry.add(make_toolset(tenant, name, stored.version, specs, created))
@@ -107,7 +111,7 @@ class Registrar:
         """All versions, or with "name@2" that one."""
         async with self._lock:
             _check_own(self.registry.toolset(tenant, name), tenant, name, "toolset")
-            await self.store.delete(tenant, *parse_toolset(name))
+            await self.store.delete(tenant, *parse_toolset(name), remember=MAX_REMOVED)
             self.registry.remove_toolset(tenant, name)
 
     def _found(self, tenant: str, tool: ToolSpec | str, index: int) -> ToolSpec:

@@ -48,6 +48,7 @@ async def prepare_operators(server: Server) -> None:
     registry, prepared = server.registrar.registry, _preparing(server)
     for toolset in registry.toolsets(OPERATOR, limit=_ALL).entries:
         await prepared(toolset.tools)
+        await asyncio.to_thread(server.system.selector.prepare, toolset.tools)
 
 
 def _add_tools(app: FastAPI, server: Server) -> None:
@@ -142,7 +143,7 @@ def _preparing(server: Server) -> Callable[[Sequence[ToolSpec]], Awaitable[None]
     async def ready(specs: Sequence[ToolSpec]) -> None:
         if models.runs_here(ORCHESTRATED):  # else there is nothing to be done ahead
             async with models.lease(ORCHESTRATED) as engine:
-                await prepare(engine, specs)
+                await prepare(engine, specs, server.limits.defaults)
 
     return ready
 

@@ -28,9 +28,12 @@ from f1.tools.tables import check_name, check_spec, write_table
 
 OPERATOR = None  # owns what is set in f1.toml; tenants are strings
 MAX_VERSIONS = 16  # of a toolset that are kept; the oldest goes first
+MAX_REMOVED = 1024  # names of removed toolsets whose numbers are remembered, of each owner
+MAX_NAMED = 20_000  # tools that one request may name in all, each as often as it is named
 MAX_BYTES = 32 << 20  # of JSON that one tenant may have registered, old versions included
 
 Tenant = str | None
+Said = tuple[ToolSpec, bytes]  # a tool, and the digest of what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class RegisteredTool:
     owner: Tenant
     created: int  # seconds since 1970
     num_bytes: int
+    digest: bytes = field(repr=False)  # of what it says
 
     @property
     def name(self) -> str:
@@ -51,7 +55,8 @@ class RegisteredTool:
 
 @dataclass(frozen=True, slots=True)
 class Toolset:
-    """One version of it. `digest` is of its content: equal content is the same version."""
+    """One version of it. `digest` is of its content: equal content is the same version; `digests`
+    are of each tool."""
 
     name: str
     version: int
@@ -60,6 +65,7 @@ class Toolset:
     created: int
     num_bytes: int
     digest: bytes = field(repr=False)
+    digests: tuple[bytes, ...] = field(repr=False)
 
     @property
     def id(self) -> str:
@@ -77,10 +83,12 @@ class Page(Generic[Entry]):
 
 @dataclass(slots=True)
 class _Space:
-    """What one owner has. Toolsets by name, their versions in order."""
+    """What one owner has. Toolsets by name, their versions in order; `removed`: the highest number
+    that a removed version had, where none after it is there."""
 
     tools: dict[str, RegisteredTool] = field(default_factory=dict)
     toolsets: dict[str, tuple[Toolset, ...]] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
 
 
@@ -111,7 +119,7 @@ class Registry:
         made = make_registered(tenant, spec)
         with self._lock:
             had = self._own(tenant).tools.get(spec.name)
-            if had is not None and _equal(had.spec, spec):
+            if had is not None and _equal((had.spec, had.digest), (spec, made.digest)):
                 return had
             self._check_room(tenant, made.num_bytes - (had.num_bytes if had else 0))
         return made
@@ -120,12 +128,14 @@ class Registry:
         """The same of a toolset."""
         made = make_toolset(tenant, name, 1, specs)
         with self._lock:
-            versions = self._own(tenant).toolsets.get(name, ())
+            space = self._own(tenant)
+            versions = space.toolsets.get(name, ())
             if versions and _same(versions[-1], made):
                 return versions[-1]
             freed = _size(versions[: len(versions) + 1 - MAX_VERSIONS])
             self._check_room(tenant, made.num_bytes - freed)
-        return replace(made, version=versions[-1].version + 1) if versions else made
+            given = max(versions[-1].version if versions else 0, space.removed.get(name, 0))
+        return replace(made, version=given + 1)
 
     def add(self, entry: Entry) -> Entry:
         """Keeps it, as it was made by `…_to_be`, or again from what was stored."""
@@ -141,6 +151,8 @@ class Registry:
                 kept = tuple(versions[key] for key in sorted(versions))[-MAX_VERSIONS:]
                 space.num_bytes += _size(kept) - _size(others)
                 space.toolsets[entry.name] = kept
+                if entry.version >= space.removed.get(entry.name, 0):
+                    space.removed.pop(entry.name, None)
         return entry
 
     def remove_tool(self, tenant: Tenant, name: str) -> bool:
@@ -161,7 +173,14 @@ class Registry:
             if kept:
                 space.toolsets[name] = kept
             space.num_bytes -= _size(had) - _size(kept)
+            if had and had[-1] not in kept[-1:]:
+                self._remember(space, name, had[-1].version)
         return len(kept) < len(had)
+
+    def never_again(self, tenant: Tenant, name: str, version: int) -> None:
+        """What was removed had this number: the next one has a higher one."""
+        with self._lock:
+            self._remember(self._spaces.setdefault(tenant, _Space()), name, version)
 
     # --- looking up ------------------------------------------------------------------------------
 
@@ -201,26 +220,25 @@ class Registry:
         param: str = "f1",
     ) -> tuple[ToolSpec, ...]:
         """The tools of those names, then those of the toolsets, each once. Raises InvalidRequest
-        naming the entry that is not registered for this tenant, or holds another tool of a name
-        that is there already."""
-        found: dict[str, ToolSpec] = {}
+        naming the entry that is not registered for this tenant, holds another tool of a name that
+        is there already, or is one too many."""
+        single: list[RegisteredTool] = []
         whole: list[Toolset] = []
         with self._lock:
             for index, name in enumerate(tools):
                 where, tool = f"{param}.tools[{index}]", self._tool(tenant, name)
                 if tool is None:
                     raise _unknown(where, f"no tool '{name[:100]}' is registered")
-                _take(found, tool.spec, where)
+                single.append(tool)
             for index, name in enumerate(toolsets):
                 where = f"{param}.toolsets[{index}]"
                 toolset = self._toolset(tenant, *parse_toolset(name))
                 if toolset is None:
                     raise _unknown(where, f"no toolset '{name[:100]}' is registered")
                 whole.append(toolset)
-                for spec in toolset.tools:
-                    _take(found, spec, where)
-        # A toolset alone is the same object each time: what is made of it can be kept.
-        return whole[0].tools if len(whole) == 1 and not tools else tuple(found.values())
+        if len(whole) == 1 and not single:
+            return whole[0].tools  # the same object each time: what is made of it can be kept
+        return _united(single, whole, param)
 
     # --- with the lock ---------------------------------------------------------------------------
 
@@ -240,10 +258,15 @@ class Registry:
 
     def _toolset(self, tenant: Tenant, name: str, version: int | None) -> Toolset | None:
         for space in reversed(self._seen(tenant)):
-            for toolset in reversed(space.toolsets.get(name, ())):
-                if version in (None, toolset.version):
-                    return toolset
+            if (versions := space.toolsets.get(name)) is not None:  # one's own hides all of another
+                found = (old for old in reversed(versions) if version in (None, old.version))
+                return next(found, None)
         return None
+
+    def _remember(self, space: _Space, name: str, version: int) -> None:
+        space.removed[name] = max(version, space.removed.pop(name, 0))
+        if len(space.removed) > MAX_REMOVED:
+            del space.removed[next(iter(space.removed))]
 
     def _check_room(self, tenant: Tenant, more: int) -> None:
         held = self._own(tenant).num_bytes
@@ -254,7 +277,8 @@ class Registry:
 
 def make_registered(tenant: Tenant, spec: ToolSpec, created: int | None = None) -> RegisteredTool:
     created = int(time.time()) if created is None else created
-    return RegisteredTool(spec, tenant, created, len(_text(spec)))
+    text = _text(spec)
+    return RegisteredTool(spec, tenant, created, len(text), _digest(text))
 
 
 def make_toolset(
@@ -265,9 +289,10 @@ def make_toolset(
     created: int | None = None,
 ) -> Toolset:
     texts = [_text(spec) for spec in specs]
-    digest = blake2b(b"\n".join(texts), digest_size=16).digest()
+    digests = tuple(map(_digest, texts))
     created = int(time.time()) if created is None else created
-    return Toolset(name, version, tuple(specs), tenant, created, sum(map(len, texts)), digest)
+    size, whole = sum(map(len, texts)), _digest(b"".join(digests))
+    return Toolset(name, version, tuple(specs), tenant, created, size, whole, digests)
 
 
 def check_toolset(name: str, specs: Sequence[ToolSpec], *, param: str = "tools") -> None:
@@ -292,9 +317,27 @@ def parse_toolset(text: str) -> tuple[str, int | None]:
     return name, int(version) if good else 0
 
 
-def _take(found: dict[str, ToolSpec], spec: ToolSpec, where: str) -> None:
-    had = found.setdefault(spec.name, spec)
-    if not _equal(had, spec):
+def _united(
+    single: Sequence[RegisteredTool], whole: Sequence[Toolset], param: str
+) -> tuple[ToolSpec, ...]:
+    found: dict[str, Said] = {}
+    for index, tool in enumerate(single):
+        _take(found, (tool.spec, tool.digest), f"{param}.tools[{index}]")
+    num_named = len(single)
+    for index, toolset in enumerate(whole):
+        where = f"{param}.toolsets[{index}]"
+        num_named += len(toolset.tools)
+        if num_named > MAX_NAMED:
+            told = f"'{where}': a request may name {MAX_NAMED} tools in all; up to this there are"
+            raise InvalidRequest(f"{told} {num_named}", param=where)
+        for said in zip(toolset.tools, toolset.digests, strict=True):
+            _take(found, said, where)
+    return tuple(spec for spec, _ in found.values())
+
+
+def _take(found: dict[str, Said], said: Said, where: str) -> None:
+    spec, _ = said
+    if not _equal(found.setdefault(spec.name, said), said):
         told = f"'{where}' holds another '{spec.name}' than what is named before it"
         raise InvalidRequest(told, param=where, code="name_taken")
 
@@ -310,8 +353,9 @@ def _same(one: Toolset, other: Toolset) -> bool:
     return all(old.runner == new.runner for old, new in pairs)
 
 
-def _equal(one: ToolSpec, other: ToolSpec) -> bool:
-    return one is other or (_text(one) == _text(other) and one.runner == other.runner)
+def _equal(one: Said, other: Said) -> bool:
+    same = one[0] is other[0]
+    return same or (one[1] == other[1] and one[0].runner == other[0].runner)
 
 
 def _size(toolsets: Iterable[Toolset]) -> int:
@@ -321,6 +365,10 @@ def _size(toolsets: Iterable[Toolset]) -> int:
 def _text(spec: ToolSpec) -> bytes:
     """All that it says, but how it is run. The order of keys counts: the model sees it."""
     return orjson.dumps([spec.name, write_table(spec)])
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()
 
 
 def _page(seen: Mapping[str, Entry], after: str, limit: int, backwards: bool) -> Page[Entry]:

@@ -13,6 +13,7 @@ What tables say is not believed: every error names the field.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -127,8 +128,9 @@ def check_spec(spec: ToolSpec, path: str = "") -> None:
 
 def _check_json(value: object, path: str) -> None:
     try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError as error:  # also of text that is none, and of what is too deep
+        orjson.dumps(value)  # refuses text that is none, and what is too deep
+        json.dumps(value, allow_nan=False)  # and this dates, as TOML has them, and NaN
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(f"'{path}' is no JSON: {error}", param=path) from None
 
 
