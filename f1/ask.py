@@ -47,10 +47,14 @@ def _load(path: Path) -> ModuleType:
         raise _refuse(path, "is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and annotations look it up there
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # it may import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file's own, of any kind
         raise _refuse(path, f"{type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
     return module
 
 

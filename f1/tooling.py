@@ -89,20 +89,30 @@ class ToolServer:
             raise EngineStopped(f"{url}: {error or type(error).__name__}") from error
         if response.status_code >= 400:
             raise read_error(response.status_code, response.content)
-        answer: Json = response.json()
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise EngineStopped(f"{url}: what answers there is no server of F1's")
         return answer
 
 
 def read_tools(path: Path) -> list[Json]:
     """Tools to register: of a Python file its functions, to be run by who asks; of a JSON file
-    what it says, one tool or a list."""
+    what it says, one tool or a list. Raises InvalidRequest."""
     if path.suffix == ".py":
         return [_body(function.spec) for function in load_tools(path)]
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path}: {error}", param="tools") from error
-    return list(found) if isinstance(found, list) else [found]
+    tools = found if isinstance(found, list) else [found]
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+            told = f"{path}: tools[{index}] has to be an object with a 'name'"
+            raise InvalidRequest(told, param="tools")
+    return tools
 
 
 def _body(spec: ToolSpec) -> Json:
@@ -134,7 +144,7 @@ def list_configured(path: Path, console: Console) -> None:
     config = read_config(path)
     table = _table()
     for name, tool in config.tools.items():
-        runner = "server" if "runner" in tool else "client"
+        runner = "server" if tool.keys() & {"python", "http"} else "client"
         table.add_row(name, "operator", runner, _first_line(tool))
     for name, tools in config.toolsets.items():
         table.add_row(name, "operator", "", f"{len(tools)} tools")

@@ -60,6 +60,18 @@ def test_tools_of_a_file(tmp_path: Path, source: str, names: list[str]) -> None:
     assert [found.tool.name for found in load_tools(file)] == names
 
 
+def test_a_file_imports_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "beside_my_tools.py").write_text("PRICE = 3\n")
+    file = tmp_path / "my_tools.py"
+    file.write_text("from beside_my_tools import PRICE\n" + MARKED)
+    before = list(sys.path)
+    try:
+        assert [found.tool.name for found in load_tools(file)] == ["price"]
+    finally:
+        sys.modules.pop("beside_my_tools", None)
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [

@@ -35,6 +35,7 @@ REGEXES = {f"re.{name}" for name in "compile match search fullmatch sub subn spl
 ALLOWED = {
     ("__init__.py", "import_module"): "of names in a table beside it",
     ("ask.py", "importlib.util.spec_from_file_location"): "the file of tools that its user names",
+    ("ask.py", "sys.path"): "that file's folder, while it is loaded",
     ("calling/calls.py", "re of a variable"): "escaped words of a family, white space between",
     ("calling/family.py", "re of a variable"): "the operator's patterns of model names",
     ("models/tokenizer.py", "re of a variable"): "escaped spellings: alternatives of constants",

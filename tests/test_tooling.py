@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -83,9 +85,13 @@ def test_tools_of_a_configuration(tmp_path: Path) -> None:
     file.write_text(
         "[models.smollm2-135m]\n"
         '[tools.weather]\ndescription = "The [b]weather"\nparameters = {type = "object"}\n'
+        '[tools.double]\npython = "tools.py:double"\n'
+        '[tools.time]\nhttp = {url = "http://127.0.0.1:9/"}\n'
         '[toolsets.travel]\ntools = ["weather"]\n'
     )
     listed = out("http://127.0.0.1:9", "list", "--config", file)
+    runs = [line.split()[2] for line in listed.splitlines()[1:4]]
+    assert runs == ["client", "server", "server"]
     assert "The [b]weather" in listed
     assert "1 tools" in listed
 
@@ -102,6 +108,40 @@ def test_errors_are_those_of_the_server(
     url: str, arguments: list[str], error: type[F1Error]
 ) -> None:
     assert isinstance(run(url, *arguments).exception, error)
+
+
+@pytest.mark.parametrize("text", ["[{}]", '["a"]', "3", '[{"name": 1}]'])
+def test_json_that_is_no_tools_is_refused(url: str, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text(text)
+    refused = run(url, "register", file).exception
+    assert isinstance(refused, InvalidRequest)
+    assert "tools[0] has to be an object with a 'name'" in refused.message
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome", b"[1]"])
+def test_what_answers_and_is_no_f1_is_told(body: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "tool.json"
+    file.write_text(json.dumps({"name": "ping"}))
+
+    class Other(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        told = run(f"http://127.0.0.1:{server.server_address[1]}", "register", file).exception
+        thread.join()
+    assert isinstance(told, EngineStopped)
+    assert "no server of F1's" in told.message
 
 
 def test_no_server() -> None:
