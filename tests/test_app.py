@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import httpx
 import openai
@@ -13,9 +13,12 @@ import pytest
 from scripted import ScriptedEngine
 from serving import HELLO, Running, leave_after_sending, serving, wait_until_loaded
 
-from f1.errors import ConstraintError
+from f1.errors import ConstraintError, F1Error, InvalidSchema, Overloaded
 from f1.serve.limits import Limits
-from f1.types import Event, GenerateRequest, TextDelta
+from f1.serve.registrar import Registrar
+from f1.tools.registry import OPERATOR, Registry
+from f1.tools.spec import ToolSpec
+from f1.types import Event, GenerateRequest, TextDelta, Tool
 
 
 class Faulty(ScriptedEngine):
@@ -154,6 +157,29 @@ def test_a_body_too_large_is_refused(http: httpx.Client) -> None:
         refused = ask(http, server, messages=[{"role": "user", "content": "x" * 2000}])
         assert refused.status_code == 413
         assert ask(http, server).status_code == 200
+
+
+@pytest.mark.parametrize("error", [Overloaded("busy"), InvalidSchema("parameters: wrong")])
+def test_only_tools_that_are_wrong_end_the_process(
+    error: F1Error, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = threading.Event()
+
+    class Refusing(ScriptedEngine):
+        async def register_tools(self, tools: Sequence[Tool]) -> int:
+            tried.set()
+            raise error
+
+    failures: list[BaseException] = []
+    registrar = Registrar(Registry(max_bytes=1 << 20))
+    registrar.registry.put_toolset(OPERATOR, "all", [ToolSpec(Tool("ping"))])
+    engine = Refusing("Hello.")
+    with serving(lambda: engine, on_load_error=failures.append, registrar=registrar):
+        assert tried.wait(60)
+    wrong = isinstance(error, InvalidSchema)
+    assert failures == ([error] if wrong else [])
+    (told,) = [record for record in caplog.records if "operator's tools" in record.message]
+    assert told.levelname == ("ERROR" if wrong else "WARNING")
 
 
 def test_a_model_that_cannot_be_loaded_is_reported() -> None:

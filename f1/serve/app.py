@@ -102,10 +102,12 @@ def create_app(
         try:
             if server.models is not None and server.models.started:
                 await tools.prepare_operators(server)
-        except F1Error as error:  # one of them can never be called
+        except InvalidRequest as error:  # one of them can never be called
             log.error("the operator's tools: %s", error)
             if on_load_error is not None:
                 on_load_error(error)
+        except F1Error as error:  # as busy models: the first request with them does it
+            log.warning("the operator's tools are not prepared: %s", error)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
