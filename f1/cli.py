@@ -165,8 +165,9 @@ def serve(
     """Serve OpenAI's and Anthropic's APIs, for any of their clients.
 
     Base URL: http://HOST:PORT/v1, models: "f1" and the names of those it is made of. /ready
-    answers 200 as soon as they are loaded. F1_API_KEYS or F1_API_KEYS_FILE hold the keys that
-    let clients in; without keys it listens to this machine only.
+    answers 200 once those here that the roles need first are loaded, as far as memory holds
+    them at a time; the others are loaded when they are asked. F1_API_KEYS or F1_API_KEYS_FILE
+    hold the keys that let clients in; without keys it listens to this machine only.
     """
     from f1.config import Config, read_config
     from f1.models.catalogue import DEFAULT_MODEL

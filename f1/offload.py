@@ -25,7 +25,15 @@ from f1.calling.calls import held_to
 from f1.calling.request import check_request
 from f1.calling.schema import validate_arguments, validate_content
 from f1.config import RemoteModel
-from f1.errors import ConstraintError, EngineStopped, F1Error, InvalidRequest, Overloaded
+from f1.errors import (
+    ConstraintError,
+    ContextLengthExceeded,
+    EngineStopped,
+    F1Error,
+    InvalidRequest,
+    InvalidSchema,
+    Overloaded,
+)
 from f1.remote import RemoteEngine
 from f1.types import (
     ArgumentsDelta,
@@ -116,8 +124,12 @@ class Offloaded(RemoteEngine):
 
     def _error(self, status: int, body: bytes) -> F1Error:
         error = super()._error(status, body)
-        if isinstance(error, InvalidRequest):
+        if isinstance(error, ContextLengthExceeded | InvalidSchema):
             return error  # the request's own fault, in the server's words
+        if isinstance(error, InvalidRequest):
+            log.warning("%s: it answered %d: %s", self._name, status, error)
+            told = f"the server of '{self._name}' does not take this request; the log has more"
+            return InvalidRequest(told)
         if isinstance(error, Overloaded):
             log.warning("%s: %s", self._name, error)
             return Overloaded(f"the server of '{self._name}' takes no more now; try again later")

@@ -32,7 +32,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from f1.errors import EngineStopped, F1Error, InvalidRequest, Overloaded
+from f1.errors import EngineStopped, F1Error, Overloaded
 from f1.models.tokenizer import Tokenizer
 from f1.types import Event, GenerateRequest, Tool
 
@@ -162,11 +162,19 @@ class EnginePool:
         total = sum(self._places[name].model.num_bytes for name in set(names))
         return self.cap is None or total <= self.cap
 
+    def never_fits(self, name: str) -> str | None:
+        """Why it cannot be loaded even by itself, or None."""
+        num_bytes = self._places[name].model.num_bytes
+        if self.cap is None or num_bytes <= self.cap:
+            return None
+        told = f"'{name}' takes {num_bytes >> 20} MiB of memory, and all models"
+        return f"{told} together may take {self.cap >> 20}"
+
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[LocalEngine]:
         """The engine, which is not closed as long as this is held. Waits while it loads, and before
         that for room. Raises Overloaded where that takes too long; EngineStopped where it cannot be
-        loaded; InvalidRequest where it never fits."""
+        loaded, or never fits."""
         place = self._places[name]
         engine = await self._enter(place)
         try:
@@ -220,9 +228,8 @@ class EnginePool:
             raise EngineStopped("the models were closed")
         if place.failure is not None and (left := place.retry_at - self._clock()) > 0:
             raise _not_loaded(place, left)
-        if self.cap is not None and model.num_bytes > self.cap:
-            told = f"'{model.name}' takes {model.num_bytes >> 20} MiB of memory, and all models"
-            raise InvalidRequest(f"{told} together may take {self.cap >> 20}", param="model")
+        if (told := self.never_fits(model.name)) is not None:
+            raise EngineStopped(told)  # an outage: another that does the same may fit
 
     def _leave(self, place: _Place) -> None:
         self._use(place, -1)

@@ -64,11 +64,26 @@ class Models:
         names = self._names({})
         ahead: list[str] = []
         for role in sorted(ROLES, key=lambda role: role != "caller"):
-            name = names[role][0]
+            name = self._first(names[role])
             if name in self.pool.names and name not in ahead and self.pool.fits([*ahead, name]):
                 ahead.append(name)
                 await self.pool.load(name)
         self.started = True
+
+    def check_room(self) -> None:
+        """Raises InvalidRequest where no model of a role would ever fit the memory there is."""
+        for role, names in sorted(self._names({}).items(), key=lambda item: item[0] != "caller"):
+            told = [why for name in names if (why := self._never_fits(name)) is not None]
+            if len(told) == len(names):
+                why = f"{'; '.join(told)} (memory.models)"
+                raise InvalidRequest(f"roles.{role}: {why}", param="memory.models")
+
+    def _first(self, names: tuple[str, ...]) -> str:
+        """The one that is asked first, of those that may fit."""
+        return next((name for name in names if self._never_fits(name) is None), names[0])
+
+    def _never_fits(self, name: str) -> str | None:
+        return self.pool.never_fits(name) if name in self.pool.names else None
 
     async def close(self) -> None:
         """Ends what still runs."""
@@ -129,7 +144,7 @@ class Models:
         return self.pool.context_length(name) if name in self.pool.names else None
 
     def _plain(self, name: str) -> str:
-        name = self._names({})["caller"][0] if name == ORCHESTRATED else name
+        name = self._first(self._names({})["caller"]) if name == ORCHESTRATED else name
         self.engine(name)
         return name
 
@@ -148,7 +163,7 @@ class Models:
 
 def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
     """The models of a file; files that are not here yet are fetched, nothing is loaded. Raises
-    InvalidRequest, ModelNotFound, DownloadError."""
+    InvalidRequest, also where a role has no model that fits; ModelNotFound, DownloadError."""
     local = {name: m for name, m in config.models.items() if isinstance(m, LocalModel)}
     loadables = [_loadable(name, model, settings) for name, model in local.items()]
     cap = config.memory
@@ -160,7 +175,9 @@ def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
         for name, model in config.models.items()
         if name != config.embedder
     }
-    return Models(engines, pool, config.roles)
+    models = Models(engines, pool, config.roles)
+    models.check_room()
+    return models
 
 
 def _loadable(name: str, model: LocalModel, settings: Settings) -> Loadable:
@@ -171,7 +188,11 @@ def _loadable(name: str, model: LocalModel, settings: Settings) -> Loadable:
         from f1.engine import AsyncEngine  # takes seconds, and who only asks servers has none
 
         engine = AsyncEngine.start(model.source, own)
-        engine.warm()
+        try:
+            engine.warm()
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     return Loadable(name, _weights(path) + own.kv_memory + SLACK, load)

@@ -16,7 +16,7 @@ import pytest
 from scripted import ScriptedEngine
 
 from f1.engine import AsyncEngine
-from f1.errors import EngineStopped, InvalidRequest, ModelFileError, Overloaded
+from f1.errors import EngineStopped, ModelFileError, Overloaded
 from f1.pool import EnginePool, Loadable, Pooled
 from f1.settings import Settings
 from f1.types import Finished, GenerateRequest, Message
@@ -201,7 +201,7 @@ async def test_a_failed_load_is_told_to_all_and_tried_again_later() -> None:
 async def test_what_never_fits_is_refused_and_the_cause_of_a_failure_told_ahead() -> None:
     shelf = Shelf(broken={"a"})
     async with pool_of(shelf, "ab", cap=9) as pool:
-        with pytest.raises(InvalidRequest, match="'a' takes"):
+        with pytest.raises(EngineStopped, match="'a' takes"):
             async with pool.lease("a"):
                 pass
         assert shelf.told == []

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import pytest
 from foreign import Foreign, Reply, called, delta, foreign, said, sse
 from scripted import ScriptedEngine
 
-from f1.config import RemoteModel
+from f1.config import Config, LocalModel, RemoteModel
 from f1.errors import (
     ConstraintError,
+    ContextLengthExceeded,
     EngineStopped,
     F1Error,
     InvalidRequest,
@@ -34,7 +36,7 @@ from f1.offload import Offloaded, connect
 from f1.offloaded_embedder import OffloadedEmbedder
 from f1.planning.collect import gather
 from f1.pool import EnginePool, Loadable, Pooled
-from f1.roles import Models
+from f1.roles import Models, open_models
 from f1.settings import Settings
 from f1.tools.vectors import ToolVectors
 from f1.types import (
@@ -217,6 +219,7 @@ async def test_eager_arguments_are_told_of_when_they_are_valid() -> None:
 
 
 KEY = "sk-very-secret"
+LONG = b'{"error": {"message": "too long, sk-very-secret", "code": %s}}'
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,8 @@ KEY = "sk-very-secret"
         (Reply(b'{"error": "no such model"}', 404), EngineStopped, "does not answer"),
         (Reply(b"<html>oh", 502), EngineStopped, "does not answer"),
         (Reply(b"", 302, {"location": "http://127.0.0.1:1/"}), EngineStopped, "does not answer"),
-        (Reply(b'{"error": {"message": "too long"}}', 400), InvalidRequest, "too long"),
+        (Reply(LONG % b"null", 400), InvalidRequest, "'big' does not take this"),
+        (Reply(LONG % b'"x"', 413), InvalidRequest, "'big' does not take this"),
         (Reply(b"{}", 429, {"retry-after": "7"}), Overloaded, "no more now"),
         (Reply(sse(delta(content="Ra"), done="")), EngineStopped, "does not answer"),
         (Reply(sse({"error": {"message": f"oops {KEY}"}})), EngineStopped, "does not answer"),
@@ -246,6 +250,18 @@ async def test_what_goes_wrong_there_is_told_without_its_secrets(
     assert KEY not in failed.value.message
     assert server.url not in failed.value.message
     assert failed.value.retry_after == (7 if reply.status == 429 else None)
+
+
+async def test_what_went_wrong_there_is_logged_and_what_is_too_long_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = b'{"error": {"message": "5 tokens", "code": "context_length_exceeded"}}'
+    with foreign(Reply(LONG % b"null", 400), Reply(long, 400)) as server:
+        with pytest.raises(InvalidRequest):
+            await ask(server)
+        assert "big: it answered 400: too long" in caplog.text
+        with pytest.raises(ContextLengthExceeded, match="5 tokens"):
+            await ask(server)
 
 
 # --- several for one role ------------------------------------------------------------------------
@@ -339,6 +355,9 @@ async def test_where_all_rest_they_are_tried_all_the_same() -> None:
 # --- who does what -------------------------------------------------------------------------------
 
 
+SIZES = {"huge": 11, "small": 10}
+
+
 def models(**roles: tuple[str, ...]) -> Models:
     pool = EnginePool([Loadable(name, 10, lambda: ScriptedEngine("Hi.")) for name in "ab"], 10)
     engines = {name: Pooled(pool, name) for name in "ab"}
@@ -388,6 +407,46 @@ async def test_a_busy_pool_falls_back_to_a_server() -> None:
         assert (done.message.content, done.report.model) == ("Elsewhere.", "there")
         await busy.aclose()
         await found.close()
+
+
+async def test_who_never_fits_is_refused_at_the_start_or_stood_in_for(tmp_path: Path) -> None:
+    """Told from the sizes of files: what is in them is not looked at."""
+    found = {name: LocalModel(str(tmp_path / f"{name}.gguf")) for name in SIZES}
+    for name, num_bytes in ("huge", 10 << 20), ("small", 1 << 20):
+        (tmp_path / f"{name}.gguf").write_bytes(bytes(num_bytes))
+    settings = Settings(kv_memory=1 << 20)
+    config = Config(found, {"caller": ("small",), "writer": ("huge",)}, memory=100 << 20)
+    with pytest.raises(InvalidRequest, match=r"'huge' takes 107 MiB.* may take 100") as refused:
+        open_models(config, settings, connect)
+    assert "roles.writer" in refused.value.message
+    open_models(replace(config, roles={"caller": ("huge", "small")}), settings, connect)
+
+    loadables = [Loadable(n, size, lambda: ScriptedEngine("Hi.")) for n, size in SIZES.items()]
+    pool = EnginePool(loadables, 10)
+    some = Models({n: Pooled(pool, n) for n in SIZES}, pool, {"caller": ("huge", "small")})
+    some.check_room()
+    await some.start()
+    assert list(some.loaded()) == ["small"]
+    async with some.lease("f1") as engine:
+        assert engine is some.loaded()["small"]
+    assert (await answer(some.roles()["caller"])).report.model == "small"
+    await some.close()
+
+
+async def test_an_engine_that_cannot_be_warmed_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cold(ScriptedEngine):
+        def warm(self) -> None:
+            raise RuntimeError("cold")
+
+    engine = Cold("Hi.")
+    monkeypatch.setattr("f1.engine.AsyncEngine.start", lambda *_: engine)
+    (tmp_path / "m.gguf").write_bytes(b"")
+    found = open_models(Config.of(str(tmp_path / "m.gguf")), Settings(), connect)
+    with pytest.raises(RuntimeError, match="cold"):
+        await found.start()
+    assert engine.closed
 
 
 def test_a_key_that_is_not_set_is_named() -> None:
@@ -521,6 +580,10 @@ def _look_at(http: httpx.Client) -> None:
         lines = http.get("/metrics").text.splitlines()
         return {m[1] for line in lines if (m := re.match(r'f1_engine_steps.*model="(\w+)"', line))}
 
+    def figure(name: str) -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"f1_model_{name}"))
+
     assert http.get("/ready").status_code == 200
     listed = [model["id"] for model in http.get("/v1/models").json()["data"]]
     assert listed[:4] == ["f1", "one", "two", "theirs"]
@@ -533,6 +596,7 @@ def _look_at(http: httpx.Client) -> None:
         answer = chat(name, max_tokens=3)
         assert answer["usage"]["completion_tokens"] == 3, answer
         assert loaded() == {name}, other
+    assert (figure("loads_total"), figure("evictions_total")) == (2, 1)
     wrong = chat("f1", f1={"roles": {"caller": "three"}})["error"]
     assert wrong["param"] == "f1.roles.caller"
     tokens = http.post("/tokenize", json={"model": "one", "prompt": "Hello"}).json()

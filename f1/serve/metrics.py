@@ -95,6 +95,12 @@ class _Now(Collector):
             ("ready", "Whether /ready answers 200.", self._server.state() == "ready"),
         ):
             yield GaugeMetricFamily(f"f1_{name}", what, value)
+        if models is not None:
+            for name, what, value in (
+                ("model_loads", "Models that were loaded.", models.pool.num_loads),
+                ("model_evictions", "Models that left for others.", models.pool.num_evictions),
+            ):
+                yield CounterMetricFamily(f"f1_{name}", what, value)
         engines = models.loaded() if models is not None else {}
         families: dict[str, _Family] = {}
         for model, engine in engines.items():
