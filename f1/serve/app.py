@@ -210,7 +210,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return Response(status_code=499)  # nobody reads it; the access log does
 
     async def unknown(request: Request, error: Exception) -> Response:
-        return json_response(_error_body(request, internal_error(), 500), 500)
+        # The connection ends with what was raised, and a client is not to send more on it.
+        body = _error_body(request, internal_error(), 500)
+        return json_response(body, 500, connection="close")
 
     handlers: dict[type[Exception], Handler] = {
         F1Error: known,
