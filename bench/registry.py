@@ -93,7 +93,7 @@ def serving(model: str, cache: Path) -> Iterator[httpx.Client]:
 
 def ask(http: httpx.Client, city: str, **fields: Any) -> tuple[float, float]:
     """Seconds to the first token, and to the end of a call."""
-    text = f"I need the forecast for {city} for the next three days."
+    text = f"{city} is where I go: what is the forecast for the next three days there?"
     body = {
         "model": "f1",
         "messages": [{"role": "user", "content": text}],
