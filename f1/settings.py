@@ -11,7 +11,7 @@ from typing import Any
 
 from f1.errors import InvalidRequest
 
-_SIZES = ("kv_memory", "snapshot_disk", "packed_disk", "responses_disk")  # in bytes
+_SIZES = ("kv_memory", "snapshot_disk", "packed_disk", "responses_disk", "runs_disk")  # in bytes
 _SWITCHES = ("forced_text", "speculation", "log_requests", "log_prompts")
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -28,6 +28,9 @@ class Settings:
     snapshot_disk: int = 2 * 2**30  # bytes for snapshots of registered toolsets; 0: none are kept
     packed_disk: int = 0  # bytes for packed weights, which load some 0.2 s faster; 0: none are kept
     responses_disk: int = 2**28  # bytes for stored responses; 0: none are kept
+    runs_disk: int = 2**30  # bytes for what runs and sessions leave behind; 0: none are kept
+    runs_days: int = 30  # that they are kept for after their last use
+    runs_url: str = ""  # a database for them in place of a file in `cache`: "postgresql://…"
     num_threads: int = 0  # 0: every core
     isa: str = "auto"  # kernels: "scalar" runs on any processor, "cuda" on the first GPU
     # What was computed for a turn that called tools is given up for others last, for so many
@@ -61,8 +64,8 @@ class Settings:
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} must be at least 1", param=name)
         for name in (
-            "num_threads", "snapshot_disk", "packed_disk", "responses_disk", "shutdown_grace",
-            "max_queued", "warm_seconds",
+            "num_threads", "snapshot_disk", "packed_disk", "responses_disk", "runs_disk",
+            "runs_days", "shutdown_grace", "max_queued", "warm_seconds",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InvalidRequest(f"{name} must not be negative", param=name)
@@ -80,6 +83,10 @@ class Settings:
     @property
     def tools_file(self) -> Path:
         return self.cache / "tools.sqlite"
+
+    @property
+    def runs_file(self) -> Path:
+        return self.cache / "runs.sqlite"
 
     @property
     def vectors_file(self) -> Path:
@@ -101,7 +108,7 @@ def parse_bytes(text: str) -> int:
 def _parse(name: str, text: str) -> Any:
     if name in ("cache", "grammars"):
         return Path(text)
-    if name == "isa":
+    if name in ("isa", "runs_url"):
         return text
     if name in _SWITCHES:
         if text.lower() not in _SWITCHED:

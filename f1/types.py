@@ -92,7 +92,9 @@ FailureKind = Literal[
     "timeout",
     "unavailable",  # its circuit breaker is open: it failed too often lately
     "refused",  # by the operator's rules
+    "rejected",  # by a person
     "cancelled",
+    "unknown",  # it was interrupted: what it does may be done
 ]
 
 
@@ -116,12 +118,37 @@ class ToolResult:
         return Message("tool", self.content, tool_call_id=self.call.id)
 
 
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A call that a person has to allow before it runs. `digest` binds what would run to the last
+    byte: the tool's definition, the arguments, the run, whose it is, the rules."""
+
+    id: str
+    node_id: str
+    call: ToolCall  # its arguments as they would be run
+    tool: Tool
+    why: str  # for a person
+    digest: str
+    expires: float  # seconds since 1970; from then on it is rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a person says to an Approval. `arguments`: the JSON of "edit"; `reason`: what the model
+    is told of "reject"."""
+
+    kind: Literal["approve", "edit", "reject"]
+    arguments: str = ""
+    reason: str = ""
+
+
 FEW_TOOLS = 32
 HANDFUL = 8
 StrategyName = Literal["auto", "direct", "react", "plan", "vote", "reflect", "backtrack", "soft"]
 Ending = Literal[
     "answered",
     "client_calls",  # the caller has to run the calls left
+    "needs_approval",  # a person has to allow the calls left
     "planned",  # a plan was asked for, and nothing else
     "steps", "calls", "tokens", "seconds",  # a budget is spent
     "repeated",  # the model asks for nothing but what it has
@@ -156,6 +183,9 @@ class RunOptions:
     roles: Mapping[str, str] = field(default_factory=dict)  # role → model, in place of f1.toml's
     compact: bool = True  # leave old turns out where the conversation does not fit
     progress: bool = False  # tell of calls and results as they happen
+    run_id: str = ""  # names the run; where there is one of that name, it goes on
+    session_id: str = ""  # a conversation kept here; the request brings what is new in it
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # on approvals, by id
 
     def num_shown(self, num_tools: int) -> int:
         """Of so many tools, those that the model is shown at first; it can search for the rest.
@@ -186,6 +216,8 @@ class RunReport:
     num_tools: int = 0  # that there were to select from
     dropped: int = 0
     notes: tuple[str, ...] = ()  # for a person: what was replanned, voted, taken back, and why
+    run_id: str = ""  # under which it is written down; "": it is not
+    approvals: tuple[Approval, ...] = ()  # that it waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +314,7 @@ class GenerateRequest:
     prompt: str | tuple[int, ...] | None = None
     soft: Soft | None = None  # None: the turn begins at once
     run: RunOptions = RunOptions()
+    record: bool = False  # have Report.decoded say what the model read, wrote and decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +350,29 @@ class Relaxed:
 
 
 @dataclass(frozen=True, slots=True)
+class Choosing:
+    """A decision taken while a turn was decoded: what was taken of what was legal, and what came
+    second. Log-probabilities are natural, among the legal."""
+
+    at: int  # index in the turn's tokens
+    what: Literal["call", "tool"]  # whether to call (or call again), or which tool
+    taken: str  # a tool's name; "call", or "text", or "end"
+    logprob: float
+    second: str = ""
+    second_logprob: float | None = None
+    masked_mass: float | None = None  # how likely the model found all that was not legal
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A turn in tokens: the prompt as it was sent, what was written, what was decided meanwhile."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    choosing: tuple[Choosing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What is to be known of a choice beyond its message."""
 
@@ -327,6 +383,7 @@ class Report:
     looped: bool = False  # cut because it said the same over and over
     model: str | None = None  # the one that answered, where several could have
     run: RunReport | None = None  # of the system alone
+    decoded: Decoded | None = None  # where `record` asks for it, of models of this machine
 
 
 # --- events of a running request, in order, each belonging to one of the n choices -------------

@@ -1,0 +1,134 @@
+"""Runs and conversations that outlive the process. What entries say is not the store's business: to
+it they are JSON, in order.
+
+    runs        one row each: whose, how it stands, a summary for lists
+    entries     what happened in it, numbered from 0
+    sessions    conversations, message by message
+    waiting     runs that wait for their caller, by what it will come back with
+    approvals   calls that wait for a person; each is decided once
+    pins        digests of definitions that a person has approved
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Json = dict[str, Any]
+Status = Literal[
+    "running",  # in the process `owner`; where that is gone, it was interrupted
+    "waiting",  # for its caller, or for a person
+    "ended",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """`about` is for lists: what was asked, the model, the ending, counts."""
+
+    id: str
+    tenant: str
+    status: Status = "running"
+    session_id: str = ""
+    began: float = 0.0  # seconds since 1970
+    changed: float = 0.0
+    num_entries: int = 0
+    about: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    seq: int
+    at: float
+    kind: str
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """`decided`: the verdict, once there is one."""
+
+    id: str
+    tenant: str
+    run_id: str
+    expires: float
+    body: Json
+    decided: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What changes together: entries at the end of a run, and how it stands then (None: as before).
+    `asked` are approvals of it; `messages` are appended to its session, which must have `known`
+    messages then."""
+
+    run_id: str
+    tenant: str
+    entries: Sequence[EntryRow] = ()
+    status: Status | None = None
+    about: Json | None = None
+    asked: Sequence[ApprovalRow] = ()
+    waits: Sequence[tuple[bytes, Json]] = ()  # keys under which its caller finds it
+    messages: Sequence[Json] = ()
+    known: int = 0
+
+
+class Conflict(Exception):
+    """Somebody else was first: entries of these numbers, or messages behind the known ones, are
+    there already."""
+
+
+class RunStore(Protocol):
+    """Everything is kept when a method returns, also if the process is killed then. All raise
+    NotStored where the database cannot be used now; the next call may succeed."""
+
+    async def begin(self, run: RunRow, entries: Sequence[EntryRow]) -> bool:
+        """A new run of this process. False: this tenant has one of that id."""
+
+    async def write(self, *writes: Write) -> None:
+        """All, or none. Raises Conflict."""
+
+    async def run(self, tenant: str, run_id: str) -> RunRow | None: ...
+    async def entries(self, tenant: str, run_id: str) -> list[EntryRow]:
+        """[] where there is no such run of this tenant."""
+
+    async def runs(
+        self,
+        tenant: str | None,
+        *,
+        limit: int = 50,
+        before: float | None = None,
+        session_id: str | None = None,
+        status: Status | None = None,
+    ) -> list[RunRow]:
+        """The last first; None: of all tenants."""
+
+    async def take(self, tenant: str, run_id: str) -> bool:
+        """This process goes on with a run that waits, or whose process is gone. False: it ended, or
+        another process is at it."""
+
+    async def orphans(self) -> list[RunRow]:
+        """Runs that were running in processes that are gone."""
+
+    async def delete(self, tenant: str, run_id: str) -> bool: ...
+    async def waiting(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, tuple[str, Json]]:
+        """Of runs that wait for their caller: the id, and what was kept with the key."""
+
+    async def approvals(self, tenant: str | None) -> list[ApprovalRow]:
+        """Those that nobody has decided, also where they have expired."""
+
+    async def approval(self, tenant: str, approval_id: str) -> ApprovalRow | None: ...
+    async def decide(self, tenant: str, approval_id: str, verdict: Json) -> bool:
+        """False: it is decided already, or not there. Of two at a time one gets True."""
+
+    async def messages(self, tenant: str, session_id: str) -> list[Json] | None: ...
+    async def sessions(self, tenant: str, *, limit: int = 50) -> list[Json]:
+        """`id`, `messages`, `began`, `used`; the last used first."""
+
+    async def delete_session(self, tenant: str, session_id: str) -> bool: ...
+    async def pin(self, name: str, digest: str | None) -> None:
+        """The definition that is approved under this name; None: none any more."""
+
+    async def pins(self) -> dict[str, str]: ...
+    async def close(self) -> None: ...
