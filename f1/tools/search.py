@@ -25,6 +25,8 @@ _TOOL = Tool(
     },
 )
 
+_ANNOTATIONS = Annotations(read_only=True, egress=False, trusted=True)
+
 # The tools that fit a query, best first.
 Search = Callable[[str], Awaitable[Sequence[ToolSpec]]]
 
@@ -47,7 +49,7 @@ class SearchRunner:
 
 
 def search_spec(search: Search) -> ToolSpec:
-    return ToolSpec(_TOOL, SearchRunner(search), annotations=Annotations(read_only=True))
+    return ToolSpec(_TOOL, SearchRunner(search), annotations=_ANNOTATIONS)
 
 
 def found_in(result: Message) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ class Annotations:
     read_only: bool = False
     destructive: bool = True  # of those that are not read-only
     idempotent: bool = False
+    egress: bool = True  # what it is given leaves for where others can read it
+    trusted: bool = False  # nobody but the operator can write in what it returns
 
     @property
     def repeatable(self) -> bool:
