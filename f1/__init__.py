@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from f1.client import F1
     from f1.errors import F1Error
     from f1.tools.function import tool
+    from f1.tools.spec import invocation
     from f1.types import Message, Tool, ToolCall
 
-__all__ = ["F1", "F1Error", "Message", "Tool", "ToolCall", "tool"]
+__all__ = ["F1", "F1Error", "Message", "Tool", "ToolCall", "invocation", "tool"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "Message": "f1.types",
     "Tool": "f1.types",
     "ToolCall": "f1.types",
+    "invocation": "f1.tools.spec",
     "tool": "f1.tools.function",
 }
 

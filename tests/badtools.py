@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import f1
+
 MARK = os.environ["F1_TEST_MARK"]
 SLEEP = f"""
 import pathlib, os, signal, sys, time
@@ -496,3 +498,12 @@ def prints_a_gigabyte() -> int:
     for _ in range(1 << 10):
         os.write(1, piece)
     return 1
+
+
+def which_call() -> str | None:
+    call = f1.invocation()
+    return call and call.key
+
+
+async def which_call_later() -> list[str | None]:
+    return [which_call(), await asyncio.to_thread(which_call)]

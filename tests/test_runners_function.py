@@ -11,8 +11,9 @@ from typing import Any
 import pydantic
 import pytest
 
+import f1
 from f1.tools.function import make_tool, tool
-from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure
+from f1.tools.spec import INVOCATION, Annotations, CallLimits, Invocation, Output, ToolFailure
 
 
 @dataclass
@@ -161,3 +162,15 @@ async def test_output_is_bounded() -> None:
     many = make_tool(lambda: list(range(1000)), name="many")
     output = await many.spec.runner.call({}, CallLimits(max_bytes=10))
     assert output == Output("[0,1,2,3,4", 3891)
+
+
+async def test_a_function_knows_which_call_it_is() -> None:
+    async def later() -> str:
+        return str(f1.invocation())
+
+    for function in (lambda: str(f1.invocation()), later):
+        token = INVOCATION.set(Invocation("k", "run", "7"))
+        output = await make_tool(function, name="which").spec.runner.call({}, CallLimits())  # type: ignore[union-attr]
+        INVOCATION.reset(token)
+        assert output == Output("Invocation(key='k', run_id='run', node_id='7')")
+    assert f1.invocation() is None

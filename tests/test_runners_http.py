@@ -23,10 +23,12 @@ import httpx
 import pytest
 
 from f1.errors import InvalidRequest
+from f1.tools.configured import configured_tool
 from f1.tools.runners import http
 from f1.tools.runners.addresses import is_public
 from f1.tools.runners.http import HttpRunner, http_runner
-from f1.tools.spec import CallLimits, Output, ToolFailure
+from f1.tools.runners.process import Workers
+from f1.tools.spec import INVOCATION, CallLimits, Invocation, Output, ToolFailure
 from f1.types import Tool
 
 SECRET = "sesame-open-up"
@@ -489,6 +491,25 @@ async def test_what_cannot_be_reached() -> None:
 
     with pytest.raises(ToolFailure, match="no address"):
         await runner(resolve=unknown).call({"city": "oslo"}, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "is_sent"),
+    [({}, True), ({"idempotent": True}, True), ({"read_only": True}, False)],
+)
+async def test_what_must_not_count_twice_has_a_key(annotations: Any, is_sent: bool) -> None:
+    async with listening() as (server, port):
+        http = {"url": f"http://127.0.0.1:{port}/{{city}}", "allow": list(LOCAL)}
+        table = {"parameters": WEATHER.parameters, "annotations": annotations, "http": http}
+        made = configured_tool("weather", table, Workers()).runner
+        assert made is not None
+        await made.call({"city": "oslo"}, LIMITS)
+        token = INVOCATION.set(Invocation("run 1:7\r\nX: y"))
+        await made.call({"city": "oslo"}, LIMITS)
+        INVOCATION.reset(token)
+    without, with_key = server.asked
+    assert b"dempotency" not in without
+    assert (b"\r\nidempotency-key: run%201:7%0D%0AX:%20y\r\n" in with_key) == is_sent
 
 
 async def test_the_next_address_is_tried() -> None:

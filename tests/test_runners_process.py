@@ -21,7 +21,7 @@ from f1.planning.executor import Executor
 from f1.planning.gates import Gates
 from f1.tools.runners.process import ProcessRunner, Workers
 from f1.tools.runners.workers import WorkerSettings
-from f1.tools.spec import CallLimits, Output, ToolFailure, ToolSpec
+from f1.tools.spec import INVOCATION, CallLimits, Invocation, Output, ToolFailure, ToolSpec
 from f1.types import Node, Tool
 
 HERE = Path(__file__).parent
@@ -139,7 +139,8 @@ def has_begun(mark: Path, name: str = "") -> bool:
 @pytest.mark.parametrize("name", some(NEVER_END))
 async def test_what_is_cancelled_is_ended(name: str, workers: Workers, mark: Path) -> None:
     """With all that it has started, and the next call is served."""
-    task = asyncio.create_task(bad(workers, name).call({}, LIMITS))
+    await is_well(workers)
+    task = asyncio.create_task(bad(workers, name).call({}, LIMITS))  # the second of its worker
     async with asyncio.timeout(LIMITS.timeout):
         while not has_begun(mark, name):
             await asyncio.sleep(0.01)
@@ -300,6 +301,15 @@ async def test_secrets_stay_here(workers: Workers, mark: Path) -> None:
     assert os.environ["F1_TEST_SECRET"] == "sesame"
     assert "sesame" not in str(seen)
     assert "PYTHONPATH" not in seen
+
+
+async def test_a_tool_knows_which_call_it_is(workers: Workers) -> None:
+    """And the next one is not told of the last."""
+    for key in ("one", "two", None):
+        token = INVOCATION.set(Invocation(key) if key else None)
+        assert await bad(workers, "which_call").call({}, LIMITS) == Output(key)
+        assert await bad(workers, "which_call_later").call({}, LIMITS) == Output([key, key])
+        INVOCATION.reset(token)
 
 
 async def test_processor_time_is_bounded(mark: Path) -> None:

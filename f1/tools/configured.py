@@ -68,7 +68,8 @@ def _http(spec: ToolSpec, given: object, path: str) -> Any:
     if "url" not in given:
         raise _refused(f"{path}.url", "is missing")
     try:
-        return http_runner(spec.tool, **given)
+        keyed = spec.annotations.idempotent or not spec.annotations.read_only
+        return http_runner(spec.tool, **given, keyed=keyed)
     except InvalidRequest as error:
         raise _refused(f"{path}.{error.param or 'url'}", f"is wrong: {error.message}") from error
 

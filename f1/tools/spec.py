@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
@@ -45,6 +46,24 @@ class CallLimits:
             )
         if self.max_bytes < 1 or self.max_chars < 1:
             raise ValueError("`max_bytes` and `max_chars` of a call's output are 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """Which call this is. `key` is the same in every try of it, also after a restart, and no other
+    call's: a service that is told it does nothing twice."""
+
+    key: str
+    run_id: str = ""
+    node_id: str = ""
+
+
+INVOCATION: ContextVar[Invocation | None] = ContextVar("f1_invocation", default=None)
+
+
+def invocation() -> Invocation | None:
+    """In a tool: the call that is being made; None where it is called by hand."""
+    return INVOCATION.get()
 
 
 class ToolFailure(Exception):

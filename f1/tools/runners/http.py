@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -34,7 +35,7 @@ from f1.tools.runners.addresses import (
 )
 from f1.tools.runners.output import read_output
 from f1.tools.runners.urls import UrlTemplate, read_template
-from f1.tools.spec import CallLimits, Output, ToolFailure
+from f1.tools.spec import INVOCATION, CallLimits, Output, ToolFailure
 from f1.types import Tool
 
 log = logging.getLogger("f1.tools")
@@ -65,6 +66,7 @@ class HttpRunner:
     body: frozenset[str] = frozenset()
     allow: tuple[Network, ...] = ()
     resolve: Resolve = field(default=resolve, repr=False)
+    keyed: bool = True  # requests carry the call's key, so that none counts twice
 
     async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
         target, content = self._request(arguments)
@@ -128,7 +130,7 @@ class HttpRunner:
         request = client.build_request(
             self.method,
             url,
-            headers={**self.headers, "Host": template.authority},
+            headers={**self._key(), **self.headers, "Host": template.authority},
             content=content,
             extensions={"sni_hostname": template.host},
         )
@@ -138,6 +140,10 @@ class HttpRunner:
                 return await self._answer(response, limits)
             finally:
                 await response.aclose()
+
+    def _key(self) -> dict[str, str]:
+        call = INVOCATION.get()
+        return {"idempotency-key": quote(call.key, ":")} if self.keyed and call else {}
 
     async def _answer(self, response: httpx.Response, limits: CallLimits) -> Output:
         if response.is_redirect or 300 <= response.status_code < 400:
@@ -221,11 +227,13 @@ def http_runner(
     allow: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     resolve: Resolve = resolve,
+    keyed: bool = True,
 ) -> HttpRunner:
     """`url` is a template (urls.py); `headers` may hold "${NAME}", read now from `environment` (the
     process's own if None); `query` and `body` name arguments that go there whatever the method;
-    `allow`: networks ("10.0.0.0/8") that may be reached besides public ones. Raises InvalidRequest,
-    whose `param` is the one that is wrong."""
+    `allow`: networks ("10.0.0.0/8") that may be reached besides public ones; `keyed`: requests have
+    the call's key as "Idempotency-Key". Raises InvalidRequest, whose `param` is the one that is
+    wrong."""
     try:
         template = read_template(url)
     except ValueError as error:
@@ -263,9 +271,8 @@ def http_runner(
     sent, secrets = _headers(headers or {}, os.environ if environment is None else environment)
     if method not in _WITHOUT_BODY:
         sent = {"content-type": "application/json", **sent}
-    return HttpRunner(
-        template, method, sent, secrets, frozenset(query), frozenset(body), networks, resolve
-    )
+    named = (frozenset(query), frozenset(body))
+    return HttpRunner(template, method, sent, secrets, *named, networks, resolve, keyed)
 
 
 def _headers(

@@ -7,13 +7,13 @@ import re
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from f1.errors import InvalidRequest
 from f1.tools.runners.worker import MAX_FAILURE
 from f1.tools.runners.workers import Worker, WorkerSettings
-from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
+from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolFailure, ToolSpec
 from f1.types import Tool
 
 _PATH = re.compile(r"(.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
@@ -98,7 +98,12 @@ class ProcessRunner:
     function: str
 
     async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
-        question = {"function": self.function, "arguments": arguments}
+        call = INVOCATION.get()
+        question = {
+            "function": self.function,
+            "arguments": arguments,
+            "invocation": call and asdict(call),
+        }
         return await self._ask(question, limits.timeout, limits.max_bytes)
 
     async def describe(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Frames over the channel, JSON in them, never pickle:
 
-    server ▶ worker   length u32, {"id": 7, "function": "search", "arguments": {…}, "max_bytes": n}
+    server ▶ worker   length u32, {"id": 7, "function": "search", "arguments": {…},
+                                   "invocation": {"key": …}, "max_bytes": n}
     worker ▶ server   kind, id u64, size u64, length u32, then `length` bytes
 
     kind J: JSON    T: text    F: {"error": …, "trace": …, "fit": …}; all of it is `size` bytes
@@ -13,6 +14,7 @@ The first frame says what to import and within which limits; its answer has the 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import faulthandler
 import importlib
 import importlib.util
@@ -31,6 +33,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from f1.tools.runners.output import write_output
+from f1.tools.spec import INVOCATION, Invocation
 
 if TYPE_CHECKING:
     from f1.tools.function import FunctionTool
@@ -96,10 +99,18 @@ class _Calls:
             used = spent.ru_utime + spent.ru_stime
             hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
             resource.setrlimit(resource.RLIMIT_CPU, (int(used + self._cpu_seconds) + 1, hard))
-        result = function(**function.bind(json.dumps(request["arguments"])))
+        bound = function.bind(json.dumps(request["arguments"]))
+        context = contextvars.copy_context()  # of this call alone
+        return context.run(self._call, function, bound, request)
+
+    def _call(
+        self, function: FunctionTool, bound: dict[str, Any], request: dict[str, Any]
+    ) -> tuple[bytes, bytes, int]:
+        INVOCATION.set(Invocation(**call) if (call := request["invocation"]) else None)
+        result = function(**bound)
         if inspect.isawaitable(result):
             self._loop = self._loop or asyncio.Runner()
-            result = self._loop.run(_wait_for(result))
+            result = self._loop.run(_wait_for(result), context=contextvars.copy_context())
         is_text, data, size = write_output(result, request["max_bytes"])
         return b"T" if is_text else b"J", data, size
 
