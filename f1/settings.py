@@ -89,6 +89,11 @@ class Settings:
         return self.cache / "runs.sqlite"
 
     @property
+    def pins_file(self) -> Path:
+        """What a person has approved of what MCP servers offer."""
+        return self.cache / "mcp.json"
+
+    @property
     def vectors_file(self) -> Path:
         return self.cache / "vectors.sqlite"
 

@@ -188,10 +188,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1], True, {"a": 1}])
 def test_whatever_stands_there_is_taken_or_refused(tmp_path: Path, value: Any) -> None:
     """No value of any type makes anything but an InvalidRequest."""
-    tables = "models roles memory defaults tools toolsets workers serve settings".split()
+    tables = "models roles memory defaults tools toolsets mcp workers serve settings".split()
     example = {"models": {"a": {"base_url": "http://h", "model": "m"}}}
     places = [(table, None) for table in tables] + [
-        ("models", "a"), ("tools", "t"), ("toolsets", "t"), ("roles", "caller"),
+        ("models", "a"), ("tools", "t"), ("toolsets", "t"), ("mcp", "m"), ("roles", "caller"),
         ("defaults", "budget"), ("defaults", "toolsets"), ("settings", "cache"), ("serve", "host"),
     ]  # fmt: skip
     taken = []

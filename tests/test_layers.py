@@ -23,8 +23,8 @@ CORE = {
 
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
-    "types errors codec settings _core store models calling drafting choices delivery stepping engine "
-    "tools trace planning config pool fallback roles serve portal remote offload "
+    "types errors codec settings _core store models calling drafting choices delivery stepping "
+    "engine tools trace planning config pool fallback roles serve portal remote offload "
     "offloaded_embedder registering client narrator demo ask tooling bench cli"
 ).split()
 
@@ -40,6 +40,8 @@ DOORS = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "opentelemetry": {"trace"},
+    "mcp": {"tools", "serve"},
+    "httpx2": {"tools"},
     "typer": {"cli"},
     "llama_cpp": {"bench"},
     "openvino_genai": {"bench"},

@@ -40,6 +40,8 @@ ALLOWED = {
     ("calling/family.py", "re of a variable"): "the operator's patterns of model names",
     ("models/tokenizer.py", "re of a variable"): "escaped spellings: alternatives of constants",
     ("serve/wire/shape.py", "re of a variable"): "patterns of the tables of fields",
+    ("tools/mcp/keeper.py", "os.execvpe"): "the operator's command, of f1.toml",
+    ("tools/mcp/process.py", "sys.path"): "read, for that process",
     ("tools/runners/worker.py", "importlib.import_module"): "the operator's, in its own process",
     ("tools/runners/worker.py", "importlib.util.spec_from_file_location"): "the operator's, there",
     ("tools/runners/worker.py", "sys.path"): "the operator's folder, there",

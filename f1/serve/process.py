@@ -27,6 +27,8 @@ from f1.store.responses import ResponseStore
 from f1.store.tools import ToolStore
 from f1.tools.configured import configured_tool
 from f1.tools.embedder import Embedder
+from f1.tools.mcp.pins import Pins
+from f1.tools.mcp.servers import McpServers, publish_into
 from f1.tools.registry import OPERATOR
 from f1.tools.runners.process import Workers
 from f1.tools.runners.workers import WorkerSettings
@@ -72,6 +74,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     registrar = Registrar(store=ToolStore(settings.tools_file))
     workers = _register(config, registrar)
     registrar.load()
+    servers = _meet(config, registrar, settings)
     models = open_models(config, settings, connect)  # a fetch shows its progress here
     console = Console(stderr=True, highlight=False)
     listener = door.listen()
@@ -112,7 +115,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         log_prompts=settings.log_prompts,
     )
     server = DrainingServer(app, grace=settings.shutdown_grace)
-    with listener, closing(workers):
+    with listener, closing(workers), closing(servers):
         server.run(sockets=[listener])
     if server.engine_failed:
         failures.append(EngineStopped("the engine failed"))
@@ -137,6 +140,15 @@ def _register(config: Config, registrar: Registrar) -> Workers:
             raise InvalidRequest(f"{config.file}: {error.message}", param=error.param) from error
         raise
     return workers
+
+
+def _meet(config: Config, registrar: Registrar, settings: Settings) -> McpServers:
+    """The operator's MCP servers, which are started while the models are loaded: who comes later,
+    or never, keeps nobody waiting."""
+    publish = publish_into(registrar.registry)
+    for server in config.mcp.values():
+        publish(server, ())
+    return McpServers(tuple(config.mcp.values()), Pins(settings.pins_file), publish)
 
 
 def _import_engine() -> None:

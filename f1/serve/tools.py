@@ -10,13 +10,14 @@ its first request is as fast as any.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 
 from f1.config import ORCHESTRATED
-from f1.errors import NotFound
+from f1.errors import InvalidRequest, NotFound
 from f1.serve.exchange import answer_aside, caller_of, json_response, read_json
 from f1.serve.server import Server
 from f1.serve.wire.tools import (
@@ -29,10 +30,12 @@ from f1.serve.wire.tools import (
     write_toolset,
 )
 from f1.tools.ahead import prepare
+from f1.tools.mcp.servers import McpRunner
 from f1.tools.registry import OPERATOR
 from f1.tools.spec import ToolSpec
 
 T = TypeVar("T")
+log = logging.getLogger("f1.serve")
 _BYTES_PER_TOKEN = 4
 _ALL = 1 << 30
 
@@ -47,7 +50,12 @@ async def prepare_operators(server: Server) -> None:
     request with them would."""
     registry, prepared = server.registrar.registry, _preparing(server)
     for toolset in registry.toolsets(OPERATOR, limit=_ALL).entries:
-        await prepared(toolset.tools)
+        try:
+            await prepared(toolset.tools)
+        except InvalidRequest as error:
+            if not any(isinstance(spec.runner, McpRunner) for spec in toolset.tools):
+                raise
+            log.warning("%s: %s", toolset.id, error.message)  # its server's fault, not the file's
         await asyncio.to_thread(server.system.selector.prepare, toolset.tools)
 
 

@@ -19,8 +19,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 _SUBREAPER, _DEATH_SIGNAL = 36, 1  # of Linux's prctl
 _END_SECONDS = 5.0  # what does not die by SIGKILL within them hangs in the kernel
@@ -30,6 +32,19 @@ _PIECE = 1 << 16
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)  # by programs that the tool starts
+
+    def become(output: int) -> None:
+        stand_apart(os.open(os.devnull, os.O_RDONLY), output, output)
+        from f1.tools.runners.worker import work
+
+        work(channel)
+
+    hold(become, channel.close)
+
+
+def hold(become: Callable[[int], None], let_go: Callable[[], None]) -> NoReturn:
+    """Forks a child that shall `become` what is held, given where its output goes to; then, having
+    `let_go` of what is the child's, holds it to its end. stdin is `control`."""
     control = socket.socket(fileno=sys.stdin.fileno())
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -43,10 +58,10 @@ def main() -> None:
         try:
             for fd in (woken, waker, printed):
                 os.close(fd)
-            _become_worker(channel, its_output)
+            become(its_output)
         finally:
             os._exit(1)
-    channel.close()
+    let_go()
     os.close(its_output)
     code = os.waitstatus_to_exitcode(_until_the_end(worker, control, printed, woken))
     while _forward(printed, control):
@@ -54,18 +69,15 @@ def main() -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _become_worker(channel: socket.socket, output: int) -> None:
+def stand_apart(*standard: int) -> None:
+    """In the child: a group of its own, no life after its parent's, `standard` for 0, 1 and 2."""
     os.setpgid(0, 0)
     _prctl(_DEATH_SIGNAL, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for target, fd in enumerate((nothing, output, output)):
+    for target, fd in enumerate(standard):
         os.dup2(fd, target)
-    from f1.tools.runners.worker import work
-
-    work(channel)
 
 
 def _until_the_end(worker: int, control: socket.socket, printed: int, woken: int) -> int:
