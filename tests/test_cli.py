@@ -47,7 +47,7 @@ import sys
 import f1.cli
 from f1 import F1, tool
 slow = {"torch", "transformers", "xgrammar", "fastapi", "uvicorn", "pydantic", "numpy",
-        "tokenizers", "jsonschema", "huggingface_hub", "jinja2"}
+        "tokenizers", "jsonschema", "huggingface_hub", "jinja2", "sqlalchemy", "alembic"}
 print(*sorted(slow & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)

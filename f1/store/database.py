@@ -21,8 +21,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 log = logging.getLogger("f1.store")
 
-_BUSY_SECONDS = 5.0  # how long another process may hold the file
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+BUSY_SECONDS = 5.0  # how long another process may hold the file
+BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class NotStored(F1Error):
@@ -69,7 +69,7 @@ class Database:
                 return work(db)
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
-            if self._path is None or not again or _code(error) not in _BROKEN:
+            if self._path is None or not again or _code(error) not in BROKEN:
                 raise NotStored(f"{self._kept} cannot be used now: {_told(error)}") from error
             _set_aside(self._path, error)
             return self._try(work, again=False)
@@ -81,7 +81,7 @@ class Database:
                 with suppress(FileExistsError):  # readable by us alone
                     os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
             self._connection = sqlite3.connect(
-                self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE"
+                self._path or ":memory:", timeout=BUSY_SECONDS, isolation_level="IMMEDIATE"
             )
             self._prepare(self._connection)
         return self._connection
@@ -93,7 +93,7 @@ class Database:
             self._connection = None
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        _use_wal(db)
+        use_wal(db)
         db.execute("PRAGMA synchronous = FULL")  # what is kept is kept when the power fails, too
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")
@@ -120,9 +120,9 @@ def _set_aside(path: Path, reason: object) -> None:
         remove(path.with_name(path.name + ending))
 
 
-def _use_wal(db: sqlite3.Connection) -> None:
+def use_wal(db: sqlite3.Connection) -> None:
     """SQLite does not wait by itself where another process changes the mode just now."""
-    until = time.monotonic() + _BUSY_SECONDS
+    until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")

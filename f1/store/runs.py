@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from f1.settings import Settings
+
 Json = dict[str, Any]
 Status = Literal[
     "running",  # in the process `owner`; where that is gone, it was interrupted
@@ -61,7 +63,10 @@ class ApprovalRow:
 class Write:
     """What changes together: entries at the end of a run, and how it stands then (None: as before).
     `asked` are approvals of it; `messages` are appended to its session, which must have `known`
-    messages then."""
+    messages then. `waits` hold until the next entry.
+
+    A write may be repeated, with more behind it: who was interrupted does not know whether it was
+    done. What is there already, and just the same, is not written again."""
 
     run_id: str
     tenant: str
@@ -75,8 +80,8 @@ class Write:
 
 
 class Conflict(Exception):
-    """Somebody else was first: entries of these numbers, or messages behind the known ones, are
-    there already."""
+    """Somebody else was first: other entries of these numbers, or other messages behind the known
+    ones, are there already; or the run is gone, or another process has taken it."""
 
 
 class RunStore(Protocol):
@@ -91,7 +96,8 @@ class RunStore(Protocol):
 
     async def run(self, tenant: str, run_id: str) -> RunRow | None: ...
     async def entries(self, tenant: str, run_id: str) -> list[EntryRow]:
-        """[] where there is no such run of this tenant."""
+        """[] where there is no such run of this tenant. One that is broken has no kind and no body,
+        and is in its place."""
 
     async def runs(
         self,
@@ -102,7 +108,7 @@ class RunStore(Protocol):
         session_id: str | None = None,
         status: Status | None = None,
     ) -> list[RunRow]:
-        """The last first; None: of all tenants."""
+        """Those that began last first; None: of all tenants. `before`: seconds since 1970."""
 
     async def take(self, tenant: str, run_id: str) -> bool:
         """This process goes on with a run that waits, or whose process is gone. False: it ended, or
@@ -113,7 +119,8 @@ class RunStore(Protocol):
 
     async def delete(self, tenant: str, run_id: str) -> bool: ...
     async def waiting(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, tuple[str, Json]]:
-        """Of runs that wait for their caller: the id, and what was kept with the key."""
+        """Of runs that wait for their caller, or did when their process went: the id, and what was
+        kept with the key."""
 
     async def approvals(self, tenant: str | None) -> list[ApprovalRow]:
         """Those that nobody has decided, also where they have expired."""
@@ -122,13 +129,30 @@ class RunStore(Protocol):
     async def decide(self, tenant: str, approval_id: str, verdict: Json) -> bool:
         """False: it is decided already, or not there. Of two at a time one gets True."""
 
-    async def messages(self, tenant: str, session_id: str) -> list[Json] | None: ...
+    async def messages(self, tenant: str, session_id: str) -> list[Json] | None:
+        """None where there is no such session of this tenant."""
+
     async def sessions(self, tenant: str, *, limit: int = 50) -> list[Json]:
         """`id`, `messages`, `began`, `used`; the last used first."""
 
-    async def delete_session(self, tenant: str, session_id: str) -> bool: ...
+    async def delete_session(self, tenant: str, session_id: str) -> bool:
+        """The conversation; traces of its runs stay as long as others."""
+
     async def pin(self, name: str, digest: str | None) -> None:
         """The definition that is approved under this name; None: none any more."""
 
     async def pins(self) -> dict[str, str]: ...
     async def close(self) -> None: ...
+
+
+def open_runs(settings: Settings) -> RunStore | None:
+    """Of this process; it needs no other thread's care but `close`. None: nothing is to be kept.
+    Raises InvalidRequest where `runs_url` is none."""
+    if not settings.runs_disk:
+        return None
+    from f1.store.places import PostgresServer, SqliteFile  # SQLAlchemy takes 0.2 s
+    from f1.store.sql_runs import SqlRuns
+
+    url = settings.runs_url
+    place = PostgresServer(url) if url else SqliteFile(settings.runs_file)
+    return SqlRuns(place, settings.runs_disk, settings.runs_days * 86_400.0)
