@@ -32,7 +32,7 @@ ORDER = (
 DOORS = {
     "xgrammar": {"calling"},
     "jsonschema": {"calling"},
-    "re2": {"calling"},
+    "re2": {"calling", "trace"},
     "tokenizers": {"models"},
     "huggingface_hub": {"models"},
     "fastapi": {"serve"},

@@ -1,0 +1,179 @@
+"""Secrets are taken out of what is written down, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import CONTEXTS, SHAPES, planted
+
+from f1.trace.entries import CODEC
+from f1.trace.redaction import Redaction, is_marked, read_key
+from f1.types import (
+    ArgumentsDelta,
+    CallDelta,
+    GenerateRequest,
+    Message,
+    Node,
+    ReasoningDelta,
+    Ref,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def redaction() -> Redaction:
+    known = {"hunter-of-2": "environment", 'w"1rd\\v/lue é': "header"}
+    return Redaction(KEY, fields=["card_number"], values=known)
+
+
+def dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+KINDS = len(SHAPES) * 5 + len(CONTEXTS) * 5
+
+
+@pytest.mark.parametrize("place", ["text", "message", "result", "arguments", "pieces"])
+def test_every_kind_however_it_is_carried(redaction: Redaction, place: str) -> None:
+    for each in planted(KINDS, seed=1):
+        assert each.spelled in each.text
+        wrapped: Any = each.text
+        if place == "message":
+            wrapped = CODEC.encode(Message("user", each.text))
+        elif place == "result":
+            call = ToolCall("1", "f", "{}")
+            wrapped = CODEC.encode(ToolResult(call, each.text, None, 0, 0, value=[each.text]))
+        elif place == "arguments":
+            wrapped = CODEC.encode(ToolCall("1", "f", json.dumps({"text": each.text})))
+        elif place == "pieces":
+            pieces = [each.text[at : at + 3] for at in range(0, len(each.text), 3)]
+            events = [CODEC.encode(TextDelta(0, piece)) for piece in pieces]
+            wrapped = {"is": "Turned", "events": events, "token_ids": ["AAAA"]}
+        run = redaction.for_run()
+        clean = run.redact(wrapped)
+        told = dumped(clean)
+        if place == "pieces":
+            told = "".join(event["text"] for event in clean["events"])
+            assert "token_ids" not in clean
+        assert each.spelled not in told, each.kind
+        assert each.secret not in told, each.kind
+        assert is_marked(told)
+        # Redacting it again changes nothing: here, and where it is read back.
+        assert run.redact(clean) == clean
+        assert redaction.redact(clean) == clean
+        assert redaction.for_run().redact(clean) == clean
+
+
+def test_a_field_is_hidden_by_its_name(redaction: Redaction) -> None:
+    secret = {"card_number": 4111, "cardNumber": "4-1", "X-Api-Key": "pq", "password": ["xy"]}
+    fine = {
+        "max_tokens": 5,
+        "token_ids": [1, 2],
+        "prompt_tokens": 7,
+        "secretary": "Ann",
+        "is": "Ref",
+    }
+    fine |= {"next_page_token": "p2", "password": None, "secret": True, "keys": "k"}
+    for given in (secret | {"in": dumped(secret)}, {"deep": [dumped({"deeper": secret})]}):
+        told = dumped(redaction.redact(CODEC.encode(given)))
+        assert not any(value in told for value in ("4111", "4-1", "pq", "xy"))
+    assert redaction.redact(CODEC.encode(fine)) == CODEC.encode(fine)
+    args = CODEC.encode(Node("1", "f", {"token": Ref("2", "token"), "n": 1}))
+    assert redaction.redact(args) == args
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_tokens: 100, prompt_tokens=4000 and token_ids: 12ab34cd of 128 tokens",
+        "The token is the smallest unit. A secret is shared; the password is required.",
+        '{"password": {"type": "string", "description": "of the account", "minLength": 8}}',
+        "the task-list-of-2024-for-all and risk-adjusted-return-2024-of-funds",
+        "commit da39a3ee5e6b4b0d3255bfef95601890afd80709, sha256 of it: " + "0a1b" * 16,
+        "https://example.com/flights?from=NBO&to=ZNZ&key_date=2026 at http://host:8000/v1",
+        "token = get_token(), password: str, api_key: ${API_KEY}, Authorization: required",
+        json.dumps([{"id": f"{n:032x}", "time_to_first_token": 0.2} for n in range(9)]),
+        "Basic needs and bearer certificates, e.g. cookies. /usr/share/Documentation/Readme1/INDEX",
+    ],
+)
+def test_what_is_no_secret_stays(redaction: Redaction, text: str) -> None:
+    assert redaction.for_run().text(text) == text
+    call = CODEC.encode(ToolResult(ToolCall("1", "f", "{}"), text, None, 0, 0, value=text))
+    assert redaction.redact(call) == call
+
+
+def test_a_known_value_is_hidden_however_it_is_spelled(redaction: Redaction) -> None:
+    for value in ("hunter-of-2", 'w"1rd\\v/lue é'):
+        once = json.dumps({"a": value})
+        for text in (value, f"x{value}x", once, json.dumps(once), json.dumps(json.dumps(once)),
+                     repr({"a": value}), value.encode().hex()):  # fmt: skip
+            clean = redaction.text(text)
+            assert is_marked(clean)
+            assert not any(part in clean for part in ("hunter", "1rd", value.encode().hex())), text
+
+
+def test_what_a_secret_field_held_is_hidden_from_then_on(redaction: Redaction) -> None:
+    run = redaction.for_run()
+    schema = {"type": "object", "properties": {"pin": {"type": "string", "writeOnly": True}}}
+    request = GenerateRequest((Message("user", "hi"),), (Tool("login", "", schema),))
+    assert run.redact(CODEC.encode(request)) == CODEC.encode(request)
+    call = run.redact(CODEC.encode(ToolCall("1", "login", '{"pin": "12-ab-34"}')))
+    assert "12-ab-34" not in dumped(call)
+    result = run.redact(CODEC.encode(Message("tool", "no user has 12-ab-34", tool_call_id="1")))
+    mark = json.loads(call["arguments"])["pin"]
+    assert result["content"] == f"no user has {mark}"  # equal secrets stay comparable
+    # Another run's tools say nothing of that.
+    assert "12-ab-34" in dumped(
+        redaction.for_run().redact(CODEC.encode(Message("user", "12-ab-34")))
+    )
+
+
+def test_a_turn_without_secrets_stays_and_one_with_loses_its_tokens(redaction: Redaction) -> None:
+    def turn(*pieces: str) -> dict[str, Any]:
+        events: list[Any] = [TextDelta(0, p, (TokenLogprob(p, -1.0, p.encode()),)) for p in pieces]
+        events += [ReasoningDelta(0, p) for p in pieces]
+        events += [ArgumentsDelta(0, 0, p) for p in ('{"pass', 'word":', '"ab"', "}")]
+        events.append(CallDelta(0, 0, ToolCall("1", "f", '{"password":"ab"}')))
+        told = CODEC.encode(events[: 2 * len(pieces)] if pieces[0] else events)
+        ids = {"prompt_ids": "AAAA", "token_ids": ["BBBB"], "asked": {"n": 2}}
+        return {"is": "Turned", "events": told, **ids}
+
+    fine = turn("a", " plain", " one")
+    assert redaction.redact(fine) == fine
+    given = turn("It", " is", " sk", "-proj", "-ab1", "CD2" * 6, " so", " there")
+    clean = redaction.redact(given)
+    texts = [e["text"] for e in clean["events"] if e["is"] == "TextDelta"]
+    assert texts[:2] + texts[-2:] == ["It", " is", " so", " there"]
+    assert not any(gone in dumped(clean) for gone in ("logprobs", "AAAA", "BBBB"))
+    assert "prompt_ids" in clean["asked"]["redacted"]
+    called = redaction.redact(turn(""))
+    assert '\\"ab\\"' not in dumped(called)
+    # The prompt of a later turn has what an earlier entry had.
+    run = redaction.for_run()
+    assert run.redact(fine) == fine
+    run.redact(CODEC.encode(Message("user", "password=hunter22")))
+    assert "prompt_ids" not in run.redact(fine)
+
+
+def test_the_key_is_ours_alone_and_made_once(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "redaction.key"
+    key = read_key(file)
+    assert len(key) == 32
+    assert read_key(file) == key
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    one, other = Redaction(key), Redaction(bytes(32))
+    assert one.text("password=abc-1") == one.text("password=abc-1") != other.text("password=abc-1")
+    file.write_bytes(b"short")
+    with pytest.raises(OSError, match="no key"):
+        read_key(file)
