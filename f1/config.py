@@ -7,6 +7,7 @@
     [defaults]       what a request to "f1" need not say
     [tools.NAME]     tools, and [toolsets.NAME] of them, for everybody who asks
     [mcp.NAME]       servers of tools, each of them a toolset of its NAME
+    [[policy]]       rules on what F1 may run (f1.tools.policy); [approvals]: who may allow the rest
     [workers]        what the processes may take that run functions of the operator's
     [serve]          where `f1 serve` listens, and to whom
     [settings]       f1.settings.Settings; the environment goes first
@@ -20,16 +21,20 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from f1.calling.validating import PatternError, matches
 from f1.errors import InvalidRequest
 from f1.models.catalogue import EMBEDDING_MODEL
 from f1.planning.run import Role
 from f1.settings import Settings, parse_bytes
 from f1.tools.mcp.settings import McpServer, read_server
+from f1.tools.policy import Action, AllowAll, Condition, Policy, Rule, Rules, TaintKind, Test
+from f1.tools.spec import Annotations
 from f1.types import Budget, RunOptions, StrategyName
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -74,6 +79,15 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalOptions:
+    """`approvers`: whose keys may decide, for everybody; None: each tenant's for its own runs; ():
+    nobody's. An approval that nobody decides on for `seconds` is rejected."""
+
+    approvers: tuple[str, ...] | None = None
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A file, read. `embedder` is one of `models`, on a server, or F1's own as is None; `memory` is
     in bytes; `tools` are tables for f1.tools.configured, `toolsets` names of tools; `workers` are
@@ -88,6 +102,8 @@ class Config:
     tools: Mapping[str, Table] = field(default_factory=dict)
     toolsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     serve: ServeOptions = ServeOptions()
+    policy: Policy = field(default_factory=AllowAll)
+    approvals: ApprovalOptions = ApprovalOptions()
     workers: Table = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     mcp: Mapping[str, McpServer] = field(default_factory=dict)
@@ -116,10 +132,11 @@ def read_config(path: Path) -> Config:
     return parse_config(tables, path)
 
 
-def parse_config(tables: Table, path: Path) -> Config:
-    """`path` is where the tables were read: errors name it, their paths start from its folder."""
+def parse_config(tables: Table, path: Path, more_tools: Collection[str] = ()) -> Config:
+    """`path` is where the tables were read: errors name it, their paths start from its folder.
+    `more_tools`: that there are beside those of the file, for rules to name."""
     where = _Where(path)
-    where.check_keys(tables, _TABLES)
+    where.check_keys(tables, _TABLES | {"policy"})
     given = {name: where.into(name).table(tables.get(name, {})) for name in _TABLES}
     models = {
         name: _model(name, table, where.into("models", name), path.parent)
@@ -149,6 +166,14 @@ def parse_config(tables: Table, path: Path) -> Config:
     defaults = _defaults(given["defaults"], where.into("defaults"))
     for name in defaults.toolsets:
         where.into("defaults", "toolsets").check_name(name, {**toolsets, **mcp}, "toolset")
+    approvals = where.into("approvals").read(given["approvals"], _APPROVALS)
+    nameable = _Known((*tools, *more_tools), toolsets, tuple(mcp))
+    policy = _policy(
+        tables.get("policy", []),
+        approvals.pop("unmatched", "allow"),
+        where.into("policy"),
+        nameable,
+    )
     return Config(
         models,
         cast("Mapping[Role, tuple[str, ...]]", roles),
@@ -158,6 +183,8 @@ def parse_config(tables: Table, path: Path) -> Config:
         {name: where.into("tools", name).table(table) for name, table in tools.items()},
         toolsets,
         _serve(given["serve"], where.into("serve"), path.parent),
+        policy,
+        ApprovalOptions(**approvals),
         where.into("workers").read(given["workers"], _WORKERS),
         _settings(given["settings"], where.into("settings")),
         mcp,
@@ -219,6 +246,64 @@ def _serve(table: object, where: _Where, folder: Path) -> ServeOptions:
     return ServeOptions(**given)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What rules may name. Tools of MCP servers have names like SERVER__tool; which ones there are
+    is known once the server has said so."""
+
+    tools: Collection[str]
+    toolsets: Mapping[str, tuple[str, ...]]
+    servers: tuple[str, ...]
+
+    def has(self, glob: str) -> bool:
+        of_server = any(glob.startswith(f"{server}__") for server in self.servers)
+        return of_server or glob == "*" or any(fnmatchcase(name, glob) for name in self.tools)
+
+    def members(self, toolset: str) -> tuple[str, ...]:
+        return self.toolsets.get(toolset, (f"{toolset}__*",))
+
+
+def _policy(tables: object, unmatched: Action, where: _Where, known: _Known) -> Policy:
+    if not isinstance(tables, list):
+        raise where.wrong("must be rules, each under a [[policy]] of its own")
+    rules = [_rule(table, where.at(index), known) for index, table in enumerate(tables)]
+    return Rules(tuple(rules), unmatched) if rules or unmatched != "allow" else AllowAll()
+
+
+def _rule(table: object, where: _Where, known: _Known) -> Rule:
+    given = where.read(where.table(table), _RULE)
+    if "action" not in given:
+        raise where.into("action").wrong("is missing: allow, ask or deny")
+    if "taint_in" in given and "taint" not in given:
+        raise where.into("taint_in").wrong("says where; `taint` has to say what")
+    for name in given.get("tools", ()):
+        if not known.has(name):
+            names = [*known.tools, *(f"{server}__*" for server in known.servers)]
+            raise where.into("tools").wrong(f"names no tool: {name!r}{_meant(name, names)}")
+    sets = {**known.toolsets, **dict.fromkeys(known.servers, ())}
+    tools = list(given.get("tools", ()))
+    for name in given.pop("toolsets", ()):
+        where.into("toolsets").check_name(name, sets, "toolset")
+        tools += known.members(name)
+        given["tools"] = tools
+    if "tools" in given:
+        given["tools"] = tuple(given["tools"])
+    annotations = where.into("annotations").read(given.get("annotations", {}), _ANNOTATIONS)
+    arguments = tuple(
+        _condition(path, condition, where.into("arguments", path))
+        for path, condition in given.get("arguments", {}).items()
+    )
+    return Rule(name=where.name, **given | {"annotations": annotations, "arguments": arguments})
+
+
+def _condition(path: str, table: object, where: _Where) -> Condition:
+    given = where.read(where.table(table), _CONDITION)
+    if len(given) != 1:
+        raise where.wrong(f"must have one of {', '.join(_CONDITION)}, not {len(given)}")
+    ((test, value),) = given.items()
+    return Condition(path, cast(Test, test), value)
+
+
 def _settings(table: object, where: _Where) -> dict[str, str]:
     """Each is tried alone, so that the one that is wrong is named."""
     known: dict[str, Reader] = {each.name: _setting for each in fields(Settings)}
@@ -243,10 +328,17 @@ class _Where:
     path: tuple[str, ...] = ()
 
     def into(self, *names: str) -> _Where:
-        return _Where(self.file, (*self.path, *names))
+        return _Where(self.file, (*self.path, *map(_quoted, names)))
+
+    def at(self, index: int) -> _Where:
+        return _Where(self.file, (*self.path[:-1], f"{self.path[-1]}[{index}]"))
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
 
     def wrong(self, told: str) -> InvalidRequest:
-        path = ".".join(map(_quoted, self.path))
+        path = self.name
         return InvalidRequest(f"{self.file}: {path} {told}" if path else f"{self.file}: {told}",
                               param=path or None)  # fmt: skip
 
@@ -345,6 +437,33 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _some_texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
+        raise _Unfit("a list of one text or more")
+    return tuple(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, str | int | float | bool):
+        raise _Unfit("a text, a number, true or false")
+    return value
+
+
+def _pattern(value: Any) -> str:
+    """Of RE2, as `matches` takes it."""
+    try:
+        matches(_text(value), "")
+    except PatternError:
+        raise _Unfit("a pattern of RE2") from None
+    return cast(str, value)
+
+
 def _word(*words: str) -> Reader:
     def read(value: Any) -> str:
         if value not in words:
@@ -374,7 +493,7 @@ def _setting(value: Any) -> str:
 
 _MANY = 1 << 30
 _TABLES = frozenset(
-    "models roles memory defaults tools toolsets mcp workers serve settings".split()
+    "models roles memory defaults tools toolsets mcp approvals workers serve settings".split()
 )
 _LOCAL: dict[str, Reader] = {
     "model": _text,
@@ -409,6 +528,28 @@ _BUDGET: dict[str, Reader] = {
     "seconds": _seconds,
 }
 _TOOLSET: dict[str, Reader] = {"tools": _texts}
+_RULE: dict[str, Reader] = {
+    "action": _word(*get_args(Action)),
+    "tools": _some_texts,
+    "toolsets": _some_texts,
+    "annotations": _any_table,
+    "arguments": _any_table,
+    "taint": _word(*get_args(TaintKind)),
+    "taint_in": _some_texts,
+    "why": _text,
+}
+_ANNOTATIONS: dict[str, Reader] = {each.name: _flag for each in fields(Annotations)}
+_CONDITION: dict[str, Reader] = {
+    "is": _scalar,
+    "is_not": _scalar,
+    "contains": _pattern,
+    "outside": _pattern,
+}
+_APPROVALS: dict[str, Reader] = {
+    "unmatched": _word(*get_args(Action)),
+    "approvers": _texts,
+    "seconds": _seconds,
+}
 _WORKERS: dict[str, Reader] = {
     "environment": _texts,
     "memory_bytes": _size,

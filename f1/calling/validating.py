@@ -376,7 +376,11 @@ def compile_pattern(pattern: str) -> Any:
     return re2.compile(pattern, options)
 
 
+PatternError = re2.error
+
+
 def matches(pattern: str, text: str) -> bool:
+    """Whether a part of the text does. Raises PatternError."""
     return compile_pattern(pattern).search(text) is not None
 
 

@@ -21,7 +21,7 @@ from hashlib import sha256
 from typing import Any, Literal, Protocol
 
 from f1.calling.validating import matches
-from f1.tools.spec import ToolSpec
+from f1.tools.spec import Annotations, ToolSpec
 
 Action = Literal["allow", "ask", "deny"]
 STRICTNESS: tuple[Action, ...] = ("allow", "ask", "deny")
@@ -130,7 +130,7 @@ class Rule:
         """None where it does not; otherwise what is tainted, of that which the rule looks at."""
         if self.tools is not None and not any(fnmatchcase(spec.name, n) for n in self.tools):
             return None
-        if any(getattr(spec.annotations, n) != value for n, value in self.annotations.items()):
+        if any(_has(spec.annotations, n) != value for n, value in self.annotations.items()):
             return None
         if not all(condition.holds(arguments) for condition in self.arguments):
             return None
@@ -165,6 +165,12 @@ class Rules:
             if tainted is not None:
                 found = Ruling(rule.action, rule.name, rule.why or _why(rule, tainted))
         return found or Ruling(self.unmatched, "", "no rule allows it")
+
+
+def _has(annotations: Annotations, name: str) -> bool:
+    """What only looks destroys nothing, whatever the default is."""
+    looks = name == "destructive" and annotations.read_only
+    return bool(getattr(annotations, name)) and not looks
 
 
 def _strictness(action: Action) -> int:
