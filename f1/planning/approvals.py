@@ -27,6 +27,7 @@ from f1.errors import Forbidden, InvalidRequest
 from f1.tools.policy import Policy, Ruling
 from f1.tools.spec import ToolSpec
 from f1.trace.entries import CODEC
+from f1.trace.visible import visible
 from f1.types import Approval, FailureKind, ToolCall, Verdict
 
 VERSION = 1  # of how digests are made; approvals of another are asked again
@@ -88,7 +89,7 @@ def ask(
         digest_of(spec, call, place),
         now + seconds,
     )
-    if (long := num_shown(approval)) > MAX_SHOWN:
+    if (long := len(show(approval))) > MAX_SHOWN:
         raise NotShowable(
             f"not run: a person has to allow it, and {long} characters are more than one can read; "
             f"{MAX_SHOWN} are the most"
@@ -96,9 +97,12 @@ def ask(
     return approval
 
 
-def num_shown(approval: Approval) -> int:
-    """Characters of all that a person has to read."""
-    return len(json.dumps(CODEC.encode(approval), ensure_ascii=False))
+def show(approval: Approval) -> str:
+    """All that a person has to read, whole: nothing in it hides, or steers a terminal."""
+    arguments = json.dumps(json.loads(approval.call.arguments), indent=2, ensure_ascii=False)
+    about = approval.tool.description
+    lines = [approval.call.name, *([about] if about else []), approval.why, arguments]
+    return "\n".join(visible(text, lines=text is arguments) for text in lines)
 
 
 def check(approval: Approval, spec: ToolSpec, call: ToolCall, place: Place) -> str | None:
@@ -143,7 +147,8 @@ def decide(
     if verdict is not None and verdict.kind == "reject":
         return Rejected("rejected", f"a person rejected this call: {verdict.reason or 'no'}")
     if now >= approval.expires:
-        return Rejected("rejected", "nobody allowed this call in time, so it is rejected")
+        said = "nobody allowed this call in time" if verdict is None else "what allowed it expired"
+        return Rejected("rejected", f"not run: {said}, so it is rejected")
     if (problem := check(approval, spec, call, place)) is not None:
         return AskAgain(problem)
     if verdict is None:
