@@ -23,27 +23,27 @@ from typing import Any
 
 from f1.types import Message, Tool, ToolCall
 
-_NUMBER = re.compile(r"\d+(?:[,_ ]\d{3})*(?:\.\d+)?")
-_SMALL = 10  # counts up to here are said in many ways: "a night", "twice", "a dozen less two"
-_WORDS = {
+NUMBER = re.compile(r"\d+(?:[,_ ]\d{3})*(?:\.\d+)?")
+SMALL = 10  # counts up to here are said in many ways: "a night", "twice", "a dozen less two"
+NUMBER_WORDS = {
     "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
     "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40,
     "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100,
     "thousand": 1000, "million": 1_000_000,
 }  # fmt: skip
-_DATE = re.compile(r"\d{4}-\d{2}-(\d{2})")
-_TIME = re.compile(r"(\d{1,2}):\d{2}")
-_WHEN = re.compile(
+DATE = re.compile(r"\d{4}-\d{2}-(\d{2})")
+TIME = re.compile(r"(\d{1,2}):\d{2}")
+WHEN = re.compile(
     r"\b(to(?:day|night|morrow)|yesterday|now|noon|midday|midnight|morning|afternoon|evening|week"
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tue|wed|thu|fri|sat|sun|half|quarter)s?\b"
 )
-_TOKEN = re.compile(r"[^\W_]+")
-_ID = re.compile(r"(?:^|_)id$", re.IGNORECASE)
-_CODE = re.compile(r"\d|^[^\s]*[@._/][^\s]*$")
+TOKEN = re.compile(r"[^\W_]+")
+ID = re.compile(r"(?:^|_)id$", re.IGNORECASE)
+CODE = re.compile(r"\d|^[^\s]*[@._/][^\s]*$")
 _QUOTED = re.compile(r"[=(,]\s*'([^']+)'")  # in a query
 _COMPARED = re.compile(r"=\s*(\d+)\b")
-_MAX_NAME_TOKENS = 5  # longer texts are prose
-_MIN_STEM = 4
+MAX_NAME_TOKENS = 5  # longer texts are prose
+MIN_STEM = 4
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Said:
 
     @cached_property
     def _tokens(self) -> frozenset[str]:
-        return frozenset(_TOKEN.findall(self.text))
+        return frozenset(TOKEN.findall(self.text))
 
     @cached_property
     def _squashed(self) -> str:
-        return "".join(_TOKEN.findall(self.text))
+        return "".join(TOKEN.findall(self.text))
 
     def guesses(self, call: ToolCall) -> tuple[str, ...]:
         """Names of the arguments with a value that was said nowhere."""
@@ -93,32 +93,32 @@ class Said:
             return self._has_text(value)
         if isinstance(value, bool) or value is None or value in self.listed:
             return True
-        counts = _ID.search(name) is None and float(value).is_integer() and abs(value) <= _SMALL
+        counts = ID.search(name) is None and float(value).is_integer() and abs(value) <= SMALL
         return counts or abs(float(value)) in self.numbers  # -5 is said as "5 below zero"
 
     def _has_text(self, value: str) -> bool:
         folded = value.casefold().strip()
         if value in self.listed or folded in self.text:
             return True
-        for pattern in (_DATE, _TIME):
+        for pattern in (DATE, TIME):
             if match := pattern.search(folded):
                 said = float(match[1]) in self.numbers or float(match[1]) - 12 in self.numbers
-                return said or _WHEN.search(self.text) is not None
-        tokens = _TOKEN.findall(folded)
+                return said or WHEN.search(self.text) is not None
+        tokens = TOKEN.findall(folded)
         if not tokens or "".join(tokens) in self._squashed:
             return True
-        if len(tokens) > _MAX_NAME_TOKENS:
+        if len(tokens) > MAX_NAME_TOKENS:
             return all(self._has_text(text) for text in _QUOTED.findall(folded)) and all(
                 float(number) in self.numbers for number in _COMPARED.findall(folded)
             )
-        is_code = _CODE.search(folded) is not None  # nothing of it can be left to chance
+        is_code = CODE.search(folded) is not None  # nothing of it can be left to chance
         return (all if is_code else any)(map(self._has_token, tokens))
 
     def _has_token(self, token: str) -> bool:
         if token in self._tokens:
             return True
-        stem = token[: max(len(token) - 2, _MIN_STEM)]
-        return len(token) > _MIN_STEM and any(other.startswith(stem) for other in self._tokens)
+        stem = token[: max(len(token) - 2, MIN_STEM)]
+        return len(token) > MIN_STEM and any(other.startswith(stem) for other in self._tokens)
 
 
 def _told(result: Message, calls: Mapping[str, ToolCall]) -> str:
@@ -134,10 +134,10 @@ def _told(result: Message, calls: Mapping[str, ToolCall]) -> str:
 
 
 def _numbers_in(text: str) -> Iterator[float]:
-    for match in _NUMBER.finditer(text):
+    for match in NUMBER.finditer(text):
         yield float(re.sub(r"[,_ ]", "", match.group()))
         yield from (float(part) for part in re.findall(r"\d+(?:\.\d+)?", match.group()))
-    yield from (float(value) for word, value in _WORDS.items() if word in text)
+    yield from (float(value) for word, value in NUMBER_WORDS.items() if word in text)
 
 
 def _listed(schema: Any) -> Iterator[str | float]:

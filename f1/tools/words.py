@@ -16,7 +16,7 @@ _CLAUSE = re.compile(
     r"[.;:?!\n]+(?=\s|$)|,|[\u3002\uff1b\uff1f\uff01\uff0c\u3001]|\b(?:and|then|also|plus|afterwards|finally|next|but|or)\b",
     re.IGNORECASE,
 )
-_COMMON = frozenset(
+COMMON = frozenset(
     "a about also am an and any are as at be been but by can could did do does for from get"
     " give had has have he her him his how i if in into is it its let like may me my need of"
     " on or our please she should so tell that the their them then there these they this to up"
@@ -50,7 +50,7 @@ def words(text: str) -> list[str]:
 
 def asked_words(text: str) -> list[str]:
     """The words of a request without those that every request has."""
-    spoken = " ".join(run for run in _RUN.findall(text) if run.lower() not in _COMMON)
+    spoken = " ".join(run for run in _RUN.findall(text) if run.lower() not in COMMON)
     return words(spoken)
 
 
