@@ -164,9 +164,12 @@ def test_a_dead_tool_is_left_alone_and_found_well_by_one_probe(
 
 
 def outcomes(spec: ToolSpec, gates: Gates, count: int) -> Any:
+    async def begun() -> None:
+        pass
+
     async def one() -> Outcome:
         with gates.gate(spec) as gate:
-            return await run_call(spec, "{}", gate, lambda: None)
+            return await run_call(spec, "{}", gate, begun)
 
     return asyncio.gather(*(one() for _ in range(count)))
 

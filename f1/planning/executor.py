@@ -1,8 +1,8 @@
 """Runs the nodes of a plan: each starts the moment its needs are met.
 
-    add ──▶ waits for its needs ──▶ bound, checked ──▶ runs ──▶ its result
-                 │                        │              │         ▲
-                 └── one failed ──────────┴─ unfit ──────┴─ left ──┘
+    add ──▶ waits for its needs ──▶ bound, checked ──▶ admitted ──▶ runs ──▶ its result
+                 │                        │               │           │         ▲
+                 └── one failed ──────────┴─ unfit ───────┴─ refused ─┴─ left ──┘
 
 Nothing polls: what ends a node starts those that waited for it alone. A failure of any kind is a
 result, which the model reads; the other nodes go on.
@@ -21,10 +21,11 @@ from typing import Any, Self
 from f1.calling.schema import validate_arguments
 from f1.planning.content import write_failure, write_output
 from f1.planning.gates import Gates
+from f1.planning.guard import Guard
 from f1.planning.plan import BadReference, bind, needs, references
 from f1.planning.tries import Outcome, ended, run_call
-from f1.tools.spec import ToolSpec
-from f1.types import FailureKind, Node, Ref, Started, ToolCall, ToolResult
+from f1.tools.spec import INVOCATION, ToolSpec
+from f1.types import Approval, FailureKind, Node, Ref, Started, ToolCall, ToolResult
 
 
 @dataclass(slots=True)
@@ -38,15 +39,17 @@ class _Running:
 class Executor:
     """Of one run. `async with` it: leaving cancels what still runs, and waits for that."""
 
-    def __init__(self, tools: Mapping[str, ToolSpec], gates: Gates):
+    def __init__(self, tools: Mapping[str, ToolSpec], gates: Gates, guard: Guard | None = None):
         self.results: dict[str, ToolResult] = {}  # by node id
         self._tools = tools
         self._gates = gates
+        self._guard = guard or Guard()
         self._nodes: dict[str, Node] = {}  # all, as they were added
         self._missing: dict[str, set[str]] = {}  # of nodes that wait: what is not done
         self._needed_by: dict[str, list[str]] = {}
         self._running: dict[str, asyncio.Task[ToolResult]] = {}
         self._theirs: dict[str, ToolCall] = {}
+        self._approvals: dict[str, Approval] = {}
         self._values: dict[str, Any] = {}  # for references, where they were read whole
         self._news: asyncio.Queue[Started | ToolResult] = asyncio.Queue()
         self._untold = 0  # results in there
@@ -72,7 +75,8 @@ class Executor:
 
     def add(self, node: Node) -> None:
         """It starts now, or as soon as the nodes that it needs are done. Nodes of client tools
-        (no runner) never start: they are `theirs` once their needs are met.
+        (no runner) never start: they are `theirs` once their needs are met. Those that a person
+        has to allow are among the `approvals` then.
 
         What is wrong with it is its result; only an id that is taken raises ValueError."""
         if self._left:
@@ -113,8 +117,13 @@ class Executor:
     @property
     def unfinished(self) -> int:
         """Nodes that run, or wait for others, or whose result `next` has not told yet; without
-        those that wait for calls of `theirs`."""
+        those that wait for calls of `theirs`, or for a person."""
         return self._untold + len(self._running) + len(self._missing) - len(self._stuck())
+
+    @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """Calls that wait for a person, in the order of their nodes."""
+        return tuple(self._approvals[id_] for id_ in self._nodes if id_ in self._approvals)
 
     @property
     def theirs(self) -> tuple[ToolCall, ...]:
@@ -161,29 +170,48 @@ class Executor:
             return self._failure(node.id, "invalid_arguments", message, call)
         if spec.runner is None:
             self._theirs[node.id] = call
-            for asked in [asked for asked in self._asked if not self._is_coming(asked)]:
-                _wake(self._asked.pop(asked))
+            self._wait_outside()
             return None
-        running = _Running(node, call, spec)
+        admitted = self._guard.admit(node, call, spec, self.results)
+        if isinstance(admitted, ToolResult):
+            if admitted.tries:  # in the run's past
+                self._news.put_nowait(Started(node, admitted.call, admitted.started))
+            return admitted
+        if isinstance(admitted, Approval):
+            self._approvals[node.id] = admitted
+            self._wait_outside()
+            return None
+        running = _Running(node, admitted, spec)
         task = self._running[node.id] = asyncio.create_task(self._run(running))
         task.add_done_callback(partial(self._ran, running))
         return None
 
-    async def _run(self, running: _Running) -> ToolResult:
-        def begun() -> None:
-            running.begun = self._gates.clock()
-            self._news.put_nowait(Started(running.node, running.call, running.begun))
+    def _wait_outside(self) -> None:
+        """Something waits for the caller or for a person: so do those that need it."""
+        for asked in [asked for asked in self._asked if not self._is_coming(asked)]:
+            _wake(self._asked.pop(asked))
 
-        call, spec = running.call, running.spec
+    async def _run(self, running: _Running) -> ToolResult:
+        node, call, spec = running.node, running.call, running.spec
+
+        async def begun() -> None:
+            await self._guard.launch(node, call, spec)
+            running.begun = self._gates.clock()
+            self._news.put_nowait(Started(node, call, running.begun))
+
+        INVOCATION.set(self._guard.invocation(node, call))
         with self._gates.gate(spec) as gate:
-            if not spec.annotations.read_only:
-                return self._result(running, await run_call(spec, call.arguments, gate, begun))
-            outcome, shared = await gate.flights.join(
-                _same(call.arguments),
-                lambda begun: run_call(spec, call.arguments, gate, begun),
-                begun,
-            )
-            return self._result(running, outcome, shared)
+            if spec.annotations.read_only:
+                outcome, shared = await gate.flights.join(
+                    _same(call.arguments),
+                    lambda begun: run_call(spec, call.arguments, gate, begun),
+                    begun,
+                )
+            else:
+                outcome, shared = await run_call(spec, call.arguments, gate, begun), False
+        result = self._result(running, outcome, shared)
+        await self._guard.done(result)
+        return result
 
     def _ran(self, running: _Running, task: asyncio.Task[ToolResult]) -> None:
         """However it ended, the node has a result."""
@@ -205,6 +233,7 @@ class Executor:
             self.results[result.node_id] = result
             if result.whole:
                 self._values[result.node_id] = result.value
+            self._guard.settled(result)
             self._news.put_nowait(result)
             self._untold += 1
             done.extend(self._freed(result))
@@ -227,12 +256,13 @@ class Executor:
                 yield failure
 
     def _stuck(self) -> set[str]:
-        """Nodes that wait for the caller, be it among others; needs stand before who needs them."""
-        stuck: set[str] = set(self._theirs)
+        """Nodes that wait for the caller or a person, be it among others; needs stand before who
+        needs them."""
+        stuck = self._theirs.keys() | self._approvals.keys()
         for node_id, missing in self._missing.items() if stuck else ():
             if not missing.isdisjoint(stuck):
                 stuck.add(node_id)
-        return stuck - self._theirs.keys()
+        return stuck - self._theirs.keys() - self._approvals.keys()
 
     def _is_coming(self, node_id: str) -> bool:
         waiting = node_id in self._missing and node_id not in self._stuck()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from f1.planning.tries import Outcome, ended
 
-Begun = Callable[[], None]
+Begun = Callable[[], Awaitable[None]]
 Work = Callable[[Begun], Coroutine[Any, Any, Outcome]]
 
 
@@ -19,10 +19,10 @@ class _Flight:
         self.has_begun = False
         self.task = asyncio.create_task(work(self._begin))
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         self.has_begun = True
-        for begun in self.waiting:
-            begun()
+        for begun in list(self.waiting):
+            await begun()
 
 
 class Flights:
@@ -41,7 +41,7 @@ class Flights:
             flight.task.add_done_callback(partial(self._remove, key))
         flight.waiting.append(begun)
         if flight.has_begun:
-            begun()
+            await begun()
         try:
             return await asyncio.shield(flight.task), shared
         finally:

@@ -3,42 +3,58 @@
 select tools, fit the context ─▶ strategy decides ──no calls──▶ Reply
      ▲                               │ calls start as they are decoded
      │                               ▼
-     └── results go into the conversation ── theirs among them? ──▶ CallTools
+     └── results go into the conversation ── some for the caller, or a person? ──▶ CallTools,
+                                                                                  NeedsApproval
+What happens is written down (journal.py). A run that broke off, or waits, is decided all over again
+on what is written, up to where it stood.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from f1.errors import ContextLengthExceeded, InvalidRequest
 from f1.planning.compaction import compacted
+from f1.planning.endings import as_it_ended, give_up, why_silent
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
+from f1.planning.journal import Interrupted
+from f1.planning.opening import NewRun, Opened, model_of, new_run_id, open_run
 from f1.planning.outcome import (
     CallTools,
     GiveUp,
+    NeedsApproval,
     Outcome,
     Planned,
     Progress,
     Reply,
     events_of,
+    report_of,
 )
 from f1.planning.pending import Pending, Waiting, results_of
 from f1.planning.plan import parse_plan
 from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
+from f1.tools.policy import AllowAll, Policy
 from f1.tools.search import SEARCH_TOOL
 from f1.tools.spec import ToolSpec
+from f1.trace.entries import Ended
+from f1.trace.recorder import Recorder
 from f1.types import (
-    Ending,
     Event,
     Finished,
-    FinishReason,
     GenerateRequest,
     RunOptions,
     RunReport,
@@ -68,6 +84,9 @@ class System:
     selector: Selector = field(default_factory=_by_words)
     gates: Gates = field(default_factory=Gates)
     pending: Pending = field(default_factory=Pending)
+    recorder: Recorder | None = None  # None: nothing is written down
+    policy: Policy = field(default_factory=AllowAll)
+    approvers: Collection[str] | None = None  # tenants that may allow calls; None: each its own
 
     @classmethod
     def of(cls, engine: Engine) -> System:
@@ -81,29 +100,57 @@ class System:
 class Orchestrator:
     """Runs requests to an outcome, with the tools `own` beside those that requests bring."""
 
-    def __init__(self, system: System, own: Sequence[ToolSpec] = (), *, tenant: str = ""):
+    def __init__(
+        self, system: System, own: Sequence[ToolSpec] = (), *, tenant: str = "", run_id: str = ""
+    ):
+        """`run_id`: of runs that requests do not name."""
         self.system = system
         self.own = own
         self.tenant = tenant
+        self.run_id = run_id
 
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Progress]:
         """What happens, as it happens; the last item is the Outcome. Raises F1Error."""
-        async with self._begin(request) as run:
-            outcome: Outcome | None = None
-            while outcome is None:
-                try:
-                    await self._prepare(run)
-                    async with aclosing(self._move(run)) as items:
-                        async for item in items:
-                            yield item
-                    outcome = self._outcome(run)
-                except Spent as spent:
-                    outcome = give_up(run, spent.ending)
-                except ContextLengthExceeded:
-                    if not run.nodes:
-                        raise
-                    outcome = give_up(run, "context")  # what was done is to be known
-            yield outcome
+        opened = await self._open(request)
+        waiting = opened.waiting
+        for earlier in opened.requests[:-1]:  # decided all over again
+            async with aclosing(self._go(opened, earlier, waiting)) as items:
+                *_, last = [item async for item in items]
+            waiting = opened.handed_over(last)
+        request = opened.requests[-1]
+        if opened.returns:
+            request = await opened.take_back(request, waiting)
+        async with aclosing(self._go(opened, request, waiting)) as items:
+            async for item in items:
+                yield item
+
+    async def _go(
+        self, opened: Opened, request: GenerateRequest, waiting: Waiting | None
+    ) -> AsyncGenerator[Progress]:
+        """The run, as far as it goes with one request."""
+        try:
+            async with self._begin(opened, request, waiting) as run:
+                outcome: Outcome | None = None
+                while outcome is None:
+                    try:
+                        await self._prepare(run)
+                        async with aclosing(self._move(run)) as items:
+                            async for item in items:
+                                yield item
+                        outcome = await self._outcome(run)
+                    except Spent as spent:
+                        outcome = give_up(run, spent.ending)
+                    except Interrupted:
+                        outcome = as_it_ended(run)
+                    except ContextLengthExceeded:
+                        if not run.nodes:
+                            raise
+                        outcome = give_up(run, "context")  # what was done is to be known
+                await self._end(run, outcome)
+                yield outcome
+        except BaseException as error:
+            await asyncio.shield(opened.broke_off(error))
+            raise
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """The whole run as the events of one turn: an Engine like any other."""
@@ -119,25 +166,39 @@ class Orchestrator:
 
     # --- a run, part by part ---------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _begin(self, request: GenerateRequest) -> AsyncIterator[Run]:
-        """A run that goes on where the caller's results take it."""
+    async def _open(self, request: GenerateRequest) -> Opened:
         if request.n != 1:
             raise InvalidRequest("'n' must be 1 where tools are run for you", param="n")
-        specs = self._specs(request)
-        tools = {spec.name: spec for spec in specs}
         plan = request.run.plan
         if isinstance(plan, Mapping):
+            tools = {spec.name: spec for spec in self._specs(request)}
             options = replace(request.run, plan=parse_plan(plan, tools))
             request = replace(request, run=options)
         engines = self.system.engines(request.run.roles)
-        messages, waiting = self.system.pending.resume(self.tenant, request.messages)
+        models: dict[str, str] = {role: model_of(engine) for role, engine in engines.items()}
+        new = NewRun(self.run_id or new_run_id(), models)
+        opened = await open_run(self.system, self.tenant, request, new)
+        if opened.guard.journal.live:
+            await opened.guard.hear(request.run.verdicts)
+        return opened
+
+    @asynccontextmanager
+    async def _begin(
+        self, opened: Opened, request: GenerateRequest, waiting: Waiting | None
+    ) -> AsyncIterator[Run]:
+        """A run that goes on where the caller's results take it."""
+        specs = self._specs(request)
+        tools = {spec.name: spec for spec in specs}
+        engines = self.system.engines(request.run.roles)
         some = len(tools) > request.run.num_shown(len(tools))
         if some and SEARCH_TOOL not in tools and not request.run.plan_only:
             tools[SEARCH_TOOL] = self.system.selector.search_tool(specs)
-        async with Executor(tools, self.system.gates) as executor:
-            asked_with, request = request.messages, replace(request, messages=messages)
-            run = Run(request, specs, tools, executor, engines, strategy_for(request), asked_with)
+        guard = opened.guard
+        guard.taints.tools = tools
+        async with Executor(tools, self.system.gates, guard) as executor:
+            run = Run(request, specs, tools, executor, engines, strategy_for(request), guard)
+            run.asked_with, run.began_with = opened.asked_with, request.messages
+            run.known = opened.known
             if waiting is not None:
                 self._carry_on(run, waiting)
             yield run
@@ -147,6 +208,7 @@ class Orchestrator:
         run.nodes = list(waiting.nodes)
         run.strategy = waiting.strategy or run.strategy
         for result in results_of(waiting, run.request.messages):
+            run.guard.settled(result)
             run.executor.know(result)
         for node in run.nodes:
             if node.id not in run.executor.results:
@@ -178,17 +240,23 @@ class Orchestrator:
         budget = run.budget
         if run.step > budget.steps:
             raise Spent("steps")
+        if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
+            run.request = replace(run.request, tool_choice=ToolChoice("none"))
+        if (shown := run.journal.shown(run.step)) is not None:
+            run.show(shown)
+            return
+        selection: Selection | None = None
         if run.step == 1 or any(node.tool == SEARCH_TOOL for node in run.last):
             run.request, selection = await self._show(
                 run.request, run.specs, run.tools.get(SEARCH_TOOL)
             )
             run.selected, run.num_tools = selection.selected, selection.num_tools
             run.notes += [note for note in selection.notes if note not in run.notes]
-        if run.step == budget.steps > 1 or len(run.nodes) >= budget.calls:
-            run.request = replace(run.request, tool_choice=ToolChoice("none"))
+        dropped = 0
         if run.request.run.compact:
             run.request, dropped = await compacted(run.request, run.engines["caller"])
             run.dropped += dropped
+        run.tell_shown(dropped, () if selection is None else selection.notes)
 
     async def _show(
         self,
@@ -243,37 +311,56 @@ class Orchestrator:
             await asyncio.gather(*filter(None, (deciding, happening)), return_exceptions=True)
             await moves.aclose()
 
-    def _outcome(self, run: Run) -> Outcome | None:
+    async def _outcome(self, run: Run) -> Outcome | None:
         """None: there are results to look at."""
         if run.request.run.plan_only:
             done = run.completed("planned")
             message = replace(done.message, tool_calls=())
             return Planned(replace(done, reason="stop", message=message))
+        if run.executor.approvals:
+            done = run.completed("needs_approval")
+            message = replace(done.message, tool_calls=())
+            return NeedsApproval(replace(done, reason="stop", message=message))
         if theirs := run.executor.theirs:
-            return self._hand_over(run, theirs)
+            return await self._hand_over(run, theirs)
         if run.fresh:
             run.remember()
             return None
         if run.completion.message.content.strip():
             return Reply(run.completed("answered"))
-        return give_up(run, _why_silent(run))
+        return give_up(run, why_silent(run))
 
-    def _hand_over(self, run: Run, theirs: tuple[ToolCall, ...]) -> CallTools:
+    async def _hand_over(self, run: Run, theirs: tuple[ToolCall, ...]) -> CallTools:
         """The caller's calls go back to it; what we did until here waits for it to return."""
         ids = {node.call_id: node.id for node in run.nodes}
         run.remember(theirs)
-        results = tuple(run.executor.results.values())
         waiting = Waiting(
             tuple(run.added),
             tuple((ids[c.id], c) for c in theirs),
-            results,
+            tuple(run.executor.results.values()),
             tuple(run.nodes),
             run.strategy,
+            run.guard,
+            run.journal.run_id,
         )
-        self.system.pending.keep(self.tenant, run.asked_with, waiting)
+        key = self.system.pending.keep(self.tenant, run.asked_with, waiting)
         done = run.completed("client_calls")
+        await run.journal.hand_over(theirs, waiting.messages, key, run.about(done))
+        run.journal.next_request(run.step)
         message = replace(done.message, tool_calls=theirs)
-        return CallTools(replace(done, message=message, reason="tool_calls"))
+        return CallTools(replace(done, message=message, reason="tool_calls"), waiting)
+
+    async def _end(self, run: Run, outcome: Outcome) -> None:
+        """It is written down how the run ends before anybody is told."""
+        done = outcome.completion
+        match outcome:
+            case NeedsApproval():
+                await run.journal.ask(outcome.approvals, run.about(done))
+            case Reply() | Planned() | GiveUp():
+                said = done.message.content
+                ended = Ended(report_of(outcome).ending, said, done.usage, run.seconds)
+                messages = run.session_messages(done.message)
+                await run.journal.end(ended, run.about(done), messages, run.known)
 
     async def _pass(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """One turn of the model, event by event as the model's own."""
@@ -307,38 +394,5 @@ def one_turn(request: GenerateRequest, specs: Sequence[ToolSpec]) -> bool:
     return plain and all(spec.runner is None for spec in specs)
 
 
-def _why_silent(run: Run) -> Ending:
-    if run.completion.reason == "length":
-        spent = run.budget.tokens is not None and (run.usage.completion_tokens >= run.budget.tokens)
-        return "tokens" if spent else "cut"
-    if not run.nodes:
-        return "silent"
-    if len(run.nodes) >= run.budget.calls:
-        return "calls"
-    return "steps" if run.step == run.budget.steps else "repeated"
-
-
 async def _next(moves: AsyncGenerator[Move]) -> Move | None:
     return await anext(moves, None)
-
-
-_WHY: Mapping[Ending, str] = {
-    "steps": "no answer within {0.steps} steps",
-    "calls": "no answer within {0.calls} calls",
-    "tokens": "no answer within {0.tokens} tokens",
-    "seconds": "no answer within {0.seconds:g} seconds",
-    "repeated": "the model asked for what it had, and then said nothing",
-    "silent": "the model said nothing",
-    "cut": "the token limit cut what the model said",
-    "context": "what the calls brought does not fit the model's context",
-}
-
-
-def give_up(run: Run, ending: Ending) -> GiveUp:
-    for node in run.nodes:
-        if node.id not in run.executor.results:
-            run.notes.append(f"{node.tool} (${node.id}) was called off; it may have begun")
-    done = run.completed(ending)
-    reason: FinishReason = "stop" if ending in ("repeated", "silent") else "length"
-    done = replace(done, reason=reason, message=replace(done.message, tool_calls=()))
-    return GiveUp(_WHY[ending].format(run.budget), done)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from f1.types import (
+    Approval,
     ArgumentsDelta,
     CallBegun,
     CallDelta,
@@ -37,10 +38,26 @@ class CallTools:
     """The caller has to run these calls and come back with their results."""
 
     completion: Completion
+    waiting: object = None  # what of the run waits for them
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         return self.completion.message.tool_calls
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsApproval:
+    """A person has to allow calls of this run; it goes on when it is asked for by its id."""
+
+    completion: Completion
+
+    @property
+    def approvals(self) -> tuple[Approval, ...]:
+        return report_of(self).approvals
+
+    @property
+    def run_id(self) -> str:
+        return report_of(self).run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ class GiveUp:
     completion: Completion
 
 
-Outcome = Reply | CallTools | Planned | GiveUp
+Outcome = Reply | CallTools | NeedsApproval | Planned | GiveUp
 Progress = TextDelta | ReasoningDelta | Note | Node | Started | ToolResult | Outcome
 
 
@@ -75,7 +92,7 @@ def events_of(item: Progress, request: GenerateRequest) -> Iterator[Event]:
     match item:
         case TextDelta() | ReasoningDelta():
             yield item
-        case Reply() | CallTools() | Planned() | GiveUp():
+        case Reply() | CallTools() | NeedsApproval() | Planned() | GiveUp():
             end = item.completion
             for index, call in enumerate(item.calls if isinstance(item, CallTools) else ()):
                 if request.eager_arguments:

@@ -6,8 +6,9 @@ with their results.
     next request: … assistant(theirs) · their results           ▼
                ─▶ … what we did · assistant(ours, theirs) · all results · the rest of the plan
 
-The caller never saw our calls, and need not send them back. Kept in memory, for a while: where it
-is gone, the conversation goes on without, and the model makes its calls again.
+The caller never saw our calls, and need not send them back. Kept in memory, for a while; where runs
+are written down they are found there, too. Where it is gone, the conversation goes on without, and
+the model makes its calls again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from f1.planning.guard import Guard
 from f1.planning.strategy import Strategy
 from f1.types import Message, Node, ToolCall, ToolResult
 
@@ -33,10 +35,12 @@ class Waiting:
     calls of its turn, ours and the caller's; our results stand behind it."""
 
     messages: tuple[Message, ...]
-    theirs: tuple[tuple[str, ToolCall], ...]  # node id, call
+    theirs: tuple[tuple[str, ToolCall], ...] = ()  # node id, call
     ours: tuple[ToolResult, ...] = ()  # of the whole run
     nodes: tuple[Node, ...] = ()  # of the whole run, also those that wait for theirs
     strategy: Strategy | None = None  # and what it knows
+    guard: Guard | None = None  # None: the run is to be rebuilt of what is written of `run_id`
+    run_id: str = ""
 
 
 class Pending:
@@ -47,13 +51,27 @@ class Pending:
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # the oldest first
         self._num_bytes: Counter[str] = Counter()  # by tenant
 
-    def keep(self, tenant: str, messages: Sequence[Message], waiting: Waiting) -> None:
-        """`messages`: the conversation as the caller has it. Where there is no room, what has been
-        kept longest goes, of the tenant that has most."""
+    def keep(self, tenant: str, messages: Sequence[Message], waiting: Waiting) -> bytes:
+        """`messages`: the conversation as the caller has it. Returns the key it is found under."""
         said = _Said(tenant)
         for message in messages:
             said.add(message)
         key = said.key({call.id for _, call in waiting.theirs})
+        self.put(tenant, key, waiting)
+        return key
+
+    def unknown(self, tenant: str, messages: Sequence[Message]) -> list[bytes]:
+        """Keys of runs that this conversation may belong to, and that are not here."""
+        self._forget()
+        said, keys = _Said(tenant), list[bytes]()
+        for message in messages:
+            if message.tool_calls:
+                keys.append(said.key({call.id for call in message.tool_calls}))
+            said.add(message)
+        return [key for key in keys if key not in self._kept]
+
+    def put(self, tenant: str, key: bytes, waiting: Waiting) -> None:
+        """Where there is no room, what has been kept longest goes, of the tenant that has most."""
         self._drop(key)
         kept = self._kept[key] = _Kept(self._clock(), tenant, _size(waiting), waiting)
         self._num_bytes[tenant] += kept.num_bytes

@@ -7,14 +7,18 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from f1.planning.collect import add_usage, gather
 from f1.planning.content import write_failure
 from f1.planning.executor import Executor
+from f1.planning.guard import Guard
+from f1.planning.journal import Diverged, Journal
 from f1.planning.naming import words
 from f1.planning.strategy import Move, Refused, Strategy
+from f1.planning.summary import about
 from f1.tools.spec import ToolSpec
+from f1.trace.entries import Shown
 from f1.types import (
     Budget,
     Completion,
@@ -67,6 +71,7 @@ class Run:
     executor: Executor
     engines: Mapping[Role, Engine]
     strategy: Strategy
+    guard: Guard = field(default_factory=Guard)
     asked_with: tuple[Message, ...] = ()  # the conversation as the caller has it
     step: int = 0
     nodes: list[Node] = field(default_factory=list)  # all so far, in order
@@ -82,10 +87,16 @@ class Run:
     spoke: int = 0  # the last step with words for the user
     calls: dict[str, ToolCall] = field(default_factory=dict)  # as the model wrote them, by id
     began: float = field(default_factory=time.perf_counter)
+    began_with: tuple[Message, ...] = ()  # the whole conversation before it
+    known: int = 0  # messages of that which a session keeps
 
     @property
     def budget(self) -> Budget:
         return self.request.run.budget
+
+    @property
+    def journal(self) -> Journal:
+        return self.guard.journal
 
     @property
     def caller_writes(self) -> bool:
@@ -106,6 +117,11 @@ class Run:
             return None
         return max(self.began + self.budget.seconds - time.perf_counter(), 0.0)
 
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self.began
+
     async def decode(
         self, request: GenerateRequest, role: Role = "caller"
     ) -> AsyncGenerator[Event]:
@@ -119,8 +135,9 @@ class Run:
             raise Spent("tokens")
         request = replace(request, max_tokens=max_tokens, run=_ORDINARY)
         finished = num_events = 0
+        turn = self.journal.turn(self.step, role, request, self.engines[role].generate)
         try:
-            async with aclosing(self.engines[role].generate(request)) as events:
+            async with aclosing(turn) as events:
                 async for event in events:
                     num_events += 1
                     if isinstance(event, Finished):
@@ -230,18 +247,17 @@ class Run:
                 self.completion = move
                 return
             case Note():
-                self.notes.append(move.text)
+                self.note(move.text)
             case Node() if len(self.nodes) >= self.budget.calls:
-                note = Note(f"{move.tool} was not called: {self.budget.calls} calls are all")
-                self.notes.append(note.text)
-                yield note
+                text = f"{move.tool} was not called: {self.budget.calls} calls are all"
+                self.note(text)
+                yield Note(text)
                 return
             case Refused():
                 yield from self._refuse(move)
                 return
             case Node():
-                self.nodes.append(move)
-                self.fresh.append(move)
+                self._plan(move)
                 if not self.request.run.plan_only:
                     self.executor.add(move)
             case TextDelta():
@@ -252,21 +268,62 @@ class Run:
 
     def _refuse(self, refused: Refused) -> Iterator[Note | Node]:
         node, why = refused.node, refused.why
-        self.nodes.append(node)
-        self.fresh.append(node)
-        self.executor.know(
-            ToolResult(
-                self.calls[node.call_id],
-                write_failure(why),
-                "refused",
-                time.perf_counter(),
-                0.0,
-                node_id=node.id,
-            )
-        )
-        self.notes.append(f"{node.tool} was not called: {why}")
+        self._plan(node)
+        call, now = self.calls[node.call_id], time.perf_counter()
+        result = ToolResult(call, write_failure(why), "refused", now, 0.0, node_id=node.id, tries=0)
+        self.guard.settled(result)
+        self.executor.know(result)
+        self.note(f"{node.tool} was not called: {why}")
         yield node
         yield Note(self.notes[-1])
+
+    def _plan(self, node: Node) -> None:
+        self.nodes.append(node)
+        self.fresh.append(node)
+        spec, results = self.tools.get(node.tool), self.executor.results
+        self.guard.trace(self.step, node, self.request, spec.tool if spec else None, results)
+
+    def note(self, text: str) -> None:
+        """For a person."""
+        self.notes.append(text)
+        self.journal.note(text)
+
+    def show(self, shown: Shown) -> None:
+        """What the model was shown when the run came here before. Raises Diverged."""
+        missing = [name for name in shown.tools if name not in self.tools]
+        if missing:
+            told = f"the run {self.journal.run_id} was shown the tool '{missing[0]}', which is gone"
+            raise Diverged(told)
+        self.request = replace(
+            self.request,
+            messages=shown.left or self.request.messages,
+            tools=tuple(self.tools[name].tool for name in shown.tools),
+            shown_at=shown.shown_at,
+        )
+        self.selected, self.num_tools = shown.selected, shown.num_tools
+        self.notes += [note for note in shown.notes if note not in self.notes]
+        self.dropped += shown.dropped
+
+    def tell_shown(self, dropped: int, notes: Sequence[str]) -> None:
+        names = tuple(tool.name for tool in self.request.tools)
+        left = self.request.messages if dropped else ()
+        shown = Shown(
+            self.step, names, self.selected, self.num_tools, self.request.shown_at, tuple(notes),
+            dropped=dropped, left=left,
+        )  # fmt: skip
+        ours = [spec for name in names if (spec := self.tools[name]).runner is not None]
+        self.journal.show(self.step, shown, ours)
+
+    def about(self, done: Completion) -> dict[str, Any]:
+        """The run in a line."""
+        return about(self.request, done.report.run, done.usage, self.seconds)
+
+    def session_messages(self, last: Message) -> tuple[Message, ...]:
+        """What a session has to be told of the run."""
+        if not self.request.run.session_id:
+            return ()
+        ending = (last,) if last.content else ()
+        return (*self.began_with[self.known :], *self.added, *ending)
 
     def remember(self, theirs: Sequence[ToolCall] = ()) -> None:
         """The step's calls, and what came of them, go into the conversation: results in the order
@@ -300,6 +357,8 @@ class Run:
             self.num_tools,
             self.dropped,
             tuple(self.notes),
+            self.journal.run_id if self.journal.record else "",
+            self.executor.approvals,
         )
         last = self.completion
         return replace(last, usage=self.usage, report=replace(last.report, run=report))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,10 @@ class Outcome:
 
 
 async def run_call(
-    spec: ToolSpec, arguments: str, gate: Gate, begun: Callable[[], None]
+    spec: ToolSpec, arguments: str, gate: Gate, begun: Callable[[], Awaitable[None]]
 ) -> Outcome:
-    """What came of the call; `begun` is called when its first try starts. Cancelled, it returns
-    when the tool has ended."""
+    """What came of the call; `begun` is awaited right before its first try: where it raises, there
+    is none. Cancelled, it returns when the tool has ended."""
     outcome, tries = _unavailable(spec, gate), 0
     while outcome is None or _may_repeat(spec, gate, outcome, tries):
         if tries:
@@ -49,9 +49,17 @@ async def run_call(
         tries += 1
         if tries == 1:
             gate.budget.count()
-            begun()
+            await _begin(begun, gate)
         outcome = await _try(spec, arguments, gate)
     return replace(outcome, tries=tries)
+
+
+async def _begin(begun: Callable[[], Awaitable[None]], gate: Gate) -> None:
+    try:
+        await begun()
+    except BaseException:
+        gate.leave()
+        raise
 
 
 def _may_repeat(spec: ToolSpec, gate: Gate, outcome: Outcome, tries: int) -> bool:

@@ -11,7 +11,9 @@ bring what they brought, until the record ends. Then it goes on in earnest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,9 +24,11 @@ from f1.types import (
     Ending,
     Event,
     GenerateRequest,
+    JsonSchema,
     Message,
     Node,
     Selected,
+    Tool,
     ToolCall,
     ToolResult,
     Usage,
@@ -64,12 +68,24 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Defined:
+    """A tool as it was when the run used it: one of ours, for the caller's are in its request."""
+
+    tool: Tool
+    runs_here: bool
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    output: JsonSchema | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Began:
-    """`tools`: a digest of each tool's definition, by name; `session`: how many messages of the
-    request were kept here."""
+    """`models`: who does what, by role; `session`: how many messages of the request were kept
+    here."""
 
     request: GenerateRequest
-    tools: Mapping[str, str]
+    models: Mapping[str, str]
     version: str  # of F1
     session: int = 0
     forked_from: str = ""  # the run, and after its `#` how many entries were taken over
@@ -78,21 +94,28 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the model was shown before a step."""
+    """What the model was shown before a step: `tools` by name. `defined`: those of ours that stand
+    in no entry before; `left`: the conversation, where `dropped` messages of it did not fit."""
 
     step: int
-    selected: tuple[Selected, ...]
-    num_tools: int
-    dropped: int
-    messages: int  # in the conversation so far
+    tools: tuple[str, ...]
+    selected: tuple[Selected, ...] = ()
+    num_tools: int = 0
+    shown_at: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    defined: tuple[Defined, ...] = ()
+    dropped: int = 0
+    left: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Turned:
     """A turn of a model: all its events, one after the other. `asked`: what of the request was not
-    the run's own; `prompt_ids` begins behind the first `shared` tokens of the run's prompt before.
-    Not `whole`: it was interrupted, or left, after these events."""
+    the run's own; `prompt_ids` begins behind the first `shared` tokens of the run's prompt before;
+    ids are packed (`unpack_ids`). Not `whole`: it was interrupted, or left, after these events, or
+    is written once more when it is. The last of a `number` counts."""
 
+    number: int  # from 0
     step: int
     role: str
     key: str  # of what was asked: a replay gives this turn to who asks the same
@@ -102,9 +125,9 @@ class Turned:
     first: float | None = None  # seconds to the first event
     whole: bool = True
     shared: int = 0
-    prompt_ids: tuple[int, ...] | None = None
-    token_ids: tuple[int, ...] | None = None
-    choosing: tuple[Choosing, ...] = ()
+    prompt_ids: bytes | None = None
+    token_ids: tuple[bytes, ...] = ()  # by choice
+    choosing: tuple[tuple[Choosing, ...], ...] = ()
     asked: Mapping[str, Any] = field(default_factory=dict)  # tool_choice, n, tools, format, …
 
 
@@ -187,8 +210,8 @@ Entry = (
     | Noted | Ended
 )  # fmt: skip
 ENTRIES: tuple[type, ...] = (
-    Origin, Began, Shown, Turned, Called, Asked, Decided, Launched, Done, HandedOver, Returned,
-    Noted, Ended,
+    Origin, Defined, Began, Shown, Turned, Called, Asked, Decided, Launched, Done, HandedOver,
+    Returned, Noted, Ended,
 )  # fmt: skip
 
 
@@ -202,3 +225,18 @@ class Written:
 
 
 CODEC = Codec(ENTRIES)
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """32 bits each, the low byte first."""
+    packed = array("i", ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack_ids(packed: bytes) -> list[int]:
+    ids = array("i", packed)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +22,7 @@ class Given:
     async def decide(self, run: Run) -> AsyncGenerator[Move]:
         if run.step == 1 and not self._goes_on(run):
             for node in self._plan.nodes:
-                yield replace(node, call_id=f"{_OF_A_PLAN}{secrets.token_hex(12)}")
+                yield replace(node, call_id=run.journal.new_call_id(_OF_A_PLAN))
             yield NOTHING
             return
         async with aclosing(self._then.decide(run)) as moves:

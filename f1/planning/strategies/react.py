@@ -81,7 +81,7 @@ class React:
             async with aclosing(self.wait(run, said, waiting)) as moves:
                 async for move in moves:
                     yield move
-        missing = None if run.request.run.plan_only else words.disguised()
+        missing = None if run.request.run.plan_only else words.disguised(run.journal.new_call_id())
         if missing is not None and missing.name not in run.tools:
             known = ", ".join(tool.name for tool in request.tools)
             why = f"there is no function '{missing.name}'. There are: {known}"

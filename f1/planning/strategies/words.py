@@ -7,7 +7,6 @@ those that are. Such a text is no answer: what may become one is held back.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -46,7 +45,7 @@ class Words:
         yield from self.held
         self.held = []
 
-    def disguised(self) -> ToolCall | None:
+    def disguised(self, call_id: str) -> ToolCall | None:
         """The call that the text is."""
         text = "".join(self.turn.text)
         if self.is_plain or self.turn.calls or "{" not in text:
@@ -58,7 +57,7 @@ class Words:
         name, arguments = value.get("name"), value.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
-        return ToolCall(f"call_{secrets.token_hex(12)}", name[:64], json.dumps(arguments))
+        return ToolCall(call_id, name[:64], json.dumps(arguments))
 
     def completion(self) -> Completion:
         """What is remembered of the turn: not the text that was held back to its end."""

@@ -1,0 +1,162 @@
+"""Stands before every call that F1 runs: what is known of it already, whether it may run, and that
+it is written down before it does.
+
+    call ─▶ happened before? ──▶ its result
+         ─▶ rules: deny ──▶ refused    ask ──▶ an Approval, unless a person has spoken
+         ─▶ allow ──▶ written down ──▶ runs
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from f1.planning.approvals import (
+    AskAgain,
+    NotShowable,
+    Place,
+    Rejected,
+    ask,
+    check_decider,
+    check_known,
+    decide,
+    read_verdict,
+)
+from f1.planning.content import write_failure
+from f1.planning.journal import Journal, idempotency_key
+from f1.planning.provenance import origins
+from f1.planning.taint import Taints
+from f1.tools.policy import AllowAll, Policy, Ruling
+from f1.tools.spec import Invocation, ToolSpec
+from f1.trace.entries import CODEC, Origin
+from f1.types import (
+    Approval,
+    FailureKind,
+    GenerateRequest,
+    Node,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Verdict,
+)
+
+
+@dataclass(slots=True)
+class Guard:
+    """Of one run. `approvers`: tenants that may allow calls; None: each its own."""
+
+    journal: Journal = field(default_factory=Journal)
+    policy: Policy = field(default_factory=AllowAll)
+    tenant: str = ""
+    approvers: Collection[str] | None = None
+    taints: Taints = field(default_factory=lambda: Taints({}))
+
+    # --- what the model writes -------------------------------------------------------------------
+
+    def trace(
+        self,
+        step: int,
+        node: Node,
+        request: GenerateRequest,
+        tool: Tool | None,
+        results: Mapping[str, ToolResult],
+    ) -> None:
+        """The plan has grown by a node: where its values came from is found out now, while it is
+        known what the model had read."""
+        found: tuple[Origin, ...] = ()
+        if self.journal.record is not None:
+            found = origins(node, request.messages, tool, results)
+        if not isinstance(self.policy, AllowAll):
+            self.taints.wrote(node, request.messages, found)
+        self.journal.call(step, node, found)
+
+    # --- before a call runs ----------------------------------------------------------------------
+
+    def admit(
+        self, node: Node, call: ToolCall, spec: ToolSpec, results: Mapping[str, ToolResult]
+    ) -> ToolCall | ToolResult | Approval:
+        """The call as it is to run; what came, or has come, of it; or what a person is to say."""
+        asked = self.journal.approval(node.id)
+        verdict = self.journal.verdict(asked.id) if asked is not None else None
+        edits = verdict is not None and verdict.kind == "edit"
+        wanted = ToolCall(call.id, call.name, verdict.arguments) if verdict and edits else call
+        if (known := self.journal.known(node, wanted, spec)) is not None:
+            return known
+        taint = self.taints.of(node, call, results)
+        ruling = self.policy.ruling(spec, json.loads(call.arguments), taint)
+        if ruling.action == "deny":
+            return _failure(node, call, "refused", f"not allowed: {ruling.why}")
+        if asked is not None:
+            decision = decide(
+                asked, verdict, spec, call, self._place(node), self.policy, time.time()
+            )
+            match decision:
+                case None:
+                    return asked
+                case Rejected(failed, message):
+                    return _failure(node, call, failed, message)
+                case AskAgain():
+                    return self._ask(node, call, spec, ruling)
+                case _:
+                    return decision.call
+        return call if ruling.action == "allow" else self._ask(node, call, spec, ruling)
+
+    def _ask(
+        self, node: Node, call: ToolCall, spec: ToolSpec, ruling: Ruling
+    ) -> Approval | ToolResult:
+        if self.journal.record is None:
+            told = "a person has to allow it, and runs are not kept here, so nobody can be asked"
+            return _failure(node, call, "refused", told)
+        try:
+            return ask(spec, call, self._place(node), ruling, time.time())
+        except NotShowable as error:
+            return _failure(node, call, "refused", str(error))
+
+    def _place(self, node: Node) -> Place:
+        return Place(self.tenant, self.journal.run_id, node.id, self.policy.version)
+
+    def invocation(self, node: Node, call: ToolCall) -> Invocation:
+        run_id = self.journal.run_id
+        return Invocation(idempotency_key(run_id, node.id, call), run_id, node.id)
+
+    async def launch(self, node: Node, call: ToolCall, spec: ToolSpec) -> None:
+        """To be awaited right before the call runs."""
+        await self.journal.launch(node, call, spec)
+
+    # --- after it --------------------------------------------------------------------------------
+
+    async def done(self, result: ToolResult) -> None:
+        """A call came to an end."""
+        await self.journal.done(result)
+
+    def settled(self, result: ToolResult) -> None:
+        """A node came to an end, be it without a call. (What was called off may be made again.)"""
+        if result.failed != "cancelled":
+            self.journal.settle(result)
+
+    # --- what persons say ------------------------------------------------------------------------
+
+    async def hear(self, verdicts: Mapping[str, Verdict]) -> None:
+        """What a request says, and what was said elsewhere, to calls that wait. Raises
+        InvalidRequest, Forbidden."""
+        record = self.journal.record
+        if record is None:
+            return
+        waiting = {a.id: a for a in self.journal.undecided()}
+        check_known(verdicts, waiting.keys())
+        if verdicts:
+            check_decider(self.tenant, self.tenant, self.approvers)
+        for approval_id, verdict in verdicts.items():
+            read_verdict(waiting[approval_id], verdict, time.time())
+            await record.decide(approval_id, CODEC.encode(verdict), self.tenant)
+        for approval_id in waiting:
+            if (said := await record.decided(approval_id)) is not None:
+                body, who = said
+                self.journal.decide(approval_id, CODEC.decode(Verdict, body), who)
+
+
+def _failure(node: Node, call: ToolCall, kind: FailureKind, why: str) -> ToolResult:
+    now = time.perf_counter()
+    return ToolResult(call, write_failure(why), kind, now, 0.0, node_id=node.id, tries=0)

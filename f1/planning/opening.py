@@ -1,0 +1,252 @@
+"""Where a request finds its run: a new one, one that waits for what it brings, one that broke off.
+
+request ─┬─ `run_id` of a run that is there ──▶ decided all over again, then on
+         ├─ results of calls that were handed over ──▶ the run that waits for them
+         └─ anything else ──▶ a new run, behind what its session holds
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from f1 import __version__
+from f1.errors import F1Error, InvalidRequest
+from f1.planning.guard import Guard
+from f1.planning.journal import Diverged, Journal, segments
+from f1.planning.outcome import CallTools
+from f1.planning.pending import Waiting
+from f1.planning.summary import about
+from f1.store.database import NotStored
+from f1.store.runs import Conflict
+from f1.trace.entries import CODEC, Began, Ended, HandedOver
+from f1.trace.recorder import Record, Recorder
+from f1.types import GenerateRequest, Message, Usage
+
+if TYPE_CHECKING:
+    from f1.planning.orchestrator import System
+
+
+log = logging.getLogger("f1.runs")
+
+
+class RunBusy(F1Error):
+    """Another request, here or in another process, is at this run. Clients try again."""
+
+    status = 409
+    code = "run_busy"
+
+
+@dataclass(slots=True)
+class Opened:
+    """`requests`: all that the run was asked with, one after the other; the last is to be answered
+    now. `waiting`: where it goes on, if that is still known. `returns`: it brings results of calls
+    that were handed over, and nothing else where it is `behind` what was said before. `known`:
+    messages of the session before the run."""
+
+    guard: Guard
+    requests: Sequence[GenerateRequest]
+    waiting: Waiting | None = None
+    returns: bool = False
+    behind: bool = False
+    asked_with: tuple[Message, ...] = ()  # the conversation as the caller has it
+    known: int = 0
+
+    def handed_over(self, last: object) -> Waiting:
+        """How a request before the last one ended once more. Raises Diverged."""
+        if not isinstance(last, CallTools) or not isinstance(last.waiting, Waiting):
+            run_id = self.guard.journal.run_id
+            raise Diverged(f"the run {run_id} does not come to hand over calls, as it did")
+        return last.waiting
+
+    async def take_back(self, request: GenerateRequest, waiting: Waiting | None) -> GenerateRequest:
+        """The request with the whole conversation before it; it is written down."""
+        if self.behind and waiting is not None:
+            before = (*self.requests[-2].messages, *waiting.messages)
+            request = replace(request, messages=(*before, *request.messages))
+        await self.guard.journal.take_back(request)
+        return request
+
+    async def broke_off(self, error: BaseException) -> None:
+        """A run that its caller has left, or that fails for a while only, can go on."""
+        fails = isinstance(error, F1Error) and not isinstance(error, Diverged | NotStored)
+        told = str(error) if isinstance(error, F1Error) else type(error).__name__
+        ended = Ended("failed" if fails else "left", "", Usage(0, 0), 0.0, told)
+        try:
+            await self.guard.journal.end(ended, None)
+        except (NotStored, Conflict) as broken:
+            log.warning("run %s: %s", self.guard.journal.run_id, broken)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """`id`: where the request does not name one; `models`: by role."""
+
+    id: str
+    models: Mapping[str, str]
+
+
+def new_run_id() -> str:
+    return f"run_{secrets.token_hex(12)}"
+
+
+def model_of(engine: object) -> str:
+    """For people, and to know whether two roles are one model's."""
+    for name in ("model_id", "name", "model"):
+        if isinstance(found := getattr(engine, name, None), str):
+            return found
+    return type(engine).__name__
+
+
+async def open_run(system: System, tenant: str, request: GenerateRequest, new: NewRun) -> Opened:
+    """Raises InvalidRequest, RunBusy, NotStored."""
+    recorder, asked_with = system.recorder, request.messages
+    if recorder is None:
+        _refuse_kept(request)
+        messages, waiting = system.pending.resume(tenant, request.messages)
+        guard = waiting.guard if waiting is not None else None
+        request = replace(request, messages=messages)
+        guard = guard or _guard(system, tenant, Journal(new.id))
+        return Opened(guard, [request], waiting, asked_with=asked_with)
+    opened = await _named(system, recorder, tenant, request)
+    if opened is None and request.run.session_id:
+        opened = await _of_session(system, recorder, tenant, request)
+    if opened is None:
+        request, waiting = await _restored(system, recorder, tenant, request)
+        if waiting is not None:
+            opened = await _of_caller(system, recorder, tenant, request, waiting)
+    if opened is None:
+        opened = await _new(system, recorder, tenant, request, new)
+    opened.asked_with = opened.asked_with or asked_with
+    return opened
+
+
+def _refuse_kept(request: GenerateRequest) -> None:
+    for name in ("run_id", "session_id", "verdicts"):
+        if getattr(request.run, name):
+            told = f"f1.{name}: runs are not kept here (F1_RUNS_DISK)"
+            raise InvalidRequest(told, param=f"f1.{name}")
+
+
+async def _new(
+    system: System, recorder: Recorder, tenant: str, request: GenerateRequest, new: NewRun
+) -> Opened:
+    run_id, session_id, known = request.run.run_id or new.id, request.run.session_id, 0
+    if session_id:
+        kept = await recorder.store.messages(tenant, session_id) or []
+        before = tuple(CODEC.decode(Message, message) for message in kept)
+        known = len(before)
+        request = replace(request, messages=(*before, *request.messages))
+    record = recorder.record(tenant, run_id, session_id)
+    began = Began(request, new.models, __version__, known)
+    if not await record.begin(began, about=about(request)):
+        told = f"the run '{run_id}' has just begun"
+        raise RunBusy(told, param="f1.run_id", retry_after=1.0)
+    return Opened(_guard(system, tenant, Journal(run_id, record)), [request], known=known)
+
+
+async def _named(
+    system: System, recorder: Recorder, tenant: str, request: GenerateRequest
+) -> Opened | None:
+    """A run that is there: it ended, waits for a person, or broke off."""
+    run_id = request.run.run_id
+    found = await recorder.read(tenant, run_id) if run_id else None
+    if found is None:
+        return None
+    requests = list(segments(found.entries))
+    if not requests:
+        told = f"f1.run_id: of the run '{run_id}' nothing can be read"
+        raise InvalidRequest(told, param="f1.run_id")
+    first = found.entries[0]
+    known = first.session if isinstance(first, Began) else 0
+    new, asked = request.messages, requests[0].messages[known:]
+    if new:
+        if [found.hides(m) for m in new] != [found.hides(m) for m in asked]:
+            told = f"f1.run_id: there is a run '{run_id}', and it was asked something else"
+            raise InvalidRequest(told, param="f1.run_id", code="run_id_taken")
+        # As it came, for what is secret in it is not kept.
+        requests[0] = replace(requests[0], messages=(*requests[0].messages[:known], *new))
+    options = replace(requests[-1].run, progress=request.run.progress)
+    requests[-1] = replace(requests[-1], run=options)
+    if found.row.status == "ended":
+        journal = Journal(run_id, found, found.entries, live=False)
+        return Opened(_guard(system, tenant, journal), requests, asked_with=asked, known=known)
+    if isinstance(found.entries[-1], HandedOver):
+        told = f"f1.run_id: the run '{run_id}' waits for the results of its calls"
+        raise InvalidRequest(told, param="f1.run_id")
+    record = await _take(recorder, tenant, run_id)
+    past = [entry for entry in record.entries if not isinstance(entry, Ended)]
+    guard = _guard(system, tenant, Journal(run_id, record, past))
+    return Opened(guard, requests, asked_with=asked, known=known)
+
+
+async def _of_session(
+    system: System, recorder: Recorder, tenant: str, request: GenerateRequest
+) -> Opened | None:
+    """The session's run that waits for the results that the request brings, and nothing else."""
+    if not request.messages or any(message.role != "tool" for message in request.messages):
+        return None
+    session_id = request.run.session_id
+    for row in await recorder.store.runs(tenant, session_id=session_id, status="waiting", limit=1):
+        record = await _take(recorder, tenant, row.id)
+        if isinstance(record.entries[-1], HandedOver):
+            return _goes_on(system, record, request, behind=True)
+    told = f"messages: no call of the session '{session_id}' waits for a result"
+    raise InvalidRequest(told, param="messages")
+
+
+async def _restored(
+    system: System, recorder: Recorder, tenant: str, request: GenerateRequest
+) -> tuple[GenerateRequest, Waiting | None]:
+    """With what was done in earlier turns, and the caller has not seen, back in the conversation;
+    the run that its last results belong to."""
+    pending = system.pending
+    if keys := pending.unknown(tenant, request.messages):
+        for key, (run_id, kept) in (await recorder.store.waiting(tenant, keys)).items():
+            added = tuple(CODEC.decode(Message, message) for message in kept["added"])
+            pending.put(tenant, key, Waiting(added, run_id=run_id))
+    messages, waiting = pending.resume(tenant, request.messages)
+    return replace(request, messages=messages), waiting
+
+
+async def _of_caller(
+    system: System, recorder: Recorder, tenant: str, request: GenerateRequest, waiting: Waiting
+) -> Opened | None:
+    """The run that waits for the caller. None: it has gone on since, or is gone."""
+    last = [message for message in request.messages if message.tool_calls][-1]
+    record = await recorder.take(tenant, waiting.run_id)
+    if record is None:
+        return None
+    calls = {call.id for call in last.tool_calls}
+    end = record.entries[-1]
+    if not isinstance(end, HandedOver) or not {call.id for call in end.calls} <= calls:
+        return None
+    if (guard := waiting.guard) is not None and guard.journal.record is not None:
+        guard.journal.record.follow(record)
+        return Opened(guard, [request], waiting, returns=True)
+    return _goes_on(system, record, request)
+
+
+def _goes_on(
+    system: System, record: Record, request: GenerateRequest, *, behind: bool = False
+) -> Opened:
+    first = record.entries[0]
+    known = first.session if isinstance(first, Began) else 0
+    guard = _guard(system, record.row.tenant, Journal(record.row.id, record, record.entries))
+    requests = [*segments(record.entries), request]
+    return Opened(guard, requests, returns=True, behind=behind, known=known)
+
+
+def _guard(system: System, tenant: str, journal: Journal) -> Guard:
+    return Guard(journal, system.policy, tenant, system.approvers)
+
+
+async def _take(recorder: Recorder, tenant: str, run_id: str) -> Record:
+    record = await recorder.take(tenant, run_id)
+    if record is None:
+        told = f"the run '{run_id}' is under way"
+        raise RunBusy(told, param="f1.run_id", retry_after=1.0)
+    return record

@@ -1,0 +1,170 @@
+"""Writes down what happens in runs: the one place where entries leave the process.
+
+entries ──redacted──▶ rows ──▶ RunStore      what came meanwhile goes with the next write
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from f1.store.database import NotStored
+from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status, Write
+from f1.trace.entries import CODEC, Entry, Written
+
+log = logging.getLogger("f1.trace")
+Tell = Callable[[RunRow, Sequence[Written]], None]  # of a run that has ended
+
+
+class Redacts(Protocol):
+    def redact(self, value: Any) -> Any:
+        """JSON without its secrets: the same for the same, and nothing more to redact in it."""
+
+
+class RedactsNothing:
+    def redact(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Of a process. `tell` is told of each run that has ended, once it is written down."""
+
+    store: RunStore
+    redaction: Redacts = field(default_factory=RedactsNothing)
+    tell: Tell | None = None
+
+    def record(self, tenant: str, run_id: str, session_id: str = "") -> Record:
+        """Of a run that is to begin."""
+        return Record(self, RunRow(run_id, tenant, session_id=session_id))
+
+    async def take(self, tenant: str, run_id: str) -> Record | None:
+        """Of a run that can go on here: it waits, or was interrupted. None: another is at it, or it
+        has ended. Raises NotStored."""
+        if not await self.store.take(tenant, run_id):
+            return None
+        return await self.read(tenant, run_id)
+
+    async def read(self, tenant: str, run_id: str) -> Record | None:
+        """What is written of a run; None: there is none of that id. Raises NotStored, and Malformed
+        where it is not as F1 writes it."""
+        row = await self.store.run(tenant, run_id)
+        if row is None:
+            return None
+        rows = await self.store.entries(tenant, run_id)
+        past = [Written(r.seq, r.at, CODEC.decode_any(r.body)) for r in rows]
+        return Record(self, row, past)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+class Record:
+    """Of one run, on one event loop."""
+
+    def __init__(self, recorder: Recorder, row: RunRow, past: Sequence[Written] = ()):
+        self.row = row
+        self.past = list(past)
+        self._recorder = recorder
+        self._begun = bool(past)
+        self._next = past[-1].seq + 1 if past else 0
+        self._noted: list[Written] = []  # not written yet
+        self._turn = asyncio.Lock()
+        self._soon: asyncio.Task[None] | None = None
+
+    @property
+    def redaction(self) -> Redacts:
+        return self._recorder.redaction
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Those that are written, in order."""
+        return [written.entry for written in self.past]
+
+    def follow(self, other: Record) -> None:
+        """The same run, as it was read later: entries go behind those."""
+        self.past, self._next = other.past, other._next
+
+    def note(self, *entries: Entry) -> None:
+        """They are written soon, in order, at the latest with what is next written for sure."""
+        for entry in entries:
+            self._noted.append(Written(self._next, time.time(), entry))
+            self._next += 1
+        if self._soon is None and self._begun:
+            self._soon = asyncio.get_running_loop().create_task(self._write_soon())
+
+    async def write(
+        self,
+        *entries: Entry,
+        status: Status | None = None,
+        about: Json | None = None,
+        asked: Sequence[ApprovalRow] = (),
+        waits: Sequence[tuple[bytes, Json]] = (),
+        messages: Sequence[Json] = (),
+        known: int = 0,
+    ) -> None:
+        """When this returns they are kept, and all that was noted before. Raises NotStored, and
+        Conflict where the session has other messages than the `known`."""
+        self.note(*entries)
+        about = None if about is None else self.redaction.redact(about)
+        change = Write(
+            self.row.id, self.row.tenant, (), status, about, asked, waits, messages, known
+        )
+        async with self._turn:
+            await self._flush(change)
+        if status == "ended" and self._recorder.tell is not None:
+            self._recorder.tell(replace(self.row, status="ended", about=about or {}), self.past)
+
+    async def begin(self, *entries: Entry, about: Json | None = None) -> bool:
+        """The first that is written. False: there is a run of that id."""
+        told = self.redaction.redact(about or {})
+        self.row = replace(self.row, began=time.time(), about=told)
+        self.note(*entries)
+        async with self._turn:
+            noted, self._noted = self._noted, []
+            self._begun = await self._recorder.store.begin(self.row, self._rows(noted))
+            if self._begun:
+                self.past += noted
+        return self._begun
+
+    async def decide(self, approval_id: str, verdict: Json, who: str) -> bool:
+        """False: somebody was first."""
+        said = {"verdict": self.redaction.redact(verdict), "who": who}
+        return await self._recorder.store.decide(self.row.tenant, approval_id, said)
+
+    async def decided(self, approval_id: str) -> tuple[Json, str] | None:
+        """What was said to it, and by whom; None: nothing yet."""
+        row = await self._recorder.store.approval(self.row.tenant, approval_id)
+        if row is None or row.decided is None:
+            return None
+        return row.decided["verdict"], row.decided["who"]
+
+    def hides(self, value: Any) -> Any:
+        """Of an entry, as JSON: what may be kept."""
+        return self.redaction.redact(CODEC.encode(value))
+
+    async def _write_soon(self) -> None:
+        try:
+            async with self._turn:
+                self._soon = None
+                if self._noted:
+                    await self._flush(Write(self.row.id, self.row.tenant))
+        except NotStored as error:  # what is written for sure says so to who asked
+            log.warning("run %s: %s", self.row.id, error)
+
+    async def _flush(self, change: Write) -> None:
+        noted, self._noted = self._noted, []
+        try:
+            rows = self._rows(noted)
+            await self._recorder.store.write(replace(change, entries=rows))
+        except BaseException:
+            self._noted = noted + self._noted  # the next write brings them
+            raise
+        self.past += noted
+
+    def _rows(self, noted: Sequence[Written]) -> list[EntryRow]:
+        return [EntryRow(w.seq, w.at, type(w.entry).__name__, self.hides(w.entry)) for w in noted]

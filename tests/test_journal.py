@@ -1,0 +1,327 @@
+"""Runs that are written down: told again token by token, gone on with after a process has died,
+stopped for a person, handed over and returned, kept as a session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from memory_runs import Disk, MemoryRuns
+from scripted import ScriptedEngine, call
+
+from f1.planning.journal import Diverged
+from f1.planning.opening import RunBusy
+from f1.planning.orchestrator import Orchestrator, System
+from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
+from f1.tools.policy import Rule, Rules
+from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
+from f1.trace.entries import Done, Launched, Turned
+from f1.trace.recorder import Recorder
+from f1.types import (
+    GenerateRequest,
+    Message,
+    Node,
+    Note,
+    RunOptions,
+    Started,
+    TextDelta,
+    Tool,
+    ToolResult,
+    Verdict,
+)
+
+TEXT = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+
+
+@dataclass
+class Effects:
+    """A tool that does something in the world; `hang` never returns."""
+
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    hang: Callable[[str], bool] = lambda x: False
+
+    async def call(self, arguments: Any, limits: CallLimits) -> Output:
+        invocation = INVOCATION.get()
+        assert invocation is not None
+        self.calls.append((arguments["x"], invocation.key))
+        if self.hang(arguments["x"]):
+            await asyncio.Event().wait()
+        return Output({"did": arguments["x"]})
+
+
+def spec(name: str, runner: Effects | None, **says: bool) -> ToolSpec:
+    return ToolSpec(Tool(name, f"{name}.", TEXT), runner, annotations=Annotations(**says))
+
+
+def system(disk: Disk, engine: ScriptedEngine, **more: Any) -> System:
+    return replace(System.of(engine), recorder=Recorder(MemoryRuns(disk)), **more)
+
+
+def asked(text: str = "do it with a and b", **options: Any) -> GenerateRequest:
+    return GenerateRequest((Message("user", text),), run=RunOptions(**options))
+
+
+async def outcome(items: AsyncGenerator[Any]) -> Outcome:
+    return [item async for item in items][-1]
+
+
+TURNS = ([call("do", "c1", x="a"), call("do", "c2", x="b")], "done: a and b")
+
+
+async def test_a_run_is_told_again_event_by_event_and_nothing_runs() -> None:
+    disk, effects = Disk(), Effects()
+    tools = [spec("do", effects)]
+    first = Orchestrator(system(disk, ScriptedEngine(*TURNS)), tools)
+    events = [item async for item in first.run(asked(run_id="r1"))]
+    assert isinstance(events[-1], Reply)
+    assert events[-1].completion.report.run.run_id == "r1"
+    nobody = ScriptedEngine("never asked")
+    again = Orchestrator(system(disk, nobody), tools)
+    told = [item async for item in again.run(asked(run_id="r1"))]
+    assert nobody.requests == []
+    assert len(effects.calls) == 2
+    for kinds in (TextDelta | Node | Note, Started, ToolResult, Reply):  # each in its order
+        assert [_plain(item) for item in told if isinstance(item, kinds)] == [
+            _plain(item) for item in events if isinstance(item, kinds)
+        ]
+
+
+def _plain(item: Any) -> Any:
+    """Without times."""
+    match item:
+        case Started():
+            return (item.node, item.call)
+        case ToolResult():
+            return replace(item, started=0.0, seconds=0.0)
+        case Reply():
+            return item.completion.message, item.completion.usage
+    return item
+
+
+@pytest.mark.parametrize("says", [{}, {"idempotent": True}, {"read_only": True}])
+async def test_after_a_death_in_two_calls_what_may_not_run_twice_does_not(
+    says: dict[str, bool],
+) -> None:
+    disk, effects = Disk(), Effects(hang=lambda x: x == "b")
+    tools = [spec("do", effects, **says)]
+    first = system(disk, ScriptedEngine(*TURNS))
+    running = Orchestrator(first, tools).run(asked(run_id="r1"))
+    async for item in running:
+        if isinstance(item, ToolResult):
+            break  # a is done, b hangs
+    assert [x for x, _ in effects.calls] == ["a", "b"]
+    first.recorder.store.dead = True  # type: ignore[union-attr]
+    await asyncio.wait_for(running.aclose(), 5)
+    assert [row.id for row in await MemoryRuns(disk).orphans()] == ["r1"]
+
+    effects.hang = lambda x: False
+    engine = ScriptedEngine(TURNS[1])
+    if says.get("read_only"):  # the turn itself is not certain to be known
+        engine = ScriptedEngine(*TURNS)
+    end = await outcome(Orchestrator(system(disk, engine), tools).run(asked(run_id="r1")))
+    assert isinstance(end, Reply)
+    results = {r.call.arguments: r for r in end.completion.report.run.results}
+    assert results['{"x": "a"}'].failed is None
+    made = [x for x, _ in effects.calls]
+    assert made.count("a") == 1
+    if says:
+        assert results['{"x": "b"}'].failed is None
+        assert made.count("b") == 2
+        assert len({key for x, key in effects.calls if x == "b"}) == 1  # the same key
+    else:
+        assert results['{"x": "b"}'].failed == "unknown"
+        assert made.count("b") == 1
+        assert "unknown" in engine.requests[0].messages[-1].content
+
+
+async def test_a_run_that_is_under_way_is_left_alone() -> None:
+    disk = Disk()
+    tools = [spec("do", Effects(hang=lambda x: True))]
+    running = Orchestrator(system(disk, ScriptedEngine(*TURNS)), tools).run(asked(run_id="r1"))
+    await anext(running)
+    with pytest.raises(RunBusy):
+        await outcome(
+            Orchestrator(system(disk, ScriptedEngine("x")), tools).run(asked(run_id="r1"))
+        )
+    await running.aclose()
+
+
+async def test_what_a_caller_left_goes_on() -> None:
+    disk, effects = Disk(), Effects()
+    tools = [spec("do", effects)]
+    running = Orchestrator(system(disk, ScriptedEngine(*TURNS)), tools).run(asked(run_id="r1"))
+    async for item in running:
+        if isinstance(item, ToolResult) and len(effects.calls) == 2:
+            break
+    await running.aclose()
+    end = await outcome(
+        Orchestrator(system(disk, ScriptedEngine(TURNS[1])), tools).run(asked(run_id="r1"))
+    )
+    assert isinstance(end, Reply)
+    assert end.completion.message.content.strip() == TURNS[1]
+    assert len(effects.calls) == 2
+
+
+async def test_a_run_that_would_do_something_else_is_not_gone_on_with() -> None:
+    disk, effects = Disk(), Effects(hang=lambda x: x == "b")
+    first = system(disk, ScriptedEngine(*TURNS))
+    running = Orchestrator(first, [spec("do", effects)]).run(asked(run_id="r1"))
+    async for item in running:
+        if isinstance(item, ToolResult):
+            break
+    first.recorder.store.dead = True  # type: ignore[union-attr]
+    await running.aclose()
+    other = Orchestrator(system(disk, ScriptedEngine("x")), [spec("other", effects)])
+    with pytest.raises(Diverged):
+        await outcome(other.run(asked(run_id="r1")))
+    assert len(effects.calls) == 2
+
+
+# --- persons -------------------------------------------------------------------------------------
+
+
+ASK = Rules((Rule("ask", "ask", tools=("do",)),))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("verdict", "made", "failed"),
+    [
+        (Verdict("approve"), ["a"], None),
+        (Verdict("edit", '{"x": "other"}'), ["other"], None),
+        (Verdict("reject", reason="not today"), [], "rejected"),
+    ],
+)
+async def test_a_person_is_asked(
+    verdict: Verdict, made: list[str], failed: str | None, restart: bool
+) -> None:
+    disk, effects = Disk(), Effects()
+    engine = ScriptedEngine([call("do", "c1", x="a")], "all done")
+    first = system(disk, engine, policy=ASK)
+    tools = [spec("do", effects)]
+    stopped = await outcome(Orchestrator(first, tools).run(asked(run_id="r1")))
+    assert isinstance(stopped, NeedsApproval)
+    (approval,) = stopped.approvals
+    assert approval.call.arguments == '{"x": "a"}'
+    assert effects.calls == []
+    again = system(disk, ScriptedEngine("all done"), policy=ASK) if restart else first
+    unsaid = await outcome(Orchestrator(again, tools).run(asked(run_id="r1")))
+    assert isinstance(unsaid, NeedsApproval)
+    assert unsaid.approvals == (approval,)
+    said = GenerateRequest((), run=RunOptions(run_id="r1", verdicts={approval.id: verdict}))
+    end = await outcome(Orchestrator(again, tools).run(said))
+    assert isinstance(end, Reply)
+    assert end.completion.message.content.strip() == "all done"
+    (result,) = end.completion.report.run.results
+    assert result.failed == failed
+    assert [x for x, _ in effects.calls] == made
+    if failed:
+        assert "not today" in result.content
+    # Told once more, nothing runs.
+    told = await outcome(Orchestrator(again, tools).run(replace(said, run=RunOptions(run_id="r1"))))
+    assert isinstance(told, Reply)
+    assert [x for x, _ in effects.calls] == made
+
+
+# --- the caller's calls --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_run_waits_for_its_caller_across_a_restart(restart: bool) -> None:
+    disk, effects = Disk(), Effects()
+    engine = ScriptedEngine([call("do", "c1", x="a"), call("theirs", "c2", x="b")], "both done")
+    first = system(disk, engine)
+    tools = [spec("do", effects)]
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    request = replace(asked(), tools=(theirs,))
+    handed = await outcome(Orchestrator(first, tools).run(request))
+    assert isinstance(handed, CallTools)
+    (made,) = handed.calls
+    again = system(disk, ScriptedEngine("both done")) if restart else first
+    back = replace(
+        request,
+        messages=(
+            *request.messages,
+            Message("assistant", tool_calls=(made,)),
+            Message("tool", '"theirs did b"', tool_call_id=made.id),
+        ),
+    )
+    end = await outcome(Orchestrator(again, tools).run(back))
+    assert isinstance(end, Reply)
+    assert len(effects.calls) == 1
+    seen = again.engines({})["caller"].requests[-1].messages  # type: ignore[attr-defined]
+    assert [m.role for m in seen] == ["user", "assistant", "tool", "tool"]
+    assert {call.name for call in seen[1].tool_calls} == {"do", "theirs"}
+    # The same results once more: the run has gone on, so this is another.
+    other = await outcome(Orchestrator(system(disk, ScriptedEngine("once more")), tools).run(back))
+    assert isinstance(other, Reply)
+    assert other.completion.report.run.run_id != end.completion.report.run.run_id
+    assert len(effects.calls) == 1
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+async def test_a_session_keeps_what_was_said_and_done() -> None:
+    disk, effects = Disk(), Effects()
+    tools = [spec("do", effects)]
+    first = Orchestrator(system(disk, ScriptedEngine([call("do", "c1", x="a")], "done")), tools)
+    await outcome(first.run(asked("do a", session_id="s")))
+    engine = ScriptedEngine("you said: do a")
+    await outcome(
+        Orchestrator(system(disk, engine), tools).run(asked("what did I say?", session_id="s"))
+    )
+    (request,) = engine.requests
+    said = [(m.role, m.content) for m in request.messages]
+    assert said == [
+        ("user", "do a"),
+        ("assistant", ""),
+        ("tool", '{"did":"a"}'),
+        ("assistant", "done "),
+        ("user", "what did I say?"),
+    ]
+
+
+async def test_a_session_goes_on_with_its_callers_results() -> None:
+    disk = Disk()
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    options = RunOptions(session_id="s", strategy="react")
+    ask = GenerateRequest((Message("user", "do b"),), tools=(theirs,), run=options)
+    first = Orchestrator(system(disk, ScriptedEngine([call("theirs", "c1", x="b")])))
+    handed = await outcome(first.run(ask))
+    assert isinstance(handed, CallTools)
+    engine = ScriptedEngine("done")
+    back = replace(ask, messages=(Message("tool", '"ok"', tool_call_id=handed.calls[0].id),))
+    end = await outcome(Orchestrator(system(disk, engine)).run(back))
+    assert isinstance(end, Reply)
+    assert [m.role for m in engine.requests[0].messages] == ["user", "assistant", "tool"]
+    kept = await MemoryRuns(disk).messages("", "s")
+    assert kept is not None
+    assert [m["role"] for m in kept] == ["user", "assistant", "tool", "assistant"]
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+async def test_nothing_starts_before_it_is_written_that_it_does() -> None:
+    disk, seen = Disk(), []
+
+    class Looking(Effects):
+        async def call(self, arguments: Any, limits: CallLimits) -> Output:
+            rows = disk.entries["", "r1"]
+            seen.append([json.loads(row)["kind"] for row in rows])
+            return await super().call(arguments, limits)
+
+    first = Orchestrator(system(disk, ScriptedEngine(*TURNS)), [spec("do", Looking())])
+    await outcome(first.run(asked(run_id="r1")))
+    assert all(kinds[-1] in ("Launched", "Done") for kinds in seen)
+    assert all({"Turned", "Launched"} <= set(kinds) for kinds in seen)
+    record = await Recorder(MemoryRuns(disk)).read("", "r1")
+    assert record is not None
+    kinds = [type(entry) for entry in record.entries]
+    assert kinds.count(Launched) == kinds.count(Done) == 2
+    assert [e.whole for e in record.entries if isinstance(e, Turned)][-1]
