@@ -152,6 +152,7 @@ class Talk:
         for call in calls:
             self.world.happened["theirs"] += 1
             self.world.demand(call.name == "theirs", f"the caller is to run {call.name}")
+            self.world.demand(call.id not in self.answered, f"the caller is asked twice: {call.id}")
             self.answered[call.id] = json.dumps(
                 {"tag": "theirs", "items": [{"n": len(self.answered)}]}
             )
