@@ -9,6 +9,7 @@
     [mcp.NAME]       servers of tools, each of them a toolset of its NAME
     [[policy]]       rules on what F1 may run (f1.tools.policy); [approvals]: who may allow the rest
     [workers]        what the processes may take that run functions of the operator's
+    [trace]          what is hidden in what is written down of runs, and where spans of it go
     [serve]          where `f1 serve` listens, and to whom
     [settings]       f1.settings.Settings; the environment goes first
 
@@ -88,6 +89,17 @@ class ApprovalOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """`redact`: names of fields whose values are secret; `otlp`: a collector of OpenTelemetry's
+    (None: the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if any), which is told what was said and
+    done with `otlp_content` alone."""
+
+    redact: tuple[str, ...] = ()
+    otlp: str | None = None
+    otlp_content: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A file, read. `embedder` is one of `models`, on a server, or F1's own as is None; `memory` is
     in bytes; `tools` are tables for f1.tools.configured, `toolsets` names of tools; `workers` are
@@ -107,6 +119,7 @@ class Config:
     workers: Table = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     mcp: Mapping[str, McpServer] = field(default_factory=dict)
+    trace: TraceOptions = TraceOptions()
     file: Path = Path("f1.toml")  # its paths start from the folder it is in
 
     @classmethod
@@ -188,6 +201,7 @@ def parse_config(tables: Table, path: Path, more_tools: Collection[str] = ()) ->
         where.into("workers").read(given["workers"], _WORKERS),
         _settings(given["settings"], where.into("settings")),
         mcp,
+        TraceOptions(**where.into("trace").read(given["trace"], _TRACE)),
         path,
     )
 
@@ -493,7 +507,7 @@ def _setting(value: Any) -> str:
 
 _MANY = 1 << 30
 _TABLES = frozenset(
-    "models roles memory defaults tools toolsets mcp approvals workers serve settings".split()
+    "models roles memory defaults tools toolsets mcp approvals workers trace serve settings".split()
 )
 _LOCAL: dict[str, Reader] = {
     "model": _text,
@@ -556,6 +570,7 @@ _WORKERS: dict[str, Reader] = {
     "cpu_seconds": _seconds,
     "idle": _count(0, 64),
 }
+_TRACE: dict[str, Reader] = {"redact": _texts, "otlp": _url, "otlp_content": _flag}
 _SERVE: dict[str, Reader] = {
     "host": _text,
     "port": _count(0, 65535),

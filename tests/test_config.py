@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from f1.config import Config, LocalModel, RemoteModel, ServeOptions, parse_config, read_config
+from f1.config import (
+    Config,
+    LocalModel,
+    RemoteModel,
+    ServeOptions,
+    TraceOptions,
+    parse_config,
+    read_config,
+)
 from f1.errors import InvalidRequest
 from f1.serve.limits import Limits
 from f1.serve.wire.request import parse_chat_request
@@ -53,6 +61,7 @@ def test_the_example_says_everything() -> None:
     assert (weather.annotations.read_only, weather.limits.retries) == (True, 2)
     assert (booking.runner, booking.tool.description) == (None, "Books a flight.")
     assert config.workers == {"memory_bytes": 2 << 30, "environment": (), "idle": 2}
+    assert config.trace == TraceOptions(("card_number",))
     assert config.serve == ServeOptions("127.0.0.1", 8000)
     settings = config.all_settings({})
     assert settings == dataclasses.replace(Settings(), max_sequences=16)
@@ -117,6 +126,9 @@ def test_paths_start_from_the_files_folder_and_the_environment_goes_first(tmp_pa
         (f"{ONE}[defaults]\nbudget = 3", "defaults.budget", "must be a table"),
         (f"{ONE}[defaults]\ntoolsets = ['t']", "defaults.toolsets", "names no toolset: 't'"),
         (f"{ONE}[toolsets.t]\ntools = ['x']", "toolsets.t", "names no tool: 'x'"),
+        (f"{ONE}[trace]\notlp = 'host:4318'", "trace.otlp", "must be an address like"),
+        (f"{ONE}[trace]\nredact = 'pin'", "trace.redact", "must be a list of texts, not 'pin'"),
+        (f"{ONE}[trace]\notlp_content = 1", "trace.otlp_content", "must be true or false, not 1"),
         (f"{ONE}[serve]\nport = 65536", "serve.port", "from 0 to 65535, not 65536"),
         (f"{ONE}[settings]\nkv_memroy = 1", "settings.kv_memroy", "did you mean 'kv_memory'?"),
         (f"{ONE}[settings]\nkv_memory = 'x'", "settings.kv_memory", "is not understood"),

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from planted import CONTEXTS, SHAPES, planted
 
+from f1.config import RemoteModel
 from f1.trace.entries import CODEC
+from f1.trace.known import known_values, open_redaction
 from f1.trace.redaction import Redaction, is_marked, read_key
 from f1.types import (
     ArgumentsDelta,
@@ -163,6 +165,36 @@ def test_a_turn_without_secrets_stays_and_one_with_loses_its_tokens(redaction: R
     assert run.redact(fine) == fine
     run.redact(CODEC.encode(Message("user", "password=hunter22")))
     assert "prompt_ids" not in run.redact(fine)
+
+
+def test_what_the_operator_says_is_known(tmp_path: Path) -> None:
+    said = {
+        "tools": {
+            "w": {"http": {"headers": {"Authorization": "Token ${W}", "Accept": "text/json"}}}
+        },
+        "models": {"big": RemoteModel("https://me:pw-of-9@host/v1", "m", "BIG")},
+        "workers": {"environment": ["LANG", "BLOB"]},
+    }
+    env = {
+        "W": "w-secret",
+        "BIG": "big-secret-1",
+        "BLOB": "blob77secret",
+        "PGPASSWORD": "pg-secret",
+    }
+    env |= {"F1_API_KEYS": "ann:anns-key,bobs-key", "LANG": "C", "HOME": "/root/x9"}
+    found = known_values(said, env)
+    secrets = "w-secret big-secret-1 blob77secret pg-secret anns-key bobs-key pw-of-9".split()
+    assert {*secrets, "Token w-secret"} <= found.keys()
+    assert not found.keys() & {"text/json", "C", "/root/x9", "host", "m"}
+    redaction = open_redaction(tmp_path / "redaction.key", (), said, env)
+    told = redaction.text(" and ".join(found))
+    assert not any(secret in told for secret in secrets)
+    # Where no key can be kept there is one of this process.
+    (tmp_path / "file").touch()
+    other = open_redaction(tmp_path / "file" / "redaction.key", (), said, env)
+    assert is_marked(other.text("w-secret")) != (
+        other.text("w-secret") == redaction.text("w-secret")
+    )
 
 
 def test_the_key_is_ours_alone_and_made_once(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ class Span(NamedTuple):
 _HUMP = re.compile(r"([a-z0-9])([A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
 _NAMED = re.compile(
-    r"(?:.*_)?(?:password|passwd|passphrase|passcode|pwd|secret|token|authorization|cookie"
-    r"|credentials?|apikey|(?:api|secret|private|access|account|auth|signing|encryption|ssh"
+    r".*(?:password|passwd|passphrase|apikey|(?:access|auth|refresh|session|api)token)"
+    r"|(?:.*_)?(?:passcode|pwd|secret|token|authorization|cookie|credentials?|(?:api|secret|private|access|account|auth|signing|encryption|ssh"
     r"|subscription|master|shared|session|service)_?key|connection_string|code_verifier)"
     r"|auth|otp|jwt|bearer"
 )
