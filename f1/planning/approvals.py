@@ -27,6 +27,7 @@ from f1.errors import Forbidden, InvalidRequest
 from f1.tools.policy import Policy, Ruling
 from f1.tools.spec import ToolSpec
 from f1.trace.entries import CODEC
+from f1.trace.recorder import Redacts
 from f1.trace.visible import visible
 from f1.types import Approval, FailureKind, ToolCall, Verdict
 
@@ -116,7 +117,7 @@ def check(approval: Approval, spec: ToolSpec, call: ToolCall, place: Place) -> s
     return None
 
 
-def read_verdict(approval: Approval, verdict: Verdict, now: float) -> None:
+def read_verdict(approval: Approval, verdict: Verdict, now: float, redaction: Redacts) -> None:
     """Whether that can be said to it, before it is kept. Raises InvalidRequest."""
     if now >= approval.expires:
         told = f"approval '{approval.id[:100]}' has expired, and its call is rejected"
@@ -130,6 +131,9 @@ def read_verdict(approval: Approval, verdict: Verdict, now: float) -> None:
             raise InvalidRequest(f"'edit' is longer than {MAX_SHOWN} characters", param="edit")
     if len(verdict.reason) > MAX_REASON:
         raise InvalidRequest(f"'reject' is longer than {MAX_REASON} characters", param="reject")
+    if redaction.redact(CODEC.encode(verdict)) != CODEC.encode(verdict):
+        told = "holds what looks like a secret; that is not written down, so it would not run as is"
+        raise InvalidRequest(f"'{verdict.kind}' {told}", param=verdict.kind)
 
 
 def decide(

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from f1.planning.approvals import (
+    EXPIRES,
     AskAgain,
     NotShowable,
     Place,
@@ -45,12 +46,14 @@ from f1.types import (
 
 @dataclass(slots=True)
 class Guard:
-    """Of one run. `approvers`: tenants that may allow calls; None: each its own."""
+    """Of one run. `approvers`: tenants that may allow calls; None: each its own. Who is asked has
+    `seconds` to answer."""
 
     journal: Journal = field(default_factory=Journal)
     policy: Policy = field(default_factory=AllowAll)
     tenant: str = ""
     approvers: Collection[str] | None = None
+    seconds: float = EXPIRES
     taints: Taints = field(default_factory=lambda: Taints({}))
 
     # --- what the model writes -------------------------------------------------------------------
@@ -66,9 +69,10 @@ class Guard:
         """The plan has grown by a node: where its values came from is found out now, while it is
         known what the model had read."""
         found: tuple[Origin, ...] = ()
-        if self.journal.record is not None:
+        ruled = not isinstance(self.policy, AllowAll)
+        if ruled or self.journal.record is not None:
             found = origins(node, request.messages, tool, results)
-        if not isinstance(self.policy, AllowAll):
+        if ruled:
             self.taints.wrote(node, request.messages, found)
         self.journal.call(step, node, found)
 
@@ -106,13 +110,17 @@ class Guard:
     def _ask(
         self, node: Node, call: ToolCall, spec: ToolSpec, ruling: Ruling
     ) -> Approval | ToolResult:
-        if self.journal.record is None:
+        if (record := self.journal.record) is None:
             told = "a person has to allow it, and runs are not kept here, so nobody can be asked"
             return _failure(node, call, "refused", told)
         try:
-            return ask(spec, call, self._place(node), ruling, time.time())
+            approval = ask(spec, call, self._place(node), ruling, time.time(), self.seconds)
         except NotShowable as error:
             return _failure(node, call, "refused", str(error))
+        if record.hides(approval) != CODEC.encode(approval):
+            told = "a person has to allow it, and would not see it all: it holds a secret"
+            return _failure(node, call, "refused", told)
+        return approval
 
     def _place(self, node: Node) -> Place:
         return Place(self.tenant, self.journal.run_id, node.id, self.policy.version)
@@ -149,7 +157,7 @@ class Guard:
         if verdicts:
             check_decider(self.tenant, self.tenant, self.approvers)
         for approval_id, verdict in verdicts.items():
-            read_verdict(waiting[approval_id], verdict, time.time())
+            read_verdict(waiting[approval_id], verdict, time.time(), record.redaction)
             await record.decide(approval_id, CODEC.encode(verdict), self.tenant)
         for approval_id in waiting:
             if (said := await record.decided(approval_id)) is not None:

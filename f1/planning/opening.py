@@ -241,7 +241,7 @@ def _goes_on(
 
 
 def _guard(system: System, tenant: str, journal: Journal) -> Guard:
-    return Guard(journal, system.policy, tenant, system.approvers)
+    return Guard(journal, system.policy, tenant, system.approvers, system.approval_seconds)
 
 
 async def _take(recorder: Recorder, tenant: str, run_id: str) -> Record:

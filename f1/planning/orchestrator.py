@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from f1.errors import ContextLengthExceeded, InvalidRequest
+from f1.planning.approvals import EXPIRES
 from f1.planning.compaction import compacted
 from f1.planning.endings import as_it_ended, give_up, why_silent
 from f1.planning.executor import Executor
@@ -87,6 +88,7 @@ class System:
     recorder: Recorder | None = None  # None: nothing is written down
     policy: Policy = field(default_factory=AllowAll)
     approvers: Collection[str] | None = None  # tenants that may allow calls; None: each its own
+    approval_seconds: float = EXPIRES  # in which they have to
 
     @classmethod
     def of(cls, engine: Engine) -> System:

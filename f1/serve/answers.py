@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from f1.serve.wire.approvals import STANDINGS
+
 Json = dict[str, Any]
 
 STRING: Json = {"type": "string"}
@@ -142,6 +144,20 @@ def _page_of(entry: Json) -> Json:
 TOOLS, TOOLSETS = _page_of(TOOL), _page_of(TOOLSET)
 ITEMS = _page_of(record(id=STRING, type=STRING))
 DELETED = record(id=STRING, object=STRING, deleted={"enum": [True]})
+
+APPROVAL = record(
+    id=STRING,
+    object=word("approval"),
+    run_id=STRING,
+    status=word(*STANDINGS),
+    node=STRING,
+    tool=record(name=STRING, description=STRING, parameters={"type": "object"}),
+    arguments=STRING,
+    why=STRING,
+    text=STRING,
+    expires={"type": "number"},
+)
+APPROVALS = record(object=word("list"), data=items(APPROVAL))
 
 TOKENS = record(count=COUNTED, max_model_len=COUNTED, tokens=items(COUNTED))
 TEXT = record(prompt=STRING)

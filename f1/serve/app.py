@@ -21,6 +21,7 @@ from f1.pool import LocalEngine
 from f1.roles import Models
 from f1.serve import (
     anthropic,
+    approvals,
     chat,
     completions,
     embeddings,
@@ -153,6 +154,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     tokens.add_routes(app, server)
     embeddings.add_routes(app, server)
     tools.add_routes(app, server)
+    approvals.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

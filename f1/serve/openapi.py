@@ -18,7 +18,7 @@ from f1.serve import answers
 from f1.serve.access import OPEN_PATHS
 from f1.serve.exchange import TIMEOUT_HEADER, json_response
 from f1.serve.limits import Limits
-from f1.serve.wire import bodies, completions, embeddings, tokens, tools
+from f1.serve.wire import approvals, bodies, completions, embeddings, tokens, tools
 from f1.serve.wire.anthropic import bodies as anthropic
 from f1.serve.wire.responses import bodies as responses
 from f1.serve.wire.shape import Record
@@ -31,6 +31,7 @@ def _in_path(name: str) -> Json:
 
 
 _ID = _in_path("response_id")
+_APPROVAL = _in_path("approval_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,11 @@ OPERATIONS = (
               answers.WHOLE_TOOLSET, parameters=_NAME),
     Operation("delete", "/v1/toolsets/{name}", "Forget it, or NAME@VERSION", answers.DELETED,
               parameters=_NAME),
+    Operation("get", "/v1/approvals", "Calls that wait for a person", answers.APPROVALS),
+    Operation("get", "/v1/approvals/{approval_id}", "One of them, whole", answers.APPROVAL,
+              parameters=(_APPROVAL,)),
+    Operation("post", "/v1/approvals/{approval_id}", "Allow it, change it, or say no; once",
+              answers.APPROVAL, lambda limits: approvals.VERDICT, parameters=(_APPROVAL,)),
     Operation("get", "/health", "The process answers", answers.STATUS),
     Operation("get", "/ready", "Send it work", answers.STATUS, others=(503,)),
     Operation("get", "/metrics", "For Prometheus", {"type": "string"}, media="text/plain"),
@@ -112,6 +118,7 @@ _ERRORS = {
     403: "A Host or an Origin that is not known here; or not yours to change",
     404: "No such model, response, tool or route",
     408: "Not done in the time it was given",
+    409: "Another request is at it, or was first",
     413: "The body is too large",
     414: "The URL is too long",
     415: "The body is compressed",
