@@ -32,6 +32,7 @@ from f1.planning.taint import Taints
 from f1.tools.policy import AllowAll, Policy, Ruling
 from f1.tools.spec import Invocation, ToolSpec
 from f1.trace.entries import CODEC, Origin
+from f1.trace.redaction import is_marked
 from f1.types import (
     Approval,
     FailureKind,
@@ -88,6 +89,9 @@ class Guard:
         wanted = ToolCall(call.id, call.name, verdict.arguments) if verdict and edits else call
         if (known := self.journal.known(node, wanted, spec)) is not None:
             return known
+        if is_marked(call.arguments):
+            told = "a value of it was a secret, which is not kept: it has to be asked for again"
+            return _failure(node, call, "refused", told)
         taint = self.taints.of(node, call, results)
         ruling = self.policy.ruling(spec, json.loads(call.arguments), taint)
         if ruling.action == "deny":

@@ -48,6 +48,7 @@ from f1.planning.plan import parse_plan
 from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
+from f1.planning.turns import RecordedTurn
 from f1.tools.policy import AllowAll, Policy
 from f1.tools.search import SEARCH_TOOL
 from f1.tools.spec import ToolSpec
@@ -57,7 +58,6 @@ from f1.types import (
     Event,
     Finished,
     GenerateRequest,
-    RunOptions,
     RunReport,
     Started,
     ToolCall,
@@ -365,8 +365,9 @@ class Orchestrator:
                 await run.journal.end(ended, run.about(done), messages, run.known)
 
     async def _pass(self, request: GenerateRequest) -> AsyncGenerator[Event]:
-        """One turn of the model, event by event as the model's own."""
-        options = request.run
+        """One turn of the model, event by event as the model's own. It is written down once it has
+        ended, for there is nothing in it to go on with."""
+        asked, options = request, request.run
         engine = self.system.engines(options.roles)["caller"]
         specs = self._specs(request)
         request, shown = await self._show(request, specs)
@@ -375,13 +376,14 @@ class Orchestrator:
             request = replace(request, max_tokens=min(request.max_tokens or most, most))
         if options.compact:
             request, dropped = await compacted(request, engine)
-        async with aclosing(engine.generate(replace(request, run=RunOptions()))) as events:
+        report = RunReport(
+            "direct", "answered", selected=shown.selected, num_tools=len(specs), dropped=dropped,
+            notes=shown.notes,
+        )  # fmt: skip
+        turn = RecordedTurn(self.system.recorder, self.tenant, self.run_id, asked, request, report)
+        async with aclosing(turn.events(engine)) as events:
             async for event in events:
                 if isinstance(event, Finished) and (dropped or len(shown.tools) < len(specs)):
-                    report = RunReport(
-                        "direct", "answered", selected=shown.selected, num_tools=len(specs),
-                        dropped=dropped, notes=shown.notes,
-                    )  # fmt: skip
                     event = replace(event, report=replace(event.report, run=report))
                 yield event
 
@@ -392,7 +394,8 @@ def one_turn(request: GenerateRequest, specs: Sequence[ToolSpec]) -> bool:
     options = request.run
     ordinary = options.strategy in ("auto", "direct") and options.budget.seconds is None
     planned = options.plan is not None or options.plan_only
-    plain = ordinary and not planned and not options.progress
+    kept = options.run_id or options.session_id
+    plain = ordinary and not planned and not options.progress and not kept
     return plain and all(spec.runner is None for spec in specs)
 
 

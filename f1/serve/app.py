@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,16 +37,19 @@ from f1.serve.exchange import ClientGone, caller_of, internal_error, json_respon
 from f1.serve.limits import Limits
 from f1.serve.logs import RequestLog
 from f1.serve.metrics import Metrics
-from f1.serve.record import Recorder
+from f1.serve.record import Recorder as RequestRecorder
 from f1.serve.registrar import Registrar
+from f1.serve.resuming import resume_runs
 from f1.serve.server import Server
 from f1.serve.wire.anthropic.writer import write_anthropic_error
 from f1.serve.wire.response import write_error, write_model, write_models
 from f1.store.database import NotStored
 from f1.store.responses import ResponseStore
 from f1.tools.embedder import Embedder
+from f1.tools.policy import AllowAll, Policy
 from f1.tools.registry import Registry
 from f1.tools.vectors import ToolVectors
+from f1.trace.recorder import Recorder
 
 log = logging.getLogger("f1.serve")
 
@@ -60,6 +63,9 @@ def create_app(
     embedder: Embedder | None = None,
     vectors: ToolVectors | None = None,
     registrar: Registrar | None = None,
+    recorder: Recorder | None = None,
+    policy: Policy | None = None,
+    approvers: Collection[str] | None = None,
     on_ready: Callable[[], None] | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
@@ -70,7 +76,7 @@ def create_app(
     fails, `on_load_error` is told (to end the process). A line for each request goes to `log_to`.
     `store` is closed with the app; without, none are stored. So is `embedder`; without, there are
     no embeddings. So are `vectors`; without, tools are selected by words alone. So is what
-    `registrar` stores tools in."""
+    `registrar` stores tools in. So is `recorder`; without, runs are not written down."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
     registrar = registrar or Registrar(Registry(max_bytes=limits.max_registered_bytes))
@@ -82,6 +88,9 @@ def create_app(
         vectors=vectors,
         keep_prompts=log_prompts,
         registrar=registrar,
+        recorder=recorder,
+        policy=policy or AllowAll(),
+        approvers=approvers,
     )
     metrics = Metrics(server)
 
@@ -114,16 +123,20 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load_models())
         preparing = asyncio.create_task(prepare_tools(loading))
+        resuming = asyncio.create_task(resume_runs(server, loading))
         try:
             yield
         finally:
             preparing.cancel()
-            await asyncio.gather(preparing, return_exceptions=True)
+            resuming.cancel()
+            await asyncio.gather(preparing, resuming, return_exceptions=True)
             await loading  # a thread cannot be stopped: what it loads must be closed
             if server.models is not None:
                 await server.models.close()
             await asyncio.to_thread(store.close)
             await asyncio.to_thread(registrar.store.close)
+            if recorder is not None:
+                await recorder.close()
             if vectors is not None:
                 vectors.close_soon()  # and waits no longer when the embedder is closed
             if embedder is not None:
@@ -137,7 +150,7 @@ def create_app(
     app.add_middleware(Guard, access=access or Access(), limits=limits, write=_error_body)
     app.add_middleware(RequestIds)
     tell = (metrics, RequestLog(log_to)) if log_to else (metrics,)
-    app.add_middleware(Recorder, tell=tell)
+    app.add_middleware(RequestRecorder, tell=tell)
     app.state.server = server
     _add_routes(app, server)
     health.add_routes(app, server, metrics)

@@ -79,6 +79,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     console = Console(stderr=True, highlight=False)
     listener = door.listen()
     address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
+    recorder = _recorder(config, settings)
     embedder = Embedder(settings)
     if isinstance(there := config.models.get(config.embedder or ""), RemoteModel):
         embedder = connect_embedder(config.embedder or "", there, settings)
@@ -109,6 +110,9 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         vectors=ToolVectors(embedder, settings.vectors_file),
         store=ResponseStore(settings.responses_file, settings.responses_disk),
         registrar=registrar,
+        recorder=recorder,
+        policy=config.policy,
+        approvers=config.approvals.approvers,
         on_ready=ready,
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,

@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from f1.config import ORCHESTRATED
-from f1.errors import EngineStopped, F1Error, ModelNotFound, ShuttingDown
+from f1.errors import EngineStopped, F1Error, InvalidRequest, ModelNotFound, ShuttingDown
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.run import Engine, Role
 from f1.pool import LocalEngine
@@ -32,10 +33,12 @@ from f1.serve.registrar import Registrar
 from f1.serve.side_by_side import side_by_side
 from f1.store.responses import ResponseStore
 from f1.tools.embedder import Embedder
+from f1.tools.policy import AllowAll, Policy
 from f1.tools.ranking import Ranker
 from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
 from f1.tools.vectors import ToolVectors
+from f1.trace.recorder import Recorder
 from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
@@ -71,12 +74,22 @@ class Server:
     vectors: ToolVectors | None = None
     keep_prompts: bool = False  # in the records of requests
     registrar: Registrar = field(default_factory=Registrar)
+    recorder: Recorder | None = None  # None: runs are not written down
+    policy: Policy = field(default_factory=AllowAll)
+    approvers: Collection[str] | None = None  # tenants that may allow calls; None: each its own
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
     registering: Admission = field(init=False)  # and so has this, which may take long
 
     def __post_init__(self) -> None:
-        self.system = System(self.roles, self._registered, Selector(Ranker(self.vectors)))
+        self.system = System(
+            self.roles,
+            self._registered,
+            Selector(Ranker(self.vectors)),
+            recorder=self.recorder,
+            policy=self.policy,
+            approvers=self.approvers,
+        )
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
         self.registering = Admission(replace(self.limits, max_running=1))
 
@@ -119,11 +132,11 @@ class Server:
         queues = (self.admission, self.aside, self.registering)
         return bool(self.streams or any(queue.in_flight for queue in queues))
 
-    def decoder(self, model: str, tenant: str = "") -> Engine:
-        """Raises ModelNotFound."""
+    def decoder(self, model: str, tenant: str = "", run_id: str = "") -> Engine:
+        """`run_id`: of a run that its request does not name. Raises ModelNotFound."""
         models = self.loaded()
         if model == ORCHESTRATED:
-            return Orchestrator(self.system, tenant=tenant)
+            return Orchestrator(self.system, tenant=tenant, run_id=run_id)
         self._check(model)
         return models.engine(model)
 
@@ -159,7 +172,10 @@ class Server:
     ) -> AsyncGenerator[Event]:
         """All that decodes passes here: it is admitted, waits its turn, is decoded, side by side.
         Nothing is done for it before it is admitted, and nothing once its deadline has passed."""
-        decoder = self.decoder(model, caller.tenant)
+        _check_run(model, requests)
+        # Runs that nobody names have the number of their request: clients know it from a header.
+        run_id = caller.request_id.replace("req_", "run_", 1) if len(requests) == 1 else ""
+        decoder = self.decoder(model, caller.tenant, run_id)
         context_length = self.loaded().context_length(model) or _UNKNOWN_CONTEXT
         num_bytes = caller.num_bytes // len(requests)
         tokens = sum(estimate(request, num_bytes, context_length) for request in requests)
@@ -203,6 +219,14 @@ class Server:
         finally:
             self.deadlines.discard(deadline)
             admission.leave(ticket)
+
+
+def _check_run(model: str, requests: Sequence[GenerateRequest]) -> None:
+    for request in requests:
+        for name in ("run_id", "session_id", "verdicts") if model != ORCHESTRATED else ():
+            if getattr(request.run, name):
+                told = f"f1.{name}: the model '{model}' is asked by its own name; 'f1' keeps runs"
+                raise InvalidRequest(told, param=f"f1.{name}")
 
 
 def prompt_of(request: GenerateRequest) -> list[str]:

@@ -194,11 +194,14 @@ class Noted:
     text: str
 
 
+RunEnding = Ending | Literal["failed", "left"]  # by an error; by its caller
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """`text`: the answer; `error`: what broke it off, for a person."""
 
-    ending: Ending | Literal["failed", "left"]
+    ending: RunEnding
     text: str
     usage: Usage
     seconds: float

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from f1.store.database import NotStored
 from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status, Write
 from f1.trace.entries import CODEC, Entry, Written
 
@@ -21,11 +20,17 @@ Tell = Callable[[RunRow, Sequence[Written]], None]  # of a run that has ended
 
 
 class Redacts(Protocol):
+    def for_run(self) -> Redacts:
+        """What is learnt from a run's entries holds for that run."""
+
     def redact(self, value: Any) -> Any:
         """JSON without its secrets: the same for the same, and nothing more to redact in it."""
 
 
 class RedactsNothing:
+    def for_run(self) -> Redacts:
+        return self
+
     def redact(self, value: Any) -> Any:
         return value
 
@@ -37,6 +42,18 @@ class Recorder:
     store: RunStore
     redaction: Redacts = field(default_factory=RedactsNothing)
     tell: Tell | None = None
+    _writing: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def soon(self, writing: Coroutine[Any, Any, object]) -> None:
+        """Does it in the background; what fails is a line in the log."""
+        task = asyncio.get_running_loop().create_task(writing)
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[object]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a run was not written down: %s", error)
 
     def record(self, tenant: str, run_id: str, session_id: str = "") -> Record:
         """Of a run that is to begin."""
@@ -60,6 +77,9 @@ class Recorder:
         return Record(self, row, past)
 
     async def close(self) -> None:
+        """When all is written."""
+        while self._writing:
+            await asyncio.wait(self._writing)
         await self.store.close()
 
 
@@ -69,16 +89,13 @@ class Record:
     def __init__(self, recorder: Recorder, row: RunRow, past: Sequence[Written] = ()):
         self.row = row
         self.past = list(past)
+        self.redaction = recorder.redaction.for_run()
         self._recorder = recorder
         self._begun = bool(past)
         self._next = past[-1].seq + 1 if past else 0
         self._noted: list[Written] = []  # not written yet
         self._turn = asyncio.Lock()
-        self._soon: asyncio.Task[None] | None = None
-
-    @property
-    def redaction(self) -> Redacts:
-        return self._recorder.redaction
+        self._soon = False  # the noted are about to be written
 
     @property
     def entries(self) -> list[Entry]:
@@ -94,8 +111,9 @@ class Record:
         for entry in entries:
             self._noted.append(Written(self._next, time.time(), entry))
             self._next += 1
-        if self._soon is None and self._begun:
-            self._soon = asyncio.get_running_loop().create_task(self._write_soon())
+        if not self._soon and self._begun:
+            self._soon = True
+            self.soon(self._write_soon())
 
     async def write(
         self,
@@ -119,16 +137,25 @@ class Record:
         if status == "ended" and self._recorder.tell is not None:
             self._recorder.tell(replace(self.row, status="ended", about=about or {}), self.past)
 
-    async def begin(self, *entries: Entry, about: Json | None = None) -> bool:
+    def soon(self, writing: Coroutine[Any, Any, object]) -> None:
+        """Nobody waits for it; it is done before the recorder is closed."""
+        self._recorder.soon(writing)
+
+    async def begin(
+        self, *entries: Entry, about: Json | None = None, status: Status = "running"
+    ) -> bool:
         """The first that is written. False: there is a run of that id."""
         told = self.redaction.redact(about or {})
-        self.row = replace(self.row, began=time.time(), about=told)
         self.note(*entries)
+        began = self._noted[0].at if self._noted else time.time()
+        self.row = replace(self.row, began=began, about=told, status=status)
         async with self._turn:
             noted, self._noted = self._noted, []
             self._begun = await self._recorder.store.begin(self.row, self._rows(noted))
             if self._begun:
                 self.past += noted
+        if status == "ended" and self._recorder.tell is not None:
+            self._recorder.tell(self.row, self.past)
         return self._begun
 
     async def decide(self, approval_id: str, verdict: Json, who: str) -> bool:
@@ -148,13 +175,10 @@ class Record:
         return self.redaction.redact(CODEC.encode(value))
 
     async def _write_soon(self) -> None:
-        try:
-            async with self._turn:
-                self._soon = None
-                if self._noted:
-                    await self._flush(Write(self.row.id, self.row.tenant))
-        except NotStored as error:  # what is written for sure says so to who asked
-            log.warning("run %s: %s", self.row.id, error)
+        async with self._turn:
+            self._soon = False
+            if self._noted:
+                await self._flush(Write(self.row.id, self.row.tenant))
 
     async def _flush(self, change: Write) -> None:
         noted, self._noted = self._noted, []

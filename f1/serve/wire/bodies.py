@@ -40,7 +40,7 @@ def chat(limits: Limits) -> Record:
     return Record(
         {
             "model": Text(1, limits.max_name_chars),
-            "messages": Items(_message(limits), 1, limits.max_messages),
+            "messages": Items(_message(limits), 0, limits.max_messages),
             "tools": Items(tool(limits), 0, limits.max_tools),
             "tool_choice": _tool_choice(limits),
             "parallel_tool_calls": Flag(),

@@ -8,21 +8,31 @@ from f1.errors import InvalidRequest
 from f1.serve.limits import Limits
 from f1.serve.wire.fields import Fields, parse_json
 from f1.serve.wire.repair import repair
-from f1.types import Message, Role, ToolCall
+from f1.types import Message, Role, RunOptions, ToolCall
 
 Messages = tuple[Message, ...]
+ORDINARY = RunOptions()
 
 
-def parse_messages(body: Fields, limits: Limits, *, repaired: list[str] | None = None) -> Messages:
+def parse_messages(
+    body: Fields, limits: Limits, *, repaired: list[str] | None = None, run: RunOptions = ORDINARY
+) -> Messages:
     """The conversation, its calls all answered. Raises InvalidRequest; where `repaired` is given,
-    calls and results that do not match are put right instead, and it is told how."""
+    calls and results that do not match are put right instead, and it is told how. Of a session it
+    is what is new; a run that is there needs none."""
     items = list(body.objects("messages", limits.max_messages))
+    if not items and run.run_id:
+        return ()
     if not items:
         raise body.refuse("messages", "must hold at least one message")
     messages = [_parse_message(item, limits) for item in items]
     if repaired is not None:
         return repair(messages, repaired)
-    _check_answers(body, list(zip(items, messages, strict=True)))
+    pairs = list(zip(items, messages, strict=True))
+    if run.session_id:  # results that come first are of calls that the session has
+        first = next((i for i, m in enumerate(messages) if m.role != "tool"), len(messages))
+        pairs = pairs[first:]
+    _check_answers(body, pairs)
     return tuple(messages)
 
 

@@ -61,7 +61,7 @@ def parse_chat_request(body: object, limits: Limits) -> ChatRequest:
     choice, allowed = parse_tool_choice(fields, tools, own.run)
     parallel = fields.boolean("parallel_tool_calls")
     generate = GenerateRequest(
-        messages=parse_messages(fields, limits, repaired=repaired),
+        messages=parse_messages(fields, limits, repaired=repaired, run=own.run),
         tools=allowed,
         tool_choice=choice,
         parallel_tool_calls=True if parallel is None else parallel,

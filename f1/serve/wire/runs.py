@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from dataclasses import replace
@@ -14,6 +15,7 @@ from f1.planning.plan import write_arguments, write_plan
 from f1.planning.run import Role
 from f1.planning.strategies.auto import STRATEGIES
 from f1.serve.limits import Limits
+from f1.serve.wire.approvals import VERDICT, parse_verdict, write_approval, write_verdict
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.shape import (
     Either,
@@ -21,6 +23,7 @@ from f1.serve.wire.shape import (
     Free,
     Integer,
     Items,
+    Keyed,
     Number,
     Record,
     Shape,
@@ -41,6 +44,9 @@ from f1.types import (
 
 Json = dict[str, Any]
 _TOOL_NAME = Text(1, 64, "[A-Za-z0-9_-]{1,64}", "1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
+RUN_ID = Text(1, 80, "[A-Za-z0-9._:-]{1,80}", "1 to 80 of A-Z, a-z, 0-9, '.', '_', ':' and '-'")
+SESSION_ID = RUN_ID
+_APPROVAL_ID = Text(1, 80, "[A-Za-z0-9_]{1,80}", "ids of approvals")
 _TOOLSET = Text(1, 80, "[A-Za-z0-9_-]{1,64}(@[0-9]{1,9})?", "a toolset's name, or name@version")
 
 
@@ -63,6 +69,9 @@ def options(limits: Limits) -> dict[str, Shape]:
         "roles": Record(dict.fromkeys(get_args(Role), Text(1, limits.max_name_chars))),
         "compact": Flag(),
         "progress": Flag(),
+        "run_id": RUN_ID,
+        "session_id": SESSION_ID,
+        "verdicts": Keyed(_APPROVAL_ID, VERDICT, 64),
     }
 
 
@@ -71,7 +80,15 @@ def parse_options(own: Fields, defaults: RunOptions) -> RunOptions:
     given = {name: value for name, value in own.value.items() if value is not None}
     read: Json = {
         name: given[name]
-        for name in ("strategy", "max_tools", "samples", "compact", "progress")
+        for name in (
+            "strategy",
+            "max_tools",
+            "samples",
+            "compact",
+            "progress",
+            "run_id",
+            "session_id",
+        )
         if name in given
     }
     read |= {name: tuple(given[name]) for name in ("tools", "toolsets") if name in given}
@@ -80,6 +97,11 @@ def parse_options(own: Fields, defaults: RunOptions) -> RunOptions:
         read["budget"] = replace(defaults.budget, **bounds)
     if "roles" in given:
         read["roles"] = {role: name for role, name in given["roles"].items() if name is not None}
+    if "verdicts" in given:
+        read["verdicts"] = {
+            approval_id: parse_verdict(said, f"f1.verdicts.{approval_id}")
+            for approval_id, said in given["verdicts"].items()
+        }
     if (plan := given.get("plan")) is not None:
         read |= {"plan_only": True} if plan == "only" else {"plan": plan}
     return replace(defaults, **read)
@@ -100,6 +122,8 @@ def write_options(run: RunOptions) -> Json:
         elif isinstance(value, Budget):
             bounds = {f.name: getattr(value, f.name) for f in fields_of(Budget)}
             written["budget"] = {k: v for k, v in bounds.items() if v is not None}
+        elif field.name == "verdicts":
+            written["verdicts"] = {name: write_verdict(said) for name, said in value.items()}
         elif isinstance(value, tuple):
             written[field.name] = list(value)
         elif isinstance(value, Mapping):
@@ -112,6 +136,12 @@ def write_options(run: RunOptions) -> Json:
 def write_run(report: RunReport) -> Json:
     """What a run did."""
     told: Json = {"strategy": report.strategy, "ending": report.ending}
+    if report.run_id:
+        told["run_id"] = report.run_id
+    if report.approvals:
+        told["approvals"] = [
+            write_approval(each, report.run_id, now=time.time()) for each in report.approvals
+        ]
     if report.plan.nodes:
         told["plan"] = write_plan(report.plan)
     if report.results:
@@ -176,4 +206,5 @@ def read_run(told: Json) -> RunReport | None:
         ending=cast(Any, told["ending"]),
         dropped=told.get("dropped_messages", 0),
         notes=tuple(told.get("notes", ())),
+        run_id=told.get("run_id", ""),
     )
