@@ -89,6 +89,10 @@ class Settings:
         return self.cache / "runs.sqlite"
 
     @property
+    def redaction_file(self) -> Path:
+        return self.cache / "redaction.key"
+
+    @property
     def pins_file(self) -> Path:
         """What a person has approved of what MCP servers offer."""
         return self.cache / "mcp.json"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from f1.config import ApprovalOptions
 from f1.errors import DeadlineExceeded, F1Error, InvalidRequest, ModelNotFound
 from f1.pool import LocalEngine
 from f1.roles import Models
@@ -65,7 +66,7 @@ def create_app(
     registrar: Registrar | None = None,
     recorder: Recorder | None = None,
     policy: Policy | None = None,
-    approvers: Collection[str] | None = None,
+    approvals: ApprovalOptions | None = None,
     on_ready: Callable[[], None] | None = None,
     on_load_error: Callable[[BaseException], None] | None = None,
     log_to: TextIO | None = None,
@@ -90,7 +91,7 @@ def create_app(
         registrar=registrar,
         recorder=recorder,
         policy=policy or AllowAll(),
-        approvers=approvers,
+        approvals=approvals or ApprovalOptions(),
     )
     metrics = Metrics(server)
 

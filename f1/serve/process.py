@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from f1.config import Config, RemoteModel, ServeOptions
 from f1.errors import EngineStopped, F1Error, InvalidRequest
+from f1.keeping import open_recorder
 from f1.roles import Connect, Models, open_models
 from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
@@ -70,6 +71,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     models on other servers."""
     _share_memory()
     settings = config.all_settings(os.environ)
+    recorder = open_recorder(config, settings, dict(os.environ))
     access = _access(config.serve, door)
     registrar = Registrar(store=ToolStore(settings.tools_file))
     workers = _register(config, registrar)
@@ -79,7 +81,6 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     console = Console(stderr=True, highlight=False)
     listener = door.listen()
     address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
-    recorder = _recorder(config, settings)
     embedder = Embedder(settings)
     if isinstance(there := config.models.get(config.embedder or ""), RemoteModel):
         embedder = connect_embedder(config.embedder or "", there, settings)
@@ -112,7 +113,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         registrar=registrar,
         recorder=recorder,
         policy=config.policy,
-        approvers=config.approvals.approvers,
+        approvals=config.approvals,
         on_ready=ready,
         on_load_error=stop,
         log_to=sys.stderr if settings.log_requests else None,

@@ -34,9 +34,7 @@ async def resume_runs(server: Server, loading: asyncio.Task[None]) -> None:
 async def _resume(server: Server, run: RunRow) -> None:
     request = GenerateRequest((), run=RunOptions(run_id=run.id))
     try:
-        async with aclosing(
-            server.events(ORCHESTRATED, [request], Caller(run.tenant))
-        ) as events:
+        async with aclosing(server.events(ORCHESTRATED, [request], Caller(run.tenant))) as events:
             async for _ in events:
                 pass
         log.info("the run %s, which broke off, went on to its end", run.id)

@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from f1.config import ORCHESTRATED
+from f1.config import ORCHESTRATED, ApprovalOptions
 from f1.errors import EngineStopped, F1Error, InvalidRequest, ModelNotFound, ShuttingDown
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.run import Engine, Role
@@ -76,7 +75,7 @@ class Server:
     registrar: Registrar = field(default_factory=Registrar)
     recorder: Recorder | None = None  # None: runs are not written down
     policy: Policy = field(default_factory=AllowAll)
-    approvers: Collection[str] | None = None  # tenants that may allow calls; None: each its own
+    approvals: ApprovalOptions = field(default_factory=ApprovalOptions)
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
     registering: Admission = field(init=False)  # and so has this, which may take long
@@ -88,7 +87,8 @@ class Server:
             Selector(Ranker(self.vectors)),
             recorder=self.recorder,
             policy=self.policy,
-            approvers=self.approvers,
+            approvers=self.approvals.approvers,
+            approval_seconds=self.approvals.seconds,
         )
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
         self.registering = Admission(replace(self.limits, max_running=1))
