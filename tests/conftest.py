@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 
 from f1.models.pull import pull
@@ -18,3 +20,12 @@ def smollm_path() -> Path:
 @pytest.fixture(scope="session")
 def qwen_path() -> Path:
     return pull("qwen2.5-coder-0.5b", Settings.from_env())
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Postgres]:
+    found = postgres.programs()
+    if found is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    with postgres.running(found) as server:
+        yield server

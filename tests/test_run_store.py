@@ -9,12 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import postgres
 import psycopg
 import pytest
 
@@ -35,20 +34,11 @@ from f1.store.runs import (
 NASTY = "quotes '\"; DROP TABLE runs; --, \U0001f600, \ufffe \u2028 \0"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Postgres]:
-    found = postgres.programs()
-    if found is None:
-        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    with postgres.running(found) as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "sqlite":
         return Settings(cache=tmp_path)
-    return Settings(cache=tmp_path, runs_url=request.getfixturevalue("server").new())
+    return Settings(cache=tmp_path, runs_url=request.getfixturevalue("postgresql").new())
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ _LOCK = 0x6631_72756E73  # of PostgreSQL, for who changes tables
 
 def migrate(db: sa.Connection) -> None:
     """In a transaction of its own. Others may try it at the same time."""
-    with db.begin():
+    with db.execution_options(reading=True).begin():
         if _version(db) == LATEST:
-            return  # most often: Alembic is not even imported
+            return  # most often: nobody is hindered, and Alembic not even imported
+    with db.execution_options(reading=False).begin():
         if db.dialect.name == "postgresql":  # SQLite's transactions have locked out others
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         if _version(db) != LATEST:
