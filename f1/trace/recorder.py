@@ -16,6 +16,7 @@ from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status,
 from f1.trace.entries import CODEC, Entry, Written
 
 log = logging.getLogger("f1.trace")
+_TELLING = ("Began", "Returned", "Shown")  # they say which fields are secret
 Tell = Callable[[RunRow, Sequence[Written]], None]  # of a run that has ended
 
 
@@ -74,7 +75,11 @@ class Recorder:
             return None
         rows = await self.store.entries(tenant, run_id)
         past = [Written(r.seq, r.at, CODEC.decode_any(r.body)) for r in rows]
-        return Record(self, row, past)
+        record = Record(self, row, past)
+        for each in rows:
+            if each.kind in _TELLING:
+                record.redaction.redact(each.body)
+        return record
 
     async def close(self) -> None:
         """When all is written."""

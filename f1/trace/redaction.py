@@ -20,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import re2
@@ -47,13 +47,10 @@ _SCHEMA_WORDS = frozenset(
 )
 _SCHEMA_VALUES = frozenset("enum const default example examples".split())
 _SCHEMAS = {"Tool": ("parameters", "accepts"), "Defined": ("output",), "ResponseFormat": ("value",)}
+# What is said of secret fields, and what they hold, is read before what may speak of them.
+_FIRST = {"Message": "tool_calls", "GenerateRequest": "tools"}
 _PIECES = {"TextDelta": "text", "ReasoningDelta": "text", "ArgumentsDelta": "text"}
 _IDS = ("prompt_ids", "token_ids")
-
-
-class Redacts(Protocol):
-    def redact(self, value: Any) -> Any: ...
-    def text(self, text: str) -> str: ...
 
 
 def is_marked(value: Any) -> bool:
@@ -132,7 +129,12 @@ class Redaction:
             return self._fields_of(value, 0, coded=True)
         if word == "Turned":
             return self._turned(value)
-        return {name: self._field(word, name, inner) for name, inner in value.items()}
+        first = _FIRST.get(word, "")
+        known = {first: self._field(word, first, value[first])} if first in value else {}
+        return {
+            name: known[name] if name in known else self._field(word, name, inner)
+            for name, inner in value.items()
+        }
 
     def _field(self, word: str, name: str, value: Any) -> Any:
         """A field of one of our own words."""
