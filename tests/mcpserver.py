@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 TOOL = {
@@ -31,17 +33,17 @@ def raw(data: bytes) -> None:
 
 def main() -> None:
     script = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    if "note" in script:  # for the test to see what came to be
-        with open(script["note"], "a") as file:
-            file.write(f"{os.getpid()}\n")
+    note(script, f"pid {os.getpid()}")
     if script.get("ignore_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for _ in range(script.get("grandchildren", 0)):
         code = (
             "import os,signal,sys,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);os.setsid();"
-            "open(sys.argv[1],'a').write(f'{os.getpid()}\\n');time.sleep(600)"
+            "open(sys.argv[1],'a').write(f'pid {os.getpid()}\\n');time.sleep(600)"
         )
         subprocess.Popen([sys.executable, "-c", code, script["note"]])
+    if "tools_file" in script:
+        threading.Thread(target=tell_changes, args=[script["tools_file"]], daemon=True).start()
     act(script.get("start"), {}, script)
     for line in sys.stdin:
         message = json.loads(line)
@@ -50,6 +52,22 @@ def main() -> None:
             continue
         if not act(script.get(method), message, script):
             answer(message, script)
+
+
+def tell_changes(file: str) -> None:
+    at = os.stat(file).st_mtime_ns
+    while True:
+        time.sleep(0.02)
+        if os.stat(file).st_mtime_ns != at:
+            at = os.stat(file).st_mtime_ns
+            say({"method": "notifications/tools/list_changed"})
+
+
+def note(script: dict[str, Any], told: str) -> None:
+    """For the test to see what came to be."""
+    if "note" in script:
+        with open(script["note"], "a") as file:
+            file.write(f"{told}\n")
 
 
 def answer(message: dict[str, Any], script: dict[str, Any]) -> None:
@@ -63,7 +81,15 @@ def answer(message: dict[str, Any], script: dict[str, Any]) -> None:
             tools = {"tools": {"listChanged": True}}
             result({"protocolVersion": version, "capabilities": tools, "serverInfo": info})
         case "tools/list":
-            result({"tools": script.get("tools", [TOOL])})
+            tools = script.get("tools", [TOOL])
+            if "tools_file" in script:
+                tools = json.loads(Path(script["tools_file"]).read_text())
+            result({"tools": tools})
+            note(script, "listed")
+            if script.get("after_list") == "storm":
+                note(script, "did storm")
+                changed = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n'
+                raw(changed * 1000)
         case "tools/call":
             text = json.dumps(message["params"]["arguments"])
             result({"content": [{"type": "text", "text": text}]})
@@ -77,6 +103,8 @@ def answer(message: dict[str, Any], script: dict[str, Any]) -> None:
 def act(what: Any, message: dict[str, Any], script: dict[str, Any]) -> bool:
     """Does it in place of an answer; False: nothing, it is answered as well."""
     here = message.get("id")
+    if what is not None:
+        note(script, f"did {json.dumps(what)}")
     match what:
         case None:
             return False
@@ -94,6 +122,9 @@ def act(what: Any, message: dict[str, Any], script: dict[str, Any]) -> bool:
         case "close":
             os.close(1)
             time.sleep(600)
+        case "environment":
+            seen = json.dumps({**os.environ, "cwd": os.getcwd()})
+            say({"id": here, "result": {"content": [{"type": "text", "text": seen}]}})
         case "garbage":
             raw(b"this is no JSON\n{]\n\xff\xfe\n[1,2]\n3\n\n")
             return False

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import re
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcpkit import Met, written
 
+from f1.errors import InvalidRequest
+from f1.tools.mcp.names import public_names
 from f1.tools.mcp.pins import Pins
-from f1.tools.mcp.servers import McpServers
+from f1.tools.mcp.servers import publish_into
 from f1.tools.mcp.settings import McpServer, read_server
-from f1.tools.spec import Output, ToolSpec
-
-HERE = Path(__file__).parent
-WRITTEN = [sys.executable, "-P", str(HERE / "mcpserver.py")]
-
-
-def written(name: str = "w", said: dict[str, Any] | None = None, **table: Any) -> McpServer:
-    """A server that is written out (mcpserver.py)."""
-    table = {"command": [*WRITTEN, json.dumps(said or {})]} | table
-    return read_server(name, table, HERE)
-
-
-class Met:
-    """Servers that have told their tools, and the tools."""
-
-    def __init__(self, servers: Sequence[McpServer], pins: Pins):
-        self.specs: dict[str, dict[str, ToolSpec]] = {}
-        self.servers = McpServers(servers, pins, self._publish)
-        self.servers.met(30)
-
-    def _publish(self, server: McpServer, specs: Sequence[ToolSpec]) -> None:
-        self.specs[server.name] = {spec.name: spec for spec in specs}
-
-    def spec(self, name: str) -> ToolSpec:
-        return self.specs[name.partition("__")[0]][name]
-
-    async def call(self, name: str, **arguments: Any) -> Output:
-        spec = self.spec(name)
-        assert spec.runner is not None
-        return await spec.runner.call(arguments, spec.limits)
+from f1.tools.registry import OPERATOR, Registry
+from f1.tools.spec import (
+    INVOCATION,
+    Annotations,
+    CallLimits,
+    Invocation,
+    ToolFailure,
+    ToolSpec,
+)
+from f1.types import Tool
 
 
 @pytest.fixture
@@ -62,3 +48,218 @@ async def test_a_written_server(meet: Callable[..., Met]) -> None:
     met = meet(written())
     assert met.spec("w__echo").tool.description == "Says it again."
     assert (await met.call("w__echo", text="hi")).value == {"text": "hi"}
+
+
+SDK = """
+import asyncio, sys
+from mcp.server.mcpserver import MCPServer, Context
+from mcp.server.mcpserver.exceptions import ToolError
+
+server = MCPServer("real")
+
+
+@server.tool()
+def add(a: int, b: int) -> dict[str, int]:
+    "Adds two numbers."
+    return {"sum": a + b}
+
+
+@server.tool(name="dotted.name/with-slash")
+def dotted() -> list[str]:
+    return ["a", "b"]
+
+
+@server.tool()
+async def waits(ctx: Context) -> str:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        with open(sys.argv[1], "a") as file:
+            file.write("cancelled\\n")
+        raise
+
+
+@server.tool()
+async def key(ctx: Context) -> str:
+    return str(dict(ctx.request_context.meta or {}).get("f1/idempotencyKey"))
+
+
+@server.tool()
+async def grows(ctx: Context) -> str:
+    server.add_tool(lambda: "new", name="grown")
+    await ctx.notify_tools_changed()
+    return "ok"
+
+
+@server.tool()
+def fails() -> str:
+    raise ToolError("no such city")
+"""
+STDIO = SDK + "\nserver.run()\n"
+HTTP = """
+import socket, uvicorn
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+app = server.streamable_http_app(json_response={json}, stateless_http={stateless})
+uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listener])
+"""
+
+
+@contextmanager
+def over_http(note: Path, **options: bool) -> Iterator[str]:
+    code = SDK + HTTP.format(**options)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(note)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        with process.stdout:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/mcp"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def standing(met: Met, name: str) -> str | None:
+    found = {offer.definition.name: offer.standing for offer in met.servers.offers("real")}
+    return found.get(name)
+
+
+@pytest.mark.parametrize("how", ["stdio", "http", "http, JSON"])
+async def test_a_real_server(how: str, meet: Callable[..., Met], tmp_path: Path) -> None:
+    """Of the newer era: it knows `server/discover`, and holds no session."""
+    note = tmp_path / "note"
+    with ExitStack() as stack:
+        if how == "stdio":
+            said: dict[str, Any] = {"command": [sys.executable, "-P", "-c", STDIO, str(note)]}
+        else:
+            is_json = how == "http, JSON"
+            said = {"url": stack.enter_context(over_http(note, json=is_json, stateless=False))}
+        met = meet(read_server("real", said, tmp_path))
+        (status,) = met.servers.states()
+        assert (status.state, status.era) == ("up", "2026-07-28"), status.why
+        assert (await met.call("real__add", a=1, b=2)).value == {"sum": 3}
+        spec = met.spec("real__add")
+        assert spec.tool.parameters["required"] == ["a", "b"]
+        assert spec.annotations == Annotations()
+        (dotted,) = [name for name in met.specs["real"] if "dotted" in name]
+        assert (await met.call(dotted)).value == {"result": ["a", "b"]}
+        with pytest.raises(ToolFailure, match="no such city"):
+            await met.call("real__fails")
+        token = INVOCATION.set(Invocation("key-1"))
+        try:
+            assert (await met.call("real__key")).value == {"result": "key-1"}
+        finally:
+            INVOCATION.reset(token)
+        waiting = met.spec("real__waits")
+        assert waiting.runner is not None
+        with pytest.raises(TimeoutError):
+            await waiting.runner.call({}, CallLimits(timeout=0.3))
+        assert (await met.call("real__add", a=2, b=2)).value == {"sum": 4}
+        await met.call("real__grows")  # and says so to who listens
+        with met.published:
+            assert met.published.wait_for(lambda: standing(met, "grown") == "new", 20)
+        if how == "http, JSON":
+            return  # the server does not see who leaves
+        async with asyncio.timeout(20):
+            while not note.exists():
+                await asyncio.sleep(0.01)
+
+
+async def test_an_older_server_shakes_hands(meet: Callable[..., Met]) -> None:
+    (status,) = meet(written()).servers.states()
+    assert (status.state, status.era) == ("up", "2025-11-25")
+
+
+async def test_a_server_sees_the_named_environment_alone(
+    meet: Callable[..., Met], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("F1_TEST_NAMED", "seen")
+    monkeypatch.setenv("F1_TEST_OTHER", "secret")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    met = meet(
+        written(env=["F1_TEST_NAMED"], said={"tools/call": "environment"}, cwd=str(tmp_path))
+    )
+    seen = (await met.call("w__echo")).value
+    assert isinstance(seen, dict)
+    assert seen["F1_TEST_NAMED"] == "seen"
+    assert seen["cwd"] == str(tmp_path)
+    assert not {"F1_TEST_OTHER", "PYTHONPATH"} & seen.keys()
+
+
+async def test_strict_pins_approve_nothing_by_themselves(
+    meet: Callable[..., Met], tmp_path: Path
+) -> None:
+    pins = Pins(tmp_path / "pins.json")
+    met = meet(written(pin="strict"), pins=pins)
+    assert met.specs["w"] == {}
+    (offer,) = met.servers.offers("w")
+    assert offer.standing == "new"
+    met.servers.approve("w", [offer.definition])
+    assert set(met.specs["w"]) == {"w__echo"}
+    again = meet(written(pin="strict"), pins=Pins(tmp_path / "pins.json"))  # another process
+    assert set(again.specs["w"]) == {"w__echo"}
+
+
+def test_the_operator_says_what_a_tool_does() -> None:
+    tools = {"echo": {"read_only": True, "timeout": 5}, "other": {"max_bytes": 100}}
+    server = read_server("s", {"command": ["c"], "tools": tools, "timeout": 9}, Path())
+    assert server.annotations["echo"] == Annotations(read_only=True)
+    assert server.limits_of("echo").timeout == 5
+    assert server.limits_of("other") == CallLimits(timeout=9, max_bytes=100)
+    assert server.limits_of("none") == CallLimits(timeout=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "told"),
+    [
+        ("a__b", {"command": ["c"]}, "no name"),
+        ("a_", {"command": ["c"]}, "no name"),
+        ("a" * 25, {"command": ["c"]}, "no name"),
+        ("s", {}, "'mcp.s.command' or 'url'"),
+        ("s", {"command": ["c"], "url": "http://h"}, "not both"),
+        ("s", {"command": "c"}, "list of texts"),
+        ("s", {"command": ["c"], "env": ["A=B"]}, "holds no name"),
+        ("s", {"command": ["c"], "headers": {}}, "not for a server with a command"),
+        ("s", {"url": "http://h", "env": ["A"]}, "not for a server with a url"),
+        ("s", {"url": "http://user:word@h"}, "without a password"),
+        ("s", {"url": "file:///etc/passwd"}, "must be an address"),
+        ("s", {"url": "http://h", "headers": {"a": "b\r\nc: d"}}, "no header"),
+        ("s", {"command": ["c"], "pin": "never"}, "'first' or 'strict'"),
+        ("s", {"command": ["c"], "timeout": 0}, "seconds"),
+        ("s", {"command": ["c"], "restarts": -1}, "integer"),
+        ("s", {"command": ["c"], "tools": {"t": {"readonly": True}}}, "mcp.s.tools.t"),
+        ("s", {"command": ["c"], "shell": True}, "'mcp.s.shell' is not known"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(name: str, table: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_server(name, table, Path())
+    assert told in refused.value.message
+
+
+def test_names_go_there_and_back() -> None:
+    tools = ["a", "a.b", "a_b", "a/b", "b" * 61, "b" * 62, "b" * 128, "ü", "", "x y"]
+    names = public_names("server", tools)
+    assert set(names.values()) == set(tools)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", name) for name in names)
+    assert names["server__a"] == "a"
+    assert public_names("server", reversed(tools)) == names
+
+
+async def test_tools_are_the_operators_and_a_toolset(meet: Callable[..., Met]) -> None:
+    registry = Registry()
+    own = ToolSpec(Tool("w__taken"))
+    registry.put_tool(OPERATOR, own)
+    publish = publish_into(registry)
+    file = [{"name": name, "inputSchema": {"type": "object"}} for name in ("taken", "free")]
+    met = meet(written(said={"tools": file}))
+    server = written()
+    publish(server, ())
+    assert registry.resolve("someone", toolsets=["w"]) == ()
+    publish(server, list(met.specs["w"].values()))
+    assert [spec.name for spec in registry.resolve("someone", toolsets=["w"])] == ["w__free"]
+    assert registry.tool(OPERATOR, "w__taken").spec is own
+    publish(server, ())
+    assert registry.tool(OPERATOR, "w__free") is None
+    assert registry.tool(OPERATOR, "w__taken") is not None

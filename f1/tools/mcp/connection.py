@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp import Client, MCPError
 from mcp.types import (
@@ -32,7 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from f1.tools.mcp.definitions import MAX_TOOLS, visible
 from f1.tools.mcp.http import HttpLink
 from f1.tools.mcp.results import read_result
-from f1.tools.mcp.settings import McpServer
+from f1.tools.mcp.settings import McpServer, State
 from f1.tools.mcp.stdio import Pipes
 from f1.tools.spec import CallLimits, Output, ToolFailure
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("f1.tools.mcp")
 
-State = Literal["starting", "up", "down"]
 Listed = Callable[[Sequence[Mapping[str, Any]]], Awaitable[None]]
 _RESULT: TypeAdapter[CallToolResult | InputRequiredResult] = TypeAdapter(
     CallToolResult | InputRequiredResult
@@ -52,6 +51,7 @@ _MAX_BACKOFF = 60.0
 _WINDOW = 600.0  # seconds in which `restarts` are counted
 _SETTLE = 1.0  # seconds between two listings
 _PROBE = 0.5  # seconds in which a server answers that lets calls run out of time
+_CLOSED = ("Connection closed", "SSE stream")  # the SDK's own words
 _MAX_PAGES = 64
 _MAX_LISTED = 4 << 20  # bytes of definitions
 
@@ -79,7 +79,7 @@ class Connection:
         self._listed = listed
         self._client: Client | None = None
         self._link: Link | None = None
-        self._settled = asyncio.Event()  # it is up, or down
+        self._moved = asyncio.Event()  # from one state to another; each time a new one
         self._changed = asyncio.Event()
         self._starts: deque[float] = deque()
         self._probing: asyncio.Task[None] | None = None
@@ -95,14 +95,23 @@ class Connection:
             except Exception as error:
                 self.why = self._told(error)
             finally:
-                self._client, self.state = None, "down"
-                self.met.set()
-                self._settled.set()
+                self._client = None
+                self._move("down")
             log.warning("mcp.%s is lost: %s", self.server.name, self.why)
             failures = 0 if loop.time() - began > _MAX_BACKOFF else failures + 1
             await asyncio.sleep(self._rest(loop.time(), failures))
-            self.state = "starting"
-            self._settled.clear()
+            self._move("starting")
+
+    def _move(self, state: State) -> None:
+        self.state = state
+        if state != "starting":
+            self.met.set()
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def reaches(self, *states: State) -> None:
+        while self.state not in states:
+            await self._moved.wait()
 
     def _rest(self, now: float, failures: int) -> float:
         """Seconds. Of `restarts` in a window the last is spent: until the first is out of it."""
@@ -133,20 +142,22 @@ class Connection:
                 link.hangs = True
                 raise
             await self._listed(tools)
-            self._client, self.state, self.why = client, "up", ""
+            self._client, self.why = client, ""
             self.era = client.protocol_version
-            self.met.set()
-            self._settled.set()
+            self._move("up")
             await self._stay(client, link)
 
     async def _stay(self, client: Client, link: Link) -> None:
         lost = asyncio.create_task(link.lost.wait())
+        listening = asyncio.create_task(self._listen(client))
         try:
             while True:
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait([lost, changed], return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 if lost.done():
+                    self._client, self.why = None, link.why
+                    self._move("down")
                     raise _Lost(link.why)
                 await asyncio.wait([lost], timeout=_SETTLE)  # a storm of them is one
                 self._changed.clear()
@@ -155,6 +166,19 @@ class Connection:
                 await self._listed(tools)
         finally:
             lost.cancel()
+            listening.cancel()
+            await asyncio.wait([listening])
+
+    async def _listen(self, client: Client) -> None:
+        """The newer era tells of changes only who asks to be told."""
+        if client.session.discover_result is None:
+            return
+        try:
+            async with client.listen(tools_list_changed=True) as changes:
+                async for _ in changes:
+                    self._changed.set()
+        except Exception as error:  # it cannot: it is listed again when it is started again
+            log.info("mcp.%s tells of no changes: %s", self.server.name, type(error).__name__)
 
     async def _list(self, client: Client) -> list[dict[str, Any]]:
         """Bounded in pages, tools and bytes; what is beyond is not there."""
@@ -185,9 +209,9 @@ class Connection:
         self, name: str, arguments: Mapping[str, Any], limits: CallLimits, meta: Mapping[str, Any]
     ) -> Output:
         """Raises ToolFailure. Cancelled, it tells the server, and sees if that still answers."""
-        await self._settled.wait()
-        client = self._client
-        if client is None:
+        await self.reaches("up", "down")
+        client, link = self._client, self._link
+        if client is None or link is None or link.lost.is_set():
             raise ToolFailure(f"its server is down: {self.why}", passing=True)
         said = {"name": name, "arguments": arguments} | ({"_meta": meta} if meta else {})
         params = CallToolRequestParams.model_validate(said)
@@ -196,10 +220,11 @@ class Connection:
             # take for ever, on this loop.
             result = await client.session.send_request(CallToolRequest(params=params), _RESULT)
         except asyncio.CancelledError:
-            self._probe(client)
+            self._probe(client, link)
             raise
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
+            # Servers use this code, too.
+            if error.code == CONNECTION_CLOSED and error.message.startswith(_CLOSED):
                 told = "its server was lost before it answered; what the call does may be done"
                 raise ToolFailure(told, passing=True) from error
             raise ToolFailure(visible(error.message)[:2000] or "it failed") from error
@@ -209,11 +234,11 @@ class Connection:
             raise ToolFailure("its server asks for more, which nobody here can give")
         return read_result(result, limits)
 
-    def _probe(self, client: Client) -> None:
+    def _probe(self, client: Client, link: Link) -> None:
         if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._ask_if_alive(client, self._link))
+            self._probing = asyncio.create_task(self._ask_if_alive(client, link))
 
-    async def _ask_if_alive(self, client: Client, link: Link | None) -> None:
+    async def _ask_if_alive(self, client: Client, link: Link) -> None:
         """A server that answers nothing else either is ended: it would go on for ever."""
         try:
             async with asyncio.timeout(_PROBE):
@@ -221,20 +246,20 @@ class Connection:
         except (MCPError, ValidationError):
             return  # it answers
         except TimeoutError:
-            if link is not None:
-                link.why, link.hangs = "it does not answer", True
-                link.lost.set()
+            link.why, link.hangs = "it does not answer", True
+            link.lost.set()
 
     def _told(self, error: BaseException) -> str:
         """What to tell of it, without what the server has put into it beyond a line."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
+        if isinstance(error, ValidationError):
+            wrong = error.errors(include_input=False, include_url=False)[:1]
+            return visible(f"what it says is not what the protocol asks for: {wrong}")[:500]
         if self._link is not None and self._link.why:
             return self._link.why
         if isinstance(error, TimeoutError):
             return f"it did not tell its tools in {self.server.start_timeout:g} s"
-        if isinstance(error, ValidationError):
-            return "what it says is not what the protocol asks for"
         return visible(f"{type(error).__name__}: {error}")[:500]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from f1.errors import InvalidRequest
 from f1.tools.mcp.definitions import Definition, read_definitions, spec_of, visible
 from f1.tools.mcp.pins import Pins
-from f1.tools.mcp.settings import McpServer
+from f1.tools.mcp.settings import McpServer, State
 from f1.tools.registry import OPERATOR, Registry
 from f1.tools.spec import CallLimits, Output, ToolFailure, ToolSpec, invocation
 
@@ -26,6 +26,7 @@ log = logging.getLogger("f1.tools.mcp")
 Standing = Literal["approved", "new", "changed", "unfit"]
 Publish = Callable[[McpServer, Sequence[ToolSpec]], None]
 _CLOSE_SECONDS = 5.0
+_MAX_TOLD = 20  # lines of a log
 _KEY = "f1/idempotencyKey"  # in `_meta` of a call: the same in every try of it
 
 
@@ -53,6 +54,14 @@ class McpRunner:
         meta = {_KEY: made.key} if made else {}
         async with asyncio.timeout(limits.timeout):
             return await self.servers.call(self.definition, arguments, limits, meta)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    server: McpServer
+    state: State
+    why: str  # it is down
+    era: str  # the version of the protocol that it speaks
 
 
 class McpServers:
@@ -104,15 +113,12 @@ class McpServers:
             self._pins.approve(server.name, trusted)
             pinned = {each.name: each.text for each in trusted}
         offers = {each.name: self._offer(server, each, pinned) for each in listed}
-        for offer in offers.values():
-            if offer.standing != "approved":
-                told = (
-                    server.name,
-                    visible(offer.definition.name)[:100],
-                    offer.standing,
-                    offer.why,
-                )
-                log.warning("mcp.%s: %s is %s, and disabled %s", *told)
+        left_out = [offer for offer in offers.values() if offer.standing != "approved"]
+        for offer in left_out[:_MAX_TOLD]:
+            what = visible(offer.definition.name)[:100], offer.standing, offer.why
+            log.warning("mcp.%s: %s is disabled: %s %s", server.name, *what)
+        if len(left_out) > _MAX_TOLD:
+            log.warning("mcp.%s: and %d more", server.name, len(left_out) - _MAX_TOLD)
         self._offers[server.name] = offers
         self._publish(server, [offer.spec for offer in offers.values() if offer.spec])
 
@@ -171,6 +177,34 @@ class McpServers:
 
     def offers(self, server: str) -> list[Offer]:
         return list(self._offers[server].values())
+
+    def approve(self, server: str, definitions: Sequence[Definition]) -> None:
+        """As a person has seen them. Raises OSError."""
+        self._pins.approve(server, definitions)
+
+        async def work() -> None:
+            self._judge(self._connections[server].server)
+
+        asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+
+    def wait_for(self, server: str, state: State, seconds: float) -> bool:
+        """Until it is in that state. False: it was not, in that time."""
+
+        async def work() -> bool:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._connections[server].reaches(state)
+            except TimeoutError:
+                return False
+            return True
+
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+
+    def states(self) -> list[Status]:
+        return [
+            Status(each.server, each.state, each.why, each.era)
+            for each in self._connections.values()
+        ]
 
     def close(self) -> None:
         """Ends them all, with all that they have started."""

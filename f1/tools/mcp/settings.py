@@ -21,6 +21,7 @@ from f1.tools.tables import read_table
 
 Table = Mapping[str, Any]
 Pinning = Literal["first", "strict"]
+State = Literal["starting", "up", "down"]  # of a server; of one that is lost: "down", for a while
 
 # A name holds no "__" and ends on no "_": where it ends in "NAME__tool" is seen.
 _NAME = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*\Z")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,7 +19,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 from mcp.types.jsonrpc import JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
-from f1.tools.mcp.definitions import visible
+from f1.tools.mcp.definitions import MAX_TOOLS, visible
 from f1.tools.mcp.lines import Flooded, Line, Lines, first_of
 from f1.tools.mcp.process import Process
 from f1.tools.mcp.settings import McpServer
@@ -68,15 +68,15 @@ class Pipes:
         try:
             yield read, write
         finally:
-            for task in tasks[1:] if not self.hangs else tasks:
-                task.cancel()  # closes its stdin
-            flooded = self.hangs or bool(self.why)
-            await _whatever(process.end(at_once=flooded))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for stream in (read, write, to_us, from_us):
-                stream.close()
+            tasks[1].cancel()  # which closes its stdin
+            try:
+                await _to_its_end(process.end(at_once=self.hangs or bool(self.why)))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                for stream in (read, write, to_us, from_us):
+                    stream.close()
 
     async def _receive(
         self, stdout: int, to_us: anyio.abc.ObjectSendStream[SessionMessage | Exception]
@@ -113,6 +113,8 @@ class Pipes:
         if message is None:
             told = visible(line.head[:100].decode(errors="replace"))
             log.debug("mcp.%s says what is no message: %s", self._server.name, told)
+        if isinstance(message, JSONRPCResponse) and isinstance(message.result.get("tools"), list):
+            del message.result["tools"][MAX_TOOLS + 1 :]  # before each becomes a large object
         if isinstance(message, JSONRPCRequest):
             if len(self._asked) >= _MAX_ASKED:
                 return None  # it does not read the answers
@@ -141,9 +143,11 @@ class Pipes:
             transport.abort()
 
 
-async def _whatever(work: Any) -> None:
-    """To its end, also where whoever waits for it is cancelled."""
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also where whoever waits for it is cancelled."""
     task = asyncio.ensure_future(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
