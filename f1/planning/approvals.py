@@ -18,12 +18,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from hmac import compare_digest
-from pathlib import Path
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType
 from typing import Any
 
 from f1.calling.schema import validate_arguments
-from f1.errors import Forbidden, InvalidRequest
+from f1.errors import F1Error, Forbidden, InvalidRequest
 from f1.tools.policy import Policy, Ruling
 from f1.tools.spec import ToolSpec
 from f1.trace.entries import CODEC
@@ -65,6 +66,17 @@ class AskAgain:
 
 
 Decision = Allowed | Rejected | AskAgain
+
+
+class AlreadyDecided(F1Error):
+    """Somebody has said something else to it."""
+
+    status = 409
+    code = "approval_decided"
+
+    def __init__(self, approval_id: str):
+        told = f"approval '{approval_id[:100]}' was decided before, or has expired"
+        super().__init__(told, param="approval_id")
 
 
 class NotShowable(Exception):
@@ -185,7 +197,7 @@ def check_known(verdicts: Mapping[str, Verdict], asked: Collection[str]) -> None
     """Verdicts are on approvals that this run waits for. Raises InvalidRequest."""
     for approval_id in verdicts:
         if approval_id not in asked:
-            told = f"no approval '{approval_id[:100]}' is waited for: it is unknown, or was used"
+            told = f"this run waits for no approval '{approval_id[:100]}'"
             param = f"f1.verdicts.{approval_id[:100]}"
             raise InvalidRequest(told, param=param, code="approval_not_found")
 
@@ -217,10 +229,11 @@ def definition(spec: ToolSpec) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON that is the same in another process, and another where something else would run."""
+    """As JSON that is the same in another process, and another where something else would run. What
+    is not frozen is no definition: it changes while things run."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value) and not isinstance(value, type) and _is_frozen(type(value)):
         inner = {each.name: _field(each, getattr(value, each.name)) for each in fields(value)}
         return {"": type(value).__qualname__, **inner, "code": _file(inner.get("module"))}
     if isinstance(value, Mapping):
@@ -229,11 +242,17 @@ def _plain(value: Any) -> Any:
         return sorted(map(str, value))
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, PurePath | IPv4Network | IPv6Network):
+        return str(value)
     if isinstance(value, FunctionType):
         return [value.__qualname__, _plain(value.__code__)]
     if isinstance(value, CodeType):
         return [value.co_code.hex(), _plain(value.co_consts), _plain(value.co_names)]
     return [type(value).__qualname__, _plain(getattr(value, "settings", None))]
+
+
+def _is_frozen(kind: Any) -> bool:
+    return bool(kind.__dataclass_params__.frozen)
 
 
 def _field(each: Field[Any], value: Any) -> Any:

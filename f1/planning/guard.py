@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from f1.planning.approvals import (
     EXPIRES,
+    AlreadyDecided,
     AskAgain,
     NotShowable,
     Place,
@@ -151,22 +152,26 @@ class Guard:
     # --- what persons say ------------------------------------------------------------------------
 
     async def hear(self, verdicts: Mapping[str, Verdict]) -> None:
-        """What a request says, and what was said elsewhere, to calls that wait. Raises
-        InvalidRequest, Forbidden."""
-        record = self.journal.record
+        """What a request says, and what was said elsewhere, to calls that wait. The same once more
+        does no harm. Raises InvalidRequest, Forbidden, AlreadyDecided."""
+        journal, record = self.journal, self.journal.record
         if record is None:
             return
-        waiting = {a.id: a for a in self.journal.undecided()}
-        check_known(verdicts, waiting.keys())
+        asked = {approval.id: approval for approval in journal.approvals}
+        check_known(verdicts, asked.keys())
         if verdicts:
             check_decider(self.tenant, self.tenant, self.approvers)
-        for approval_id, verdict in verdicts.items():
-            read_verdict(waiting[approval_id], verdict, time.time(), record.redaction)
-            await record.decide(approval_id, CODEC.encode(verdict), self.tenant)
-        for approval_id in waiting:
+        undecided = [id_ for id_ in asked if journal.live and journal.verdict(id_) is None]
+        for approval_id in undecided:
+            if (verdict := verdicts.get(approval_id)) is not None:
+                read_verdict(asked[approval_id], verdict, time.time(), record.redaction)
+                await record.decide(approval_id, CODEC.encode(verdict), self.tenant)
             if (said := await record.decided(approval_id)) is not None:
                 body, who = said
-                self.journal.decide(approval_id, CODEC.decode(Verdict, body), who)
+                journal.decide(approval_id, CODEC.decode(Verdict, body), who)
+        for approval_id, verdict in verdicts.items():
+            if journal.verdict(approval_id) != verdict:
+                raise AlreadyDecided(approval_id)
 
 
 def _failure(node: Node, call: ToolCall, kind: FailureKind, why: str) -> ToolResult:

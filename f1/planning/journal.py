@@ -353,8 +353,10 @@ class Journal:
         """That was asked for before."""
         return self._asked.get(node_id)
 
-    def undecided(self) -> list[Approval]:
-        return [each for each in self._asked.values() if each.id not in self._verdicts]
+    @property
+    def approvals(self) -> list[Approval]:
+        """The last of each node that was asked about."""
+        return list(self._asked.values())
 
     def verdict(self, approval_id: str) -> Verdict | None:
         return self._verdicts.get(approval_id)
@@ -389,6 +391,11 @@ class Journal:
         await self.record.write(
             HandedOver(calls, added), status="waiting", about=about, waits=[(key, kept)]
         )
+
+    async def let_go(self) -> None:
+        """Nothing came of going on with it now."""
+        if self.record is not None and self.live:
+            await self.record.write(status="waiting")
 
     async def take_back(self, request: GenerateRequest) -> None:
         if self.record is not None and self.live:

@@ -24,7 +24,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from f1.errors import ContextLengthExceeded, InvalidRequest
+from f1.errors import ContextLengthExceeded, F1Error, InvalidRequest
 from f1.planning.approvals import EXPIRES
 from f1.planning.compaction import compacted
 from f1.planning.endings import as_it_ended, give_up, why_silent
@@ -180,8 +180,11 @@ class Orchestrator:
         models: dict[str, str] = {role: model_of(engine) for role, engine in engines.items()}
         new = NewRun(self.run_id or new_run_id(), models)
         opened = await open_run(self.system, self.tenant, request, new)
-        if opened.guard.journal.live:
+        try:
             await opened.guard.hear(request.run.verdicts)
+        except F1Error:
+            await opened.guard.journal.let_go()
+            raise
         return opened
 
     @asynccontextmanager

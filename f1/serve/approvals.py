@@ -13,21 +13,14 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
-from f1.errors import F1Error, NotFound
-from f1.planning.approvals import check_decider, read_verdict
+from f1.errors import NotFound
+from f1.planning.approvals import AlreadyDecided, check_decider, read_verdict
 from f1.serve.exchange import caller_of, json_response, read_json
 from f1.serve.server import Server
 from f1.serve.wire.approvals import Json, parse_verdict, write_approval
 from f1.store.runs import ApprovalRow
 from f1.trace.entries import CODEC
 from f1.types import Approval, Verdict
-
-
-class AlreadyDecided(F1Error):
-    """An approval is used once."""
-
-    status = 409
-    code = "approval_decided"
 
 
 def add_routes(app: FastAPI, server: Server) -> None:
@@ -51,12 +44,12 @@ def add_routes(app: FastAPI, server: Server) -> None:
         check_decider(who, row.tenant, server.system.approvers)
         recorder = server.system.recorder
         if recorder is None or row.decided is not None:
-            raise _decided(approval_id)
+            raise AlreadyDecided(approval_id)
         approval = CODEC.decode(Approval, row.body)
         read_verdict(approval, verdict, time.time(), recorder.redaction)
         said: Json = {"verdict": CODEC.encode(verdict), "who": who}
         if not await recorder.store.decide(row.tenant, row.id, said):
-            raise _decided(approval_id)
+            raise AlreadyDecided(approval_id)
         return json_response(_write(row, time.time(), verdict))
 
 
@@ -84,7 +77,3 @@ def _write(row: ApprovalRow, now: float, verdict: Verdict | None = None) -> Json
     if verdict is None and row.decided is not None:
         verdict = CODEC.decode(Verdict, row.decided["verdict"])
     return write_approval(CODEC.decode(Approval, row.body), row.run_id, now=now, verdict=verdict)
-
-
-def _decided(approval_id: str) -> AlreadyDecided:
-    return AlreadyDecided(f"approval '{approval_id[:100]}' is decided already", param="approval_id")
