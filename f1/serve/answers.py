@@ -143,6 +143,15 @@ def _page_of(entry: Json) -> Json:
 
 TOOLS, TOOLSETS = _page_of(TOOL), _page_of(TOOLSET)
 ITEMS = _page_of(record(id=STRING, type=STRING))
+_SESSION: dict[str, Json] = {
+    "id": STRING,
+    "object": word("session"),
+    "created": COUNTED,
+    "used": COUNTED,
+    "num_messages": COUNTED,
+}
+SESSIONS = _page_of(record(**_SESSION))
+SESSION = record(**_SESSION, messages=items(record(role=STRING)))
 DELETED = record(id=STRING, object=STRING, deleted={"enum": [True]})
 
 APPROVAL = record(

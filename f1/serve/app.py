@@ -29,6 +29,7 @@ from f1.serve import (
     health,
     openapi,
     responses,
+    sessions,
     tokens,
     tools,
 )
@@ -169,6 +170,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     embeddings.add_routes(app, server)
     tools.add_routes(app, server)
     approvals.add_routes(app, server)
+    sessions.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -32,6 +32,7 @@ def _in_path(name: str) -> Json:
 
 _ID = _in_path("response_id")
 _APPROVAL = _in_path("approval_id")
+_SESSION = _in_path("session_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,12 @@ OPERATIONS = (
               parameters=(_APPROVAL,)),
     Operation("post", "/v1/approvals/{approval_id}", "Allow it, change it, or say no; once",
               answers.APPROVAL, lambda limits: approvals.VERDICT, parameters=(_APPROVAL,)),
+    Operation("get", "/v1/sessions", "Conversations that are kept, the last used first",
+              answers.SESSIONS, parameters=tuple(p for p in _NAMES if p["name"] != "order")),
+    Operation("get", "/v1/sessions/{session_id}", "One of them, with its messages",
+              answers.SESSION, parameters=(_SESSION,)),
+    Operation("delete", "/v1/sessions/{session_id}", "Forget it", answers.DELETED,
+              parameters=(_SESSION,)),
     Operation("get", "/health", "The process answers", answers.STATUS),
     Operation("get", "/ready", "Send it work", answers.STATUS, others=(503,)),
     Operation("get", "/metrics", "For Prometheus", {"type": "string"}, media="text/plain"),

@@ -113,6 +113,10 @@ def waits_of(rows: Iterable[Row]) -> Iterator[tuple[bytes, tuple[str, Json]]]:
             log.error("what run %.200r waits for is broken: %s", row.id, error)
 
 
+def session_of(row: Row) -> Json:
+    return {"id": row.id, "messages": row.num_messages, "began": row.began, "used": row.used}
+
+
 def message_columns(first: int, said: Sequence[Json]) -> list[Columns]:
     packed = enumerate(map(pack, said), first)
     return [{"seq": seq, "body": body, "crc": sum_of(body, seq)} for seq, body in packed]

@@ -132,8 +132,14 @@ class RunStore(Protocol):
     async def messages(self, tenant: str, session_id: str) -> list[Json] | None:
         """None where there is no such session of this tenant."""
 
-    async def sessions(self, tenant: str, *, limit: int = 50) -> list[Json]:
-        """`id`, `messages`, `began`, `used`; the last used first."""
+    async def session(self, tenant: str, session_id: str) -> Json | None:
+        """As in the list."""
+
+    async def sessions(
+        self, tenant: str, *, limit: int = 50, after: str | None = None
+    ) -> list[Json]:
+        """`id`, `messages`, `began`, `used`; the last used first, or those behind the one of the id
+        `after`."""
 
     async def delete_session(self, tenant: str, session_id: str) -> bool:
         """The conversation; traces of its runs stay as long as others."""

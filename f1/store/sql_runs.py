@@ -29,6 +29,7 @@ from f1.store.rows import (
     message_columns,
     messages_of,
     run_of,
+    session_of,
     size_of,
     verdict_columns,
     wait_columns,
@@ -286,15 +287,28 @@ class SqlRuns:
 
         return await self._reading.do(work)
 
-    async def sessions(self, tenant: str, *, limit: int = 50) -> list[Json]:
+    async def session(self, tenant: str, session_id: str) -> Json | None:
+        def work(db: sa.Connection) -> Json | None:
+            row = _first(db, sessions, tenant, session_id)
+            return None if row is None else session_of(row)
+
+        return await self._reading.do(work)
+
+    async def sessions(
+        self, tenant: str, *, limit: int = 50, after: str | None = None
+    ) -> list[Json]:
+        order = (sessions.c.used.desc(), sessions.c.key.desc())
         asked = sa.select(sessions).where(sessions.c.tenant == tenant)
-        asked = asked.order_by(sessions.c.used.desc()).limit(limit)
+        asked = asked.order_by(*order).limit(limit)
 
         def work(db: sa.Connection) -> list[Json]:
-            return [
-                {"id": row.id, "messages": row.num_messages, "began": row.began, "used": row.used}
-                for row in db.execute(asked)
-            ]
+            if after is None:
+                return [session_of(row) for row in db.execute(asked)]
+            last = _first(db, sessions, tenant, after)
+            if last is None:
+                return []
+            behind = sa.tuple_(sessions.c.used, sessions.c.key) < sa.tuple_(last.used, last.key)
+            return [session_of(row) for row in db.execute(asked.where(behind))]
 
         return await self._reading.do(work)
 
