@@ -17,9 +17,10 @@ from f1.planning.journal import Diverged
 from f1.planning.opening import RunBusy
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
+from f1.planning.replay import Change, fork, replay
 from f1.tools.policy import Rule, Rules
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
-from f1.trace.entries import Done, Launched, Turned
+from f1.trace.entries import Began, Done, Launched, Turned
 from f1.trace.recorder import Recorder
 from f1.types import (
     GenerateRequest,
@@ -179,6 +180,58 @@ async def test_a_run_that_would_do_something_else_is_not_gone_on_with() -> None:
     with pytest.raises(Diverged):
         await outcome(other.run(asked(run_id="r1")))
     assert len(effects.calls) == 2
+
+
+async def test_a_record_is_replayed_without_models_or_tools() -> None:
+    disk, effects = Disk(), Effects()
+    first = Orchestrator(system(disk, ScriptedEngine(*TURNS)), [spec("do", effects)])
+    events = [item async for item in first.run(asked(run_id="r1"))]
+    record = await Recorder(MemoryRuns(disk)).read("", "r1")
+    assert record is not None
+    told = [item async for item in replay("r1", record.entries)]
+    assert len(effects.calls) == 2
+    for kinds in (TextDelta | Node | Note, Started, ToolResult, Reply):
+        assert [_plain(item) for item in told if isinstance(item, kinds)] == [
+            _plain(item) for item in events if isinstance(item, kinds)
+        ]
+
+
+async def test_a_fork_goes_another_way_from_a_result_on() -> None:
+    disk, effects = Disk(), Effects()
+    turns = ([call("do", "c1", x="a")], [call("do", "c2", x="b")], "done")
+    tools = [spec("do", effects)]
+    await outcome(Orchestrator(system(disk, ScriptedEngine(*turns)), tools).run(asked(run_id="r1")))
+    record = await Recorder(MemoryRuns(disk)).read("", "r1")
+    assert record is not None
+    engine = ScriptedEngine([call("do", "c3", x="c")], "otherwise")
+    other = Orchestrator(system(disk, engine), tools, run_id="r2")
+    change = Change(node="1", result='{"did": "not"}')
+    end = await outcome(fork(other, "r1", record.entries, change))
+    assert isinstance(end, Reply)
+    assert engine.requests[0].messages[-1].content == '{"did": "not"}'
+    assert [x for x, _ in effects.calls] == ["a", "b", "c"]  # a was not called again
+    forked = await Recorder(MemoryRuns(disk)).read("", "r2")
+    assert forked is not None
+    assert isinstance(forked.entries[0], Began)
+    assert forked.entries[0].forked_from.startswith("r1#")
+    told = [item async for item in replay("r2", forked.entries)]
+    assert _plain(told[-1]) == _plain(end)
+
+
+async def test_a_turn_that_is_all_there_is_is_kept_too() -> None:
+    disk = Disk()
+    first = Orchestrator(system(disk, ScriptedEngine("hello there")), run_id="r1")
+    events = [event async for event in first.generate(asked("hi"))]
+    assert first.system.recorder is not None
+    await first.system.recorder.close()
+    record = await Recorder(MemoryRuns(disk)).read("", "r1")
+    assert record is not None
+    (turn,) = [entry for entry in record.entries if isinstance(entry, Turned)]
+    assert turn.events == tuple(events)
+    assert record.row.status == "ended"
+    *_, end = [item async for item in replay("r1", record.entries)]
+    assert isinstance(end, Reply)
+    assert end.completion.message.content == "hello there "
 
 
 # --- persons -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from f1.planning.approvals import (
     read_verdict,
 )
 from f1.planning.content import write_failure
-from f1.planning.journal import Journal, idempotency_key
+from f1.planning.journal import Interrupted, Journal, idempotency_key
 from f1.planning.provenance import origins
 from f1.planning.taint import Taints
 from f1.tools.policy import AllowAll, Policy, Ruling
@@ -90,6 +90,10 @@ class Guard:
         wanted = ToolCall(call.id, call.name, verdict.arguments) if verdict and edits else call
         if (known := self.journal.known(node, wanted, spec)) is not None:
             return known
+        if not self.journal.live:
+            if asked is not None and verdict is None:
+                return asked
+            raise Interrupted
         if is_marked(call.arguments):
             told = "a value of it was a secret, which is not kept: it has to be asked for again"
             return _failure(node, call, "refused", told)

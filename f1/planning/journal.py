@@ -113,8 +113,10 @@ class Journal:
         past: Sequence[Entry] = (),
         *,
         live: bool = True,
+        named_after: str = "",
     ):
         self.run_id = run_id
+        self._named_after = named_after or run_id  # the run that ids of calls were first made for
         self.record = record
         self.live = live
         self.origins: dict[str, tuple[Origin, ...]] = {}  # by node
@@ -177,7 +179,7 @@ class Journal:
     def new_call_id(self, begins: str = "call_") -> str:
         """The same ones whenever the run is rebuilt."""
         self._ids += 1
-        named = f"{self.run_id}/{self._ids}".encode()
+        named = f"{self._named_after}/{self._ids}".encode()
         return begins + hashlib.sha256(named).hexdigest()[:24]
 
     # --- turns of models -------------------------------------------------------------------------
@@ -307,8 +309,6 @@ class Journal:
         found = self._done.get(node.id)
         if found is not None and _same(found.call, call):
             return replace(found, call=call, started=time.perf_counter())
-        if self.ended is not None and not self.live:
-            raise Interrupted
         launched = self._launched.get(node.id)
         if launched is None or not _same(launched.call, call):
             return None

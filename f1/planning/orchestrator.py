@@ -113,7 +113,12 @@ class Orchestrator:
 
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Progress]:
         """What happens, as it happens; the last item is the Outcome. Raises F1Error."""
-        opened = await self._open(request)
+        async with aclosing(self.play(await self._open(request))) as items:
+            async for item in items:
+                yield item
+
+    async def play(self, opened: Opened) -> AsyncGenerator[Progress]:
+        """A run from where it is known to the end of its last request."""
         waiting = opened.waiting
         for earlier in opened.requests[:-1]:  # decided all over again
             async with aclosing(self._go(opened, earlier, waiting)) as items:
@@ -203,6 +208,7 @@ class Orchestrator:
         async with Executor(tools, self.system.gates, guard) as executor:
             run = Run(request, specs, tools, executor, engines, strategy_for(request), guard)
             run.asked_with, run.began_with = opened.asked_with, request.messages
+            run.brought = frozenset(tool.name for tool in request.tools)
             run.known = opened.known
             if waiting is not None:
                 self._carry_on(run, waiting)

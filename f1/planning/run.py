@@ -89,6 +89,7 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     began_with: tuple[Message, ...] = ()  # the whole conversation before it
     known: int = 0  # messages of that which a session keeps
+    brought: frozenset[str] = frozenset()  # names of the caller's tools
 
     @property
     def budget(self) -> Budget:
@@ -311,7 +312,7 @@ class Run:
             self.step, names, self.selected, self.num_tools, self.request.shown_at, tuple(notes),
             dropped=dropped, left=left,
         )  # fmt: skip
-        ours = [spec for name in names if (spec := self.tools[name]).runner is not None]
+        ours = [self.tools[name] for name in names if name not in self.brought]
         self.journal.show(self.step, shown, ours)
 
     def about(self, done: Completion) -> dict[str, Any]:
