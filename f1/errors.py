@@ -116,6 +116,19 @@ class EngineStopped(F1Error):
     code = "engine_stopped"
 
 
+class EngineCrashed(EngineStopped):
+    """The engine's process died while it answered this; another has been started."""
+
+    code = "engine_crashed"
+
+
+class Quarantined(InvalidRequest):
+    """The engine's process has died of this request twice: it is refused for an hour."""
+
+    status = 422
+    code = "quarantined"
+
+
 class ShuttingDown(F1Error):
     """The server takes no more requests; or its time to finish those it has is over."""
 

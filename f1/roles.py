@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from f1.apart.engine import ApartEngine
 from f1.config import ORCHESTRATED, ROLES, Config, LocalModel, RemoteModel
 from f1.errors import InvalidRequest, ModelNotFound
 from f1.fallback import Fallback, Outages
@@ -161,11 +162,14 @@ class Models:
         return any(engine.failed() for engine in self.loaded().values())
 
 
-def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
-    """The models of a file; files that are not here yet are fetched, nothing is loaded. Raises
-    InvalidRequest, also where a role has no model that fits; ModelNotFound, DownloadError."""
+def open_models(
+    config: Config, settings: Settings, connect: Connect, *, apart: bool = False
+) -> Models:
+    """The models of a file; files that are not here yet are fetched, nothing is loaded. `apart`:
+    each is to run in a process of its own. Raises InvalidRequest, also where a role has no model
+    that fits; ModelNotFound, DownloadError."""
     local = {name: m for name, m in config.models.items() if isinstance(m, LocalModel)}
-    loadables = [_loadable(name, model, settings) for name, model in local.items()]
+    loadables = [_loadable(name, m, settings, apart) for name, m in local.items()]
     cap = config.memory
     if cap is None and len(local) > 1:
         cap = _machines_share()
@@ -180,9 +184,12 @@ def open_models(config: Config, settings: Settings, connect: Connect) -> Models:
     return models
 
 
-def _loadable(name: str, model: LocalModel, settings: Settings) -> Loadable:
+def _loadable(name: str, model: LocalModel, settings: Settings, apart: bool) -> Loadable:
     own = replace(settings, **model.settings)
     path = resolve(model.source, own)
+
+    def load_apart() -> LocalEngine:
+        return ApartEngine.start(model.source, own)
 
     def load() -> LocalEngine:
         from f1.engine import AsyncEngine  # takes seconds, and who only asks servers has none
@@ -195,7 +202,7 @@ def _loadable(name: str, model: LocalModel, settings: Settings) -> Loadable:
             raise
         return engine
 
-    return Loadable(name, _weights(path) + own.kv_memory + SLACK, load)
+    return Loadable(name, _weights(path) + own.kv_memory + SLACK, load_apart if apart else load)
 
 
 def _weights(path: Path) -> int:

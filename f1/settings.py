@@ -12,7 +12,7 @@ from typing import Any
 from f1.errors import InvalidRequest
 
 _SIZES = ("kv_memory", "snapshot_disk", "packed_disk", "responses_disk", "runs_disk")  # in bytes
-_SWITCHES = ("forced_text", "speculation", "log_requests", "log_prompts")
+_SWITCHES = ("forced_text", "speculation", "engine_process", "log_requests", "log_prompts")
 _SWITCHED = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -45,6 +45,7 @@ class Settings:
     # one go. The same tokens, sooner.
     speculation: bool = True
     max_queued: int = 256  # requests that wait for a server's turn; more are refused
+    engine_process: bool = False  # a server's engines run in processes of their own
     log_requests: bool = True  # the server writes a line of JSON a request to stderr
     log_prompts: bool = False  # what users wrote is in it, too
     shutdown_grace: int = 30  # seconds a server that is told to stop gives what it has begun

@@ -24,8 +24,8 @@ CORE = {
 # Python, low to high: a module imports only what stands before it (or its own package).
 ORDER = (
     "types errors codec settings _core store models calling drafting choices delivery stepping "
-    "engine tools trace planning config keeping pool fallback roles serve portal remote offload "
-    "offloaded_embedder registering client narrator demo ask tooling bench cli"
+    "engine tools trace planning config keeping pool apart fallback roles serve portal remote "
+    "offload offloaded_embedder registering client narrator demo ask tooling bench cli"
 ).split()
 
 # Who may use a library that has one door.

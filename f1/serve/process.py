@@ -77,7 +77,8 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     workers = _register(config, registrar)
     registrar.load()
     servers = _meet(config, registrar, settings)
-    models = open_models(config, settings, connect)  # a fetch shows its progress here
+    apart = settings.engine_process and os.name == "posix"
+    models = open_models(config, settings, connect, apart=apart)  # a fetch shows its progress here
     console = Console(stderr=True, highlight=False)
     listener = door.listen()
     address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
@@ -87,7 +88,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     failures: list[BaseException] = []
 
     def load() -> Models:
-        if models.pool.names:
+        if models.pool.names and not apart:
             _import_engine()
         return models
 
