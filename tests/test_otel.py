@@ -18,10 +18,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from scripted import ScriptedEngine, call
 
 from f1.planning.orchestrator import Orchestrator, System
-from f1.store.runs import RunRow
 from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
-from f1.trace.otel import PARENT, OtlpTeller, open_otlp
-from f1.trace.recorder import Recorder
+from f1.trace.otel import OtlpTeller, open_otlp
+from f1.trace.recorder import ASKED_BY, Recorder
 from f1.trace.redaction import Redaction
 from f1.trace.spans import Parent, read_traceparent
 from f1.types import GenerateRequest, Message, RunOptions, SamplingParams, Tool
@@ -102,13 +101,10 @@ TOOLS = [ToolSpec(Tool("weather", "Weather.", TEXT), Weather(), annotations=Anno
 TURNS = ([call("weather", "c1", city="Nairobi"), call("weather", "c2", city="Atlantis")], "21 °C.")
 
 
-async def run_once(tell: OtlpTeller, **about: Any) -> None:
+async def run_once(tell: OtlpTeller, parent: str = "") -> None:
     """A run of two turns and two calls, of which one fails."""
-
-    def told(row: RunRow, past: Any) -> None:
-        tell(replace(row, about={**row.about, **about}), past)
-
-    recorder = Recorder(MemoryRuns(Disk()), Redaction(bytes(32)), told)
+    ASKED_BY.set(parent)
+    recorder = Recorder(MemoryRuns(Disk()), Redaction(bytes(32)), tell)
     system = replace(System.of(ScriptedEngine(*TURNS)), recorder=recorder)
     asked = Message("user", f"How warm is it? My key is {SECRET}")
     request = GenerateRequest(
@@ -128,7 +124,7 @@ async def test_a_collector_gets_the_tree(content: bool, monkeypatch: pytest.Monk
         teller = open_otlp(None, Redaction(bytes(32)), env, content=content)
         assert teller is not None
         with closing(teller):
-            await run_once(teller, **{PARENT: TRACEPARENT})
+            await run_once(teller, TRACEPARENT)
     assert (teller.told.sent, teller.told.lost) == (1, 0)
     root, *rest = found.spans
     names = ["chat scripted", "execute_tool weather", "execute_tool weather", "chat scripted"]
@@ -209,7 +205,7 @@ async def test_who_asked_may_not_want_it_told() -> None:
     with collector() as found:
         teller = open_otlp(found.url, Redaction(bytes(32)), {})
         assert teller is not None
-        await run_once(teller, **{PARENT: TRACEPARENT[:-1] + "0"})
+        await run_once(teller, TRACEPARENT[:-1] + "0")
         teller.close()
     assert found.bodies == []
 

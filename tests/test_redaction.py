@@ -11,6 +11,9 @@ import pytest
 from planted import CONTEXTS, SHAPES, planted
 
 from f1.config import RemoteModel
+from f1.planning.content import write_output
+from f1.planning.summary import about
+from f1.tools.spec import Output
 from f1.trace.entries import CODEC
 from f1.trace.known import known_values, open_redaction
 from f1.trace.redaction import Redaction, is_marked, read_key
@@ -122,6 +125,19 @@ def test_a_known_value_is_hidden_however_it_is_spelled(redaction: Redaction) -> 
             clean = redaction.text(text)
             assert is_marked(clean)
             assert not any(part in clean for part in ("hunter", "1rd", value.encode().hex())), text
+
+
+@pytest.mark.parametrize(
+    "secret", ["hunter-of-2", "sk-proj-abcDEF1234567890abcdEF", "ghp_" + "aB3" * 12]
+)
+def test_half_a_secret_is_hidden_where_a_text_was_cut(redaction: Redaction, secret: str) -> None:
+    for size in range(9, len(secret)):
+        text, cut = write_output(Output(f"it is {secret} and more"), 6 + size)
+        assert cut
+        assert secret[:9] in text
+        assert secret[:9] not in redaction.text(text)
+    asked = GenerateRequest((Message("user", f"{'word ' * 38}{secret} x"),))
+    assert about(asked)["question"].endswith("word")
 
 
 def test_what_a_secret_field_held_is_hidden_from_then_on(redaction: Redaction) -> None:

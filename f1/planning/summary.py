@@ -17,7 +17,7 @@ def about(
 ) -> dict[str, Any]:
     """What was asked, and how it has ended, as far as it has."""
     said = [message.content for message in request.messages if message.role == "user"]
-    told: dict[str, Any] = {"question": (said[-1] if said else "")[:_MAX_QUESTION]}
+    told: dict[str, Any] = {"question": _begins(said[-1] if said else "")}
     told["strategy"] = report.strategy if report is not None else request.run.strategy
     if report is not None:
         failed = sum(1 for result in report.results if result.failed)
@@ -31,3 +31,11 @@ def about(
     if seconds is not None:
         told["seconds"] = round(seconds, 4)
     return told
+
+
+def _begins(text: str) -> str:
+    """Its first words, none of them cut: half a secret does not look like one."""
+    if len(text) <= _MAX_QUESTION:
+        return text
+    words = text[:_MAX_QUESTION].rsplit(maxsplit=1)
+    return words[0] if len(words) == 2 else "…"

@@ -51,7 +51,7 @@ from f1.tools.embedder import Embedder
 from f1.tools.policy import AllowAll, Policy
 from f1.tools.registry import Registry
 from f1.tools.vectors import ToolVectors
-from f1.trace.recorder import Recorder
+from f1.trace.recorder import ASKED_BY, TRACEPARENT, Recorder
 
 log = logging.getLogger("f1.serve")
 
@@ -244,13 +244,15 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 class RequestIds:
     """Gives every answer an id, which clients show as `_request_id`: OpenAI's read `x-request-id`,
-    Anthropic's `request-id`."""
+    Anthropic's `request-id`. Runs are told whose `traceparent` they are under."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["f1.request_id"] = request_id = f"req_{secrets.token_hex(12)}"
+        headers = dict(scope.get("headers", ()))
+        ASKED_BY.set(headers.get(TRACEPARENT.encode(), b"")[:256].decode("latin-1"))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

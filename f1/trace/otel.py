@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from f1 import __version__
 from f1.store.runs import EntryRow, RunRow
 from f1.trace.entries import CODEC, Written
-from f1.trace.recorder import Redacts
+from f1.trace.recorder import TRACEPARENT, Redacts
 from f1.trace.spans import Parent, Span, read_traceparent, spans
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _QUEUED = 64  # runs; their entries are held
 _SECONDS = 5.0  # that one sending may take, with its retries
 _GRACE = 2.0  # seconds that what is queued has at the end
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
-PARENT = "traceparent"  # where RunRow.about has it
 
 
 class Exporter(Protocol):
@@ -117,7 +116,7 @@ class OtlpTeller:
 
 
 def open_otlp(
-    endpoint: str | None, redaction: Redacts, env: Mapping[str, str], *, content: bool = False
+    endpoint: str | None, redaction: Redacts, env: Mapping[str, str], content: bool = False
 ) -> OtlpTeller | None:
     """`endpoint`: of the collector, such as "http://127.0.0.1:4318"; otherwise the environment says
     where it is, in OpenTelemetry's variables. None: nowhere."""
@@ -137,7 +136,7 @@ def open_otlp(
 
 
 def _parent(run: RunRow) -> Parent | None:
-    given = run.about.get(PARENT)
+    given = run.about.get(TRACEPARENT)
     return read_traceparent(given) if isinstance(given, str) else None
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,7 +18,16 @@ from f1.trace.entries import CODEC, Entry, Written
 
 log = logging.getLogger("f1.trace")
 _TELLING = ("Began", "Returned", "Shown")  # they say which fields are secret
-Tell = Callable[[RunRow, Sequence[Written]], None]  # of a run that has ended
+TRACEPARENT = "traceparent"  # in what is told `about` a run: W3C's header of who asked for it
+ASKED_BY: ContextVar[str] = ContextVar(TRACEPARENT, default="")  # that of the request at hand
+
+
+class Tells(Protocol):
+    def __call__(self, run: RunRow, past: Sequence[Written], /) -> None:
+        """Of a run that has ended; returns at once."""
+
+    def close(self) -> None:
+        """Waits a little for what is not told yet."""
 
 
 class Redacts(Protocol):
@@ -42,7 +52,7 @@ class Recorder:
 
     store: RunStore
     redaction: Redacts = field(default_factory=RedactsNothing)
-    tell: Tell | None = None
+    tell: Tells | None = None
     _writing: set[asyncio.Task[object]] = field(default_factory=set)
 
     def soon(self, writing: Coroutine[Any, Any, object]) -> None:
@@ -86,6 +96,8 @@ class Recorder:
         while self._writing:
             await asyncio.wait(self._writing)
         await self.store.close()
+        if self.tell is not None:
+            await asyncio.to_thread(self.tell.close)
 
 
 class Record:
@@ -95,6 +107,7 @@ class Record:
         self.row = row
         self.past = list(past)
         self.redaction = recorder.redaction.for_run()
+        self._asked_by = str(row.about.get(TRACEPARENT) or ASKED_BY.get())
         self._recorder = recorder
         self._begun = bool(past)
         self._next = past[-1].seq + 1 if past else 0
@@ -133,7 +146,7 @@ class Record:
         """When this returns they are kept, and all that was noted before. Raises NotStored, and
         Conflict where the session has other messages than the `known`."""
         self.note(*entries)
-        about = None if about is None else self.redaction.redact(about)
+        about = None if about is None else self._about(about)
         change = Write(
             self.row.id, self.row.tenant, (), status, about, asked, waits, messages, known
         )
@@ -150,7 +163,7 @@ class Record:
         self, *entries: Entry, about: Json | None = None, status: Status = "running"
     ) -> bool:
         """The first that is written. False: there is a run of that id."""
-        told = self.redaction.redact(about or {})
+        told = self._about(about or {})
         self.note(*entries)
         began = self._noted[0].at if self._noted else time.time()
         self.row = replace(self.row, began=began, about=told, status=status)
@@ -178,6 +191,11 @@ class Record:
     def hides(self, value: Any) -> Any:
         """Of an entry, as JSON: what may be kept."""
         return self.redaction.redact(CODEC.encode(value))
+
+    def _about(self, about: Json) -> Json:
+        kept = {TRACEPARENT: self._asked_by} if self._asked_by else {}
+        told: Json = self.redaction.redact(about)
+        return told | kept
 
     async def _write_soon(self) -> None:
         async with self._turn:

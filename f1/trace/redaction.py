@@ -35,6 +35,7 @@ from f1.trace.secrets import (
     words_of,
 )
 
+CUT = "… (cut: "  # as f1.planning.content says it
 LEAST = 6  # characters of a value that is hidden wherever it stands; shorter ones are words
 _MARK = re.compile(r"\[redacted:[a-z0-9_]{1,32}#[0-9a-f]{12}\]")
 _IS = "is"
@@ -303,7 +304,7 @@ class Redaction:
     def _knows(self, text: str) -> bool:
         """It may have a field, or a value, that was named."""
         return (
-            (self._known is not None and self._known.search(text) is not None)
+            (self._known is not None and (CUT in text or self._known.search(text) is not None))
             or (self._named is not None and self._named.search(text) is not None)
             or (self._escaped and "\\" in text)
         )
@@ -339,6 +340,17 @@ class Redaction:
         if self._known is not None:
             for match in self._known.finditer(text):
                 yield Span(match.start(), match.end(), "known")
+
+        if (at := text.find(CUT)) >= LEAST:
+            yield from self._begun(text[:at])
+
+    def _begun(self, text: str) -> Iterator[Span]:
+        """The beginning of a known value, where a text was cut off."""
+        for value in self._values:
+            for size in range(min(len(value), len(text)), LEAST - 1, -1):
+                if text.endswith(value[:size]):
+                    yield Span(len(text) - size, len(text), "cut")
+                    break
 
     def _in_place(self, value: str, kind: str) -> str:
         return self._values.get(value) or self._mark(value, kind)
