@@ -17,9 +17,11 @@ import numpy as np
 
 from f1.calling.again import Broken
 from f1.calling.calls import held_to
+from f1.calling.deciding import Watches
 from f1.calling.family import Family, family_for
 from f1.calling.request import check_request
 from f1.calling.shared import shared_prefix
+from f1.calling.spelling import Spelling
 from f1.calling.turn import Turn, TurnEvent
 from f1.calling.vocabulary import make_vocabulary
 from f1.drafting import Drafter, History
@@ -28,7 +30,7 @@ from f1.models.checkpoint import Checkpoint
 from f1.settings import Settings
 from f1.store.snapshot import Snapshot
 from f1.store.snapshots import Snapshots
-from f1.types import Event, GenerateRequest, Report, SamplingParams, Soft, Tool
+from f1.types import Decoded, Event, GenerateRequest, Report, SamplingParams, Soft, Tool
 
 if TYPE_CHECKING:
     from f1 import _core
@@ -60,6 +62,7 @@ class Choice:
     num_tokens: int  # of the completion; starts with those of the turn's prefix
     events: list[TurnEvent]  # what the turn said before anything was sampled
     token_ids: list[int]  # of the prompt and the completion, as far as it has come
+    num_read: int  # of those, the prompt; not `num_prompt_tokens` where the turn was asked again
     report: Report | None = None  # None: not made yet
     drafter: Drafter | None = None  # None: nothing is drafted
     # Other choices of the request: they fork off as soon as the prompt is computed.
@@ -68,6 +71,8 @@ class Choice:
     num_thought_tokens: int = 0  # of turns before this one
     num_soft_steps: int = 0  # that were taken, as far as is known
     sequence_id: int | None = None
+    stop_ids: tuple[int, ...] = ()  # the token that ended the turn
+    before: Decoded | None = None  # the turn that this one was asked again after
     snapshot: Snapshot | None = None  # pages on disk that its prompt begins with
     step_seconds: float = 0.0  # of processor time, spent on what may follow in this step
     step_waited: float = 0.0  # and how long that took
@@ -81,11 +86,18 @@ class Choice:
 
     def go_on_as(self, again: Choice) -> None:
         """Takes over the turn of `again`, and what was made for it. The prompt stays the first."""
+        if self.request.record:
+            self.before = self.decoded()
         self.num_thought_tokens += self.turn.num_thought_tokens
         self.turn, self.core_request, self.events = again.turn, again.core_request, again.events
         self.drafter, self.snapshot, self.sequence_id = again.drafter, None, None
-        self.token_ids = again.token_ids
+        self.token_ids, self.num_read, self.stop_ids = again.token_ids, again.num_read, ()
         self.num_tokens += again.num_tokens
+
+    def decoded(self) -> Decoded:
+        """The turn so far, in tokens."""
+        read, wrote = self.token_ids[: self.num_read], self.token_ids[self.num_read :]
+        return Decoded(tuple(read), (*wrote, *self.stop_ids), self.turn.choosing, self.before)
 
 
 class Preparation:
@@ -109,6 +121,7 @@ class Preparation:
             checkpoint.tokenizer, self._family, grammars, forced_text=settings.forced_text
         )
         self._history = History() if settings.speculation else None
+        self._watches: Watches | None = None  # made for the first that has its decisions recorded
 
     def prompt(self, request: GenerateRequest) -> list[int]:
         """The tokens that the model reads. Raises InvalidRequest and its kin."""
@@ -214,6 +227,7 @@ class Preparation:
             max_tokens=max_tokens,
             prompt_end=self._checkpoint.tokenizer.decode(prompt[-_END_TOKENS:]),
             after=after,
+            watches=self._watched() if request.record and request.tools else None,
         )
         before, close, prefix = self._begun(turn, request.soft)
         turn.spend_thoughts(len(before) + len(close))
@@ -252,8 +266,18 @@ class Preparation:
             num_tokens,
             events,
             token_ids,
+            len(prompt),
             drafter=drafter,
         )
+
+    def _watched(self) -> Watches:
+        if self._watches is None:  # two threads may each make them: they are the same
+            tokenizer, canonical = self._checkpoint.tokenizer, self.vocabulary.canonical
+            token_bytes = self.vocabulary.token_bytes
+            spelling = canonical.spelling if canonical else Spelling(token_bytes)
+            stops = tokenizer.stop_token_ids
+            self._watches = Watches(token_bytes, spelling, self._family.forms, stops)
+        return self._watches
 
     def _begun(self, turn: Turn, soft: Soft | None) -> tuple[list[int], list[int], list[int]]:
         """The tokens that a turn begins with: before its soft steps, those that close them, and the

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from f1.calling.turn import TurnEvent
 from f1.choices import MAX_WAIT_SECONDS, Choice
@@ -171,6 +172,8 @@ class Stepper:
         thought = choice.num_thought_tokens + choice.turn.num_thought_tokens
         usage = Usage(choice.num_prompt_tokens, choice.num_tokens, num_cached, thought)
         report = choice.report or choice.turn.report()
+        if choice.request.record:
+            report = replace(report, decoded=choice.decoded())
         choice.send(Finished(choice.index, reason, usage, report, choice.turn.stop))
 
     def settled(self, choice: Choice, outcome: Choice | Exception | None) -> None:
@@ -210,7 +213,7 @@ class Stepper:
                 masks[sequence_id] = self._timed(choice, choice.turn.mask)
             except Exception as error:
                 self._fail_one(choice, error)
-        outputs = self.core.finish_step(masks)
+        outputs = self.core.finish_step(masks, self._watches(waiting))
         for output in outputs:
             taker = running.get(output.sequence_id)
             if taker is None:
@@ -225,6 +228,20 @@ class Stepper:
             if settler is not None and settler.drafter is not None and num_tokens:
                 settler.drafter.settle(num_drafts, num_tokens - 1)
         return not self._waiting or self.core.stats()["num_steps"] > before
+
+    def _watches(self, waiting: Sequence[int]) -> dict[int, tuple[NDArray[np.int32], bool]]:
+        """What is to be known of the tokens that are sampled now."""
+        watches: dict[int, tuple[NDArray[np.int32], bool]] = {}
+        for sequence_id in waiting:
+            choice = self.running.get(sequence_id)
+            if choice is None or not choice.request.record:
+                continue
+            try:
+                if (watch := choice.turn.watch) is not None:
+                    watches[sequence_id] = watch.token_ids, watch.always
+            except Exception as error:
+                self._fail_one(choice, error)
+        return watches
 
     def _draft(self) -> dict[int, TokenMask]:
         """Has some sequences try what may come next, as far as it is legal; returns the masks."""
@@ -256,9 +273,12 @@ class Stepper:
             choice.spend_thoughts(output.num_soft_steps)
         if not turn.asked_again:
             choice.num_cached_tokens = output.num_cached_tokens
+        if (reading := output.reading) is not None:
+            turn.note(len(choice.token_ids) - choice.num_read, token_id, reading)
         reason: FinishReason | None = None
         events: list[TurnEvent]
         if finish == "stop":
+            choice.stop_ids = (token_id,)
             events = turn.finish()
             reason = turn.reason
         else:

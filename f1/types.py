@@ -352,9 +352,14 @@ class Relaxed:
 @dataclass(frozen=True, slots=True)
 class Choosing:
     """A decision taken while a turn was decoded: what was taken of what was legal, and what came
-    second. Log-probabilities are natural, among the legal."""
+    second. Log-probabilities are natural, among the legal, and sums over the tokens that decide;
+    whatever the pieces in which a model may spell a name or a call's beginning.
 
-    at: int  # index in the turn's tokens
+    Beside "call" the likelier of "text" and "end" is second, beside those "call". With a second
+    "get_*" the likeliest other token left several tools open.
+    """
+
+    at: int  # index in Decoded.token_ids of the first token that decides
     what: Literal["call", "tool"]  # whether to call (or call again), or which tool
     taken: str  # a tool's name; "call", or "text", or "end"
     logprob: float
@@ -365,11 +370,16 @@ class Choosing:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A turn in tokens: the prompt as it was sent, what was written, what was decided meanwhile."""
+    """A turn in tokens: the prompt as it was sent, what was written, what was decided meanwhile.
+
+    `token_ids` are all that stand behind the prompt: sampled or forced, what a turn begins with,
+    the marks around soft steps (whose mixes are no tokens), the token that ended the turn.
+    """
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     choosing: tuple[Choosing, ...] = ()
+    before: Decoded | None = None  # the turn after which this one was asked again
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,18 @@ SampledToken Sampler::sample(const SampleRow& row, std::span<float> logits) {
   return sampled;
 }
 
+Reading Sampler::read(std::span<float> logits, const int32_t* mask, int32_t sampled,
+                      std::span<const int32_t> watched) {
+  const float log_of_all = log_sum(logits);
+  if (mask != nullptr) hide_illegal(logits, mask);
+  const float log_total = log_sum(logits);
+  Reading reading;
+  reading.logprob = logits[sampled] - log_total;
+  for (int32_t token_id : watched) reading.watched.push_back(logits[token_id] - log_total);
+  reading.masked_mass = std::max(0.0f, -std::expm1(log_total - log_of_all));
+  return reading;
+}
+
 std::pair<Mix, float> Sampler::mix(std::span<const float> logits, const SoftParams& params,
                                    uint64_t seed, int choice, int position) {
   const double total = weigh(logits, params.temperature);

@@ -16,6 +16,10 @@ class Sampler {
   // `logits`: the row's num_logits. Illegal ones become -inf.
   SampledToken sample(const SampleRow& row, std::span<float> logits);
 
+  // What was `sampled` of all V logits, and what the `watched` tokens had. Illegal ones become -inf.
+  Reading read(std::span<float> logits, const int32_t* mask, int32_t sampled,
+               std::span<const int32_t> watched);
+
   // What a soft step makes of all V logits: the mix, empty where no logit is a finite number, and
   // the entropy. The noise is a function of (seed, choice, position, token).
   std::pair<Mix, float> mix(std::span<const float> logits, const SoftParams& params, uint64_t seed,

@@ -86,6 +86,13 @@ struct SampledToken {
   float masked_mass = 0;  // how likely all tokens that were not legal were together, if asked for
 };
 
+// How likely some tokens were where one was sampled: natural logarithms, among the legal.
+struct Reading {
+  float logprob = 0;           // of the token that was sampled
+  std::vector<float> watched;  // of those asked about; -inf: not legal
+  float masked_mass = 0;       // how likely all tokens that were not legal were together
+};
+
 // Ten rounds of Philox-4x32 (Salmon et al. 2011): the words of a counter under a key. Counters make
 // a draw a function of (seed, choice, position) alone: it does not matter who else is in the batch
 // or how often the sequence was preempted.

@@ -23,6 +23,7 @@ namespace py = pybind11;
 using Int32Array = py::array_t<int32_t, py::array::c_style>;
 using Checksums = py::array_t<uint64_t, py::array::c_style>;
 using Masks = std::unordered_map<int64_t, std::optional<Int32Array>>;
+using Watched = std::unordered_map<int64_t, std::pair<Int32Array, bool>>;
 
 std::span<const int32_t> span_of(const Int32Array& token_ids) {
   if (token_ids.ndim() != 1) throw InvalidArgument("token_ids must have one dimension");
@@ -98,7 +99,7 @@ class SharedEngine {
     return call(engine_);
   }
 
-  std::vector<StepOutput> finish_step(const Masks& masks) {
+  std::vector<StepOutput> finish_step(const Masks& masks, const Watched& watched) {
     const py::ssize_t num_words = (engine_.model().config().vocab_size + 31) / 32;
     TokenMasks pointers;
     for (const auto& [id, mask] : masks) {
@@ -110,7 +111,11 @@ class SharedEngine {
       }
       pointers.emplace(id, MaskRows{mask->data(), static_cast<int>(num_rows)});
     }
-    return (*this)([&](Engine& engine) { return engine.finish_step(pointers); });
+    Watches watches;
+    for (const auto& [id, watch] : watched) {
+      watches.emplace(id, Watch{span_of(watch.first), watch.second});
+    }
+    return (*this)([&](Engine& engine) { return engine.finish_step(pointers, watches); });
   }
 
   // (data uint8 [pages, page bytes], checksums uint64 [pages])
@@ -222,7 +227,19 @@ void bind_requests(py::module_& module) {
       .def_readonly("num_cached_tokens", &StepOutput::num_cached_tokens,
                     "Tokens of the prompt that an earlier request had computed.")
       .def_readonly("num_soft_steps", &StepOutput::num_soft_steps,
-                    "Taken before the first token; they count against max_tokens.");
+                    "Taken before the first token; they count against max_tokens.")
+      .def_property_readonly(
+          "reading",
+          [](const StepOutput& o) -> py::object {
+            if (!o.reading) return py::none();
+            const std::vector<float>& watched = o.reading->watched;
+            return py::make_tuple(o.reading->logprob,
+                                  py::array_t<float>(watched.size(), watched.data()),
+                                  o.reading->masked_mass);
+          },
+          "Of a sequence that is watched: (the token's log-probability, float32 [N] those of the "
+          "tokens watched for, how likely all tokens that were not legal were together), among the "
+          "legal ones; -inf: not legal. None where there is nothing to tell.");
 }
 
 }  // namespace
@@ -294,9 +311,11 @@ void bind_engine(py::module_& module) {
           "Run the layers over the next batch; the ids that now wait for their token.")
       .def(
           "finish_step", &SharedEngine::finish_step, py::arg("masks") = Masks(),
+          py::arg("watches") = Watched(),
           "Sample for those ids; more than one token where drafts were right. masks: id -> int32 "
           "[ceil(V / 32)], bit set = legal, or None; with drafts rows of that, the next one behind "
-          "each draft. Drafts without a row are not tried.")
+          "each draft. Drafts without a row are not tried. watches: id -> (int32 [N] tokens, "
+          "ascending, and whether every step is told of or only one that samples such a token).")
       .def("save_prefix", &SharedEngine::save_prefix, py::arg("token_ids"),
            "What the cache holds of a prefix's whole pages of 16 tokens: uint8 [pages, page bytes] "
            "and their checksums, uint64 [pages]. Not between begin_step() and finish_step().")

@@ -5,13 +5,9 @@
 #include <string>
 
 #include "core/error.h"
-#include "engine/token_mask.h"
 
 namespace f1 {
 namespace {
-
-// Up to this many legal tokens their rows of the head are computed one by one; beyond, all rows.
-constexpr size_t kMaxListedTokens = 16384;
 
 constexpr double kMaxHoldSeconds = 1e6;
 
@@ -127,10 +123,14 @@ std::vector<int64_t> Engine::begin_step() {
   return sequence_ids;
 }
 
-std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks) {
+std::vector<StepOutput> Engine::finish_step(const TokenMasks& masks, const Watches& watches) {
+  for (const auto& [id, watch] : watches) {
+    check_tokens(watch.token_ids, "watched", model_->config().vocab_size);
+  }
   fill_rows(masks);
   compute_logits();
   sample_rows();
+  read_watched(watches);
   std::vector<StepOutput> outputs;
   outputs.reserve(rows_.size());
   for (const Pending& pending : pending_) commit(pending, outputs);
@@ -227,14 +227,14 @@ void Engine::think() {
   }
   if (head_rows_.empty()) return;
   model_->head(head_rows_, *activations_, *logits_);
-  soft_logits_.resize(static_cast<size_t>(model_->config().vocab_size));
+  host_logits_.resize(static_cast<size_t>(model_->config().vocab_size));
   int row = 0;
   for (const Pending& pending : pending_) {
     const Sequence& sequence = *pending.sequence;
     if (!sequence.is_thinking) continue;
-    logits_->read(row++, soft_logits_);
+    logits_->read(row++, host_logits_);
     const Request& request = sequence.request;
-    thoughts_.push_back(sampler_.mix(soft_logits_, request.soft, request.sampling.seed,
+    thoughts_.push_back(sampler_.mix(host_logits_, request.soft, request.sampling.seed,
                                      request.choice, sequence.num_tokens()));
   }
 }
@@ -257,139 +257,6 @@ void Engine::commit_thoughts() {
     }
   }
   std::erase_if(pending_, [](const Pending& p) { return p.sequence->num_to_compute() > 0; });
-}
-
-// One row for each pending sequence, and one for each of its drafts that the masks reach.
-void Engine::fill_rows(const TokenMasks& masks) {
-  const int num_words = (model_->config().vocab_size + 31) / 32;
-  rows_.clear();
-  legal_tokens_.clear();
-  for (Pending& pending : pending_) {
-    const auto found = masks.find(pending.sequence->id);
-    const bool is_masked = found != masks.end();
-    const int most = 1 + pending.num_drafts;
-    const int num_rows = is_masked ? std::min(found->second.num_rows, most) : most;
-    pending.row_begin = rows_.size();
-    pending.num_rows = num_rows;
-    for (int i = 0; i < num_rows; ++i) {
-      const int32_t* mask = is_masked ? found->second.words + ptrdiff_t{i} * num_words : nullptr;
-      rows_.push_back(make_row(pending, i, mask));
-    }
-  }
-}
-
-Engine::Row Engine::make_row(const Pending& pending, int index, const int32_t* mask) {
-  const Sequence& sequence = *pending.sequence;
-  Row row{.sequence = &sequence,
-          .num_drafts = index,
-          .head_index = pending.head_index + index,
-          .mask = mask,
-          .legal_begin = legal_tokens_.size()};
-  if (mask != nullptr) {
-    row.is_listed =
-        list_legal_tokens(mask, model_->config().vocab_size, kMaxListedTokens, legal_tokens_);
-    row.num_legal = legal_tokens_.size() - row.legal_begin;
-    if (sequence.request.sampling.masked_mass && row.num_legal > 0) {  // wants all logits
-      legal_tokens_.resize(row.legal_begin);
-      row.is_listed = false;
-      row.num_legal = 0;
-    }
-  }
-  if (index > 0 && sequence.request.sampling.has_penalties()) {
-    row.seen = index == 1 ? sequence.seen : rows_.back().seen;
-    Sequence::count(row.seen, sequence.drafts[index - 1]);
-  }
-  return row;
-}
-
-std::span<const int32_t> Engine::listed_tokens(const Row& row) const {
-  return std::span(legal_tokens_).subspan(row.legal_begin, row.num_legal);
-}
-
-// Logits of what is legal, row by row. Where one token is legal there is nothing to compute.
-void Engine::compute_logits() {
-  head_rows_.clear();
-  for (Row& row : rows_) {
-    if (row.is_listed && row.num_legal <= 1) continue;
-    row.logits_row = static_cast<int>(head_rows_.size());
-    head_rows_.push_back({row.head_index, listed_tokens(row)});
-  }
-  if (!head_rows_.empty()) model_->head(head_rows_, *activations_, *logits_);
-}
-
-void Engine::sample_rows() {
-  sample_rows_.clear();
-  for (const Row& row : rows_) {
-    if (row.logits_row < 0) continue;
-    const Sequence& sequence = *row.sequence;
-    sample_rows_.push_back({.row = row.logits_row,
-                            .num_logits = row.is_listed ? static_cast<int>(row.num_legal)
-                                                        : model_->config().vocab_size,
-                            .listed_tokens = listed_tokens(row),
-                            .mask = row.is_listed ? nullptr : row.mask,
-                            .params = &sequence.request.sampling,
-                            .seen = row.num_drafts == 0 ? sequence.seen : row.seen,
-                            .choice = sequence.request.choice,
-                            .position = sequence.num_tokens() + row.num_drafts});
-  }
-  sampled_.assign(sample_rows_.size(), {});
-  if (!sample_rows_.empty()) model_->backend().sample(*logits_, sample_rows_, sampled_);
-}
-
-// The sequence's next token, and the ones behind as long as what was sampled is what was drafted:
-// only then was the next row computed from the sequence as it is.
-void Engine::commit(const Pending& pending, std::vector<StepOutput>& outputs) {
-  Sequence& sequence = *pending.sequence;
-  num_drafted_tokens_ += pending.num_drafts;
-  int num_right = 0;
-  for (size_t i = 0; i < pending.num_rows; ++i) {
-    outputs.push_back(commit_token(sequence, rows_[pending.row_begin + i]));
-    if (outputs.back().finish != Finish::kNot) return scheduler_.finish(sequence);
-    if (i + 1 == pending.num_rows || outputs.back().token.token_id != sequence.drafts[i]) break;
-    ++num_right;
-    ++num_accepted_tokens_;
-  }
-  sequence.drafts.clear();
-  scheduler_.accept_drafts(sequence, num_right);
-}
-
-StepOutput Engine::commit_token(Sequence& sequence, const Row& row) {
-  StepOutput output{.sequence_id = sequence.id,
-                    .token = token_of(row),
-                    .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
-                    .has_masked_mass = sequence.request.sampling.masked_mass,
-                    .num_cached_tokens = sequence.num_cached_tokens,
-                    .num_soft_steps = static_cast<int>(sequence.mixes.size())};
-  const int32_t token_id = output.token.token_id;
-  if (token_id < 0) {
-    output.finish = row.logits_row < 0 ? Finish::kNoLegalToken : Finish::kFault;
-    return output;
-  }
-  sequence.append(token_id);
-  ++num_sampled_tokens_;
-  if (std::ranges::count(sequence.request.stop_token_ids, token_id) > 0) {
-    output.finish = Finish::kStop;
-  } else if (sequence.num_left() == 0) {
-    output.finish = Finish::kLength;
-  }
-  return output;
-}
-
-// What was sampled, or the one token that is legal, or -1. Whatever came out of the logits, a token
-// that is not legal never leaves.
-SampledToken Engine::token_of(const Row& row) {
-  if (row.logits_row >= 0) {
-    SampledToken& token = sampled_[row.logits_row];
-    const bool is_in_range = token.token_id >= 0 && token.token_id < model_->config().vocab_size;
-    if (!is_in_range || (row.mask && !is_legal(row.mask, token.token_id))) return {};
-    return std::move(token);
-  }
-  SampledToken forced;
-  if (row.num_legal == 0) return forced;
-  forced.token_id = legal_tokens_[row.legal_begin];
-  const bool wants_top = row.sequence->request.sampling.num_logprobs > 0;
-  if (wants_top) forced.top.emplace_back(forced.token_id, 0.0f);
-  return forced;
 }
 
 EngineStats Engine::stats() const {

@@ -44,6 +44,7 @@ struct StepOutput {
   Finish finish = Finish::kNot;  // after anything but kNot the sequence is gone
   int num_cached_tokens = 0;     // of the prompt, not computed because an earlier request had
   int num_soft_steps = 0;        // taken before the first token; they count against max_tokens
+  std::optional<Reading> reading = {};  // where the sequence was watched
 };
 
 // Which tokens may follow: rows of [ceil(V / 32)] words, bit i % 32 of word i / 32 set = token i is
@@ -54,6 +55,15 @@ struct MaskRows {
   int num_rows = 0;
 };
 using TokenMasks = std::unordered_map<int64_t, MaskRows>;  // by sequence; absent: all legal
+
+// Tokens that a sequence is watched for, ascending. Unless `always`, only a step that samples one of
+// them is told of. It is read behind the sampling, from logits computed for that alone: no token
+// depends on it, and what nobody watches costs nothing.
+struct Watch {
+  std::span<const int32_t> token_ids;
+  bool always = false;
+};
+using Watches = std::unordered_map<int64_t, Watch>;  // by sequence
 
 struct EngineStats {
   int num_running = 0;
@@ -105,8 +115,8 @@ class Engine {
   // the sequences that now wait for their token, perhaps none (prompts too long for one step).
   std::vector<int64_t> begin_step();
   // Samples and appends the tokens of those sequences: one each, and one more for each draft that
-  // was right. Masks of others are ignored.
-  std::vector<StepOutput> finish_step(const TokenMasks& masks);
+  // was right. Masks and watches of others are ignored.
+  std::vector<StepOutput> finish_step(const TokenMasks& masks, const Watches& watches = {});
 
   // Between steps alone: pages of K and V of shared prefixes, to keep them outside the process. A
   // prefix is whole pages of tokens from a sequence's start; its data [pages, kv_page_bytes()].
@@ -151,6 +161,7 @@ class Engine {
     size_t num_legal = 0;
     int logits_row = -1;                // also of head_rows_ and sampled_; -1: no logits are needed
     std::vector<TokenCount> seen = {};  // with the drafts before it; only where there are some
+    int reading = -1;                   // of readings_; -1: none
   };
 
   Sequence& find_idle(int64_t id) const;
@@ -161,9 +172,11 @@ class Engine {
   Row make_row(const Pending& pending, int index, const int32_t* mask);
   void compute_logits();
   void sample_rows();
+  void read_watched(const Watches& watches);
   void commit(const Pending& pending, std::vector<StepOutput>& outputs);
   StepOutput commit_token(Sequence& sequence, const Row& row);
   SampledToken token_of(const Row& row);
+  int32_t peek(const Row& row) const;
   std::span<const int32_t> listed_tokens(const Row& row) const;
 
   std::shared_ptr<const Model> model_;
@@ -173,7 +186,7 @@ class Engine {
   std::unique_ptr<Logits> logits_;
   Batch batch_;
   Sampler sampler_;
-  std::vector<float> soft_logits_;                  // [V]
+  std::vector<float> host_logits_;                  // [V]
   std::vector<std::pair<Mix, float>> thoughts_;     // and entropies, of those pending that think
   std::vector<Pending> pending_;
   std::vector<Row> rows_;
@@ -181,6 +194,8 @@ class Engine {
   std::vector<HeadRow> head_rows_;
   std::vector<SampleRow> sample_rows_;
   std::vector<SampledToken> sampled_;
+  std::vector<std::pair<Row*, const Watch*>> watched_;
+  std::vector<Reading> readings_;
   int64_t next_id_ = 0;
   int64_t num_steps_ = 0, num_computed_tokens_ = 0, num_sampled_tokens_ = 0;
   int64_t num_appended_tokens_ = 0, num_drafted_tokens_ = 0, num_accepted_tokens_ = 0;

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Literal
 
 from f1.calling.again import Broken
+from f1.calling.deciding import Options, call_texts
 from f1.calling.family import Family, elements, pieces
 from f1.calling.grammar import Grammars, Segment, TokenMask
 from f1.calling.needed import Shortest
@@ -54,6 +55,7 @@ class Calls:
         self._single = named or not request.parallel_tool_calls
         self._last = False  # no call may follow the current one
         self._tool: Tool | None = None  # whose name the opening has found
+        self._lead = ""  # in front of the name that is to come
         self._buffer = b""  # what the segment has read, arguments apart
         self._state: State = "head"
         self.relaxed: dict[Relaxed, None] = {}  # of the tools called, in the order met
@@ -83,7 +85,7 @@ class Calls:
     def go_on(self, segment: Segment, read: bytes) -> None:
         """What was `read` under whole() is a call."""
         self._enter("head", segment)
-        self._buffer = read
+        self._buffer, self._lead = read, self._form.open
 
     def begin(self, opened: Opened) -> bool:
         """A call has been found in text; `opened.rest` is to be read. False: what was read cannot
@@ -92,6 +94,7 @@ class Calls:
         if segment is None:
             return False
         self._form = opened.form
+        self._lead = opened.form.open[len(opened.form.marker) :]
         self._tool = None if opened.name is None else self.tools[opened.name]
         self._enter("head" if opened.name is None else "middle", segment)
         return True
@@ -122,6 +125,7 @@ class Calls:
         self._state, self.segment, self._buffer = state, segment, b""
 
     def _begin_head(self) -> None:
+        self._lead = ""
         self._enter("head", self._grammars.head(self._form, self.tools, opened=None))
 
     def _read_name(self) -> str:
@@ -172,6 +176,26 @@ class Calls:
             self._state = "ended"  # nothing else may follow
         elif not self._last and _follows(self._form.next).fullmatch(self._buffer):
             self._begin_head()
+
+    # --- what is decided -----------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """Of the call that is read, once it is known."""
+        if self._state == "middle" and self._tool is not None:
+            return self._tool.name
+        return None if self.open is None else self.open.tool.name
+
+    @property
+    def options(self) -> Options | None:
+        """What the next token may decide."""
+        if self._state == "head":
+            names = tuple(self.tools)
+            return Options("tool", names, call_texts(self._form, self._lead, names), self._buffer)
+        if self._state == "closing" and not self._last:
+            texts = (self._form.next.encode(), self._form.close.encode())
+            return Options("call", ("call", "end"), texts, self._buffer, ends="end")
+        return None
 
     # --- the shortest way out ------------------------------------------------------------------
 

@@ -13,14 +13,13 @@ ends agree. (A part of a BPE encoding is the encoding of that part.)
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from f1.calling.grammar import Segment, TokenSet
 from f1.calling.latest import Latest
+from f1.calling.spelling import Spelling
 
 CONTEXT_BYTES = 32  # of what was read; a tokenizer's pieces do not look further back
 _KEPT_BYTES = 16 << 20  # of splits, and of tokens that go on behind some text
@@ -34,6 +33,7 @@ class Canonical:
         self,
         encode: Callable[[str], list[int]],
         token_bytes: Sequence[bytes],
+        spelling: Spelling,
         *,
         added: Collection[int],
         never: Collection[int],
@@ -44,10 +44,10 @@ class Canonical:
         self._token_bytes = token_bytes
         self._added = frozenset(added)
         self._never = frozenset(never)
-        self._sorted = array("i", sorted(range(len(token_bytes)), key=token_bytes.__getitem__))
         self.pieces = Latest(
             self._pieces, _KEPT_BYTES, lambda ids, before, data: 9 * len(ids) + len(data) + 300
         )
+        self.spelling = spelling
         self.longer = Latest(self._longer, _KEPT_BYTES, lambda ids, data: 8 * len(ids) + 300)
 
     def _pieces(self, before: bytes, data: bytes) -> tuple[int, ...]:
@@ -67,10 +67,7 @@ class Canonical:
 
     def _longer(self, data: bytes) -> TokenSet:
         """The tokens that begin with `data` and go on."""
-        token_bytes, size = self._token_bytes, len(data)
-        begin = bisect_right(self._sorted, data, key=token_bytes.__getitem__)
-        end = bisect_right(self._sorted, data, lo=begin, key=lambda i: token_bytes[i][:size])
-        return TokenSet(np.array(self._sorted[begin:end], np.int32))
+        return TokenSet(np.array(self.spelling.longer(data), np.int32))
 
     def overlaps(self, pieces: Sequence[int]) -> int:
         """How many bytes at the end of `pieces` are plain text, which may be merged otherwise."""

@@ -31,7 +31,7 @@ class Opening:
         self._forms = [(form, [e.encode() for e in elements(form.open)]) for form in forms]
         self._names = [name.encode() for name in names]
         self._first = frozenset(parts[0][0] for _, parts in self._forms)
-        self._pending = b""
+        self._pending = b""  # what may be a call's beginning
         self._at_start = True
 
     def push(self, data: bytes) -> tuple[bytes, Opened | None]:
@@ -58,6 +58,19 @@ class Opening:
         if self._first.isdisjoint(text):
             return []
         return [at for at, byte in enumerate(text) if byte in self._first]
+
+    @property
+    def pending(self) -> bytes:
+        """What was read of something that may be a call."""
+        return self._pending
+
+    def takes(self, data: bytes) -> bool:
+        """Whether a call may begin in `data`, were it read now."""
+        if self._first.isdisjoint(data):
+            return False
+        twin = self.copy()
+        _, opened = twin.push(data)
+        return opened is not None or bool(twin.pending)
 
     def copy(self) -> Opening:
         twin = Opening((), ())

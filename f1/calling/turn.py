@@ -16,6 +16,7 @@ from f1.calling.again import Broken
 from f1.calling.ahead import STRING_MATCH, TEXT_MATCH, rows_in_segment, rows_in_text
 from f1.calling.answer import Answer
 from f1.calling.calls import CallEvent, Calls
+from f1.calling.deciding import Deciding, Reading, Watch, Watches
 from f1.calling.family import Family
 from f1.calling.forced import CONTEXT_BYTES, forced_tokens
 from f1.calling.grammar import Grammars, Segment, TokenMask
@@ -27,6 +28,7 @@ from f1.calling.thought import Reasoning, Thought
 from f1.calling.vocabulary import Vocabulary
 from f1.errors import ConstraintError
 from f1.types import (
+    Choosing,
     GenerateRequest,
     ReasoningDelta,
     Relaxed,
@@ -57,9 +59,11 @@ class Turn:
         max_tokens: int,
         prompt_end: bytes = b"",
         after: Broken | None = None,
+        watches: Watches | None = None,
     ):
         """`prompt_end`: the last bytes of the prompt, which may open a thought. `after`: what an
-        earlier turn wrote amiss; this one writes it anew, and goes on."""
+        earlier turn wrote amiss; this one writes it anew, and goes on. With `watches` it keeps what
+        it decides."""
         mode = request.tool_choice.mode
         self._eager = request.eager_arguments
         self._shown_tools = bool(request.tools)
@@ -74,6 +78,10 @@ class Turn:
         self.looped = False  # it says the same for ever and is to be cut
         self._calls = Calls(request, family, grammars, choice=choice, after=after)
         self._opening = Opening(family.forms if self._may_call else (), list(self._calls.tools))
+        self._deciding: Deciding | None = None
+        if watches is not None and self._may_call:
+            self._deciding = Deciding(watches, list(self._calls.tools))
+        self._form = family.form
         self._answer = Answer(request, choice, may_call=self._may_call)
         self._thought: Thought | None = None
         self.num_thought_tokens = 0
@@ -183,6 +191,9 @@ class Turn:
         to be worth a try; 0: none is."""
         if self._thought is not None:
             return TEXT_MATCH if self._thought.inside else 0
+        near = self._deciding is not None and self._deciding.near(self._opening.pending)
+        if self._state == "text" and near:
+            return 0
         if self._state == "text" or (self._state == "content" and not self._json):
             return TEXT_MATCH
         if self.awaited is not None:
@@ -197,6 +208,8 @@ class Turn:
         a `draft_match`."""
         first, token_bytes = self.mask(), self._vocabulary.token_bytes
         if self._segment is None:
+            if self._deciding is not None and self._thought is None:
+                draft = self._deciding.before_opener(draft)
             thinks = self._thought is not None
             behind = first if self._may_call or thinks else self._vocabulary.text_mask
             reader = self._thought or self._opening
@@ -220,6 +233,8 @@ class Turn:
         thought = self._thinks
         self._take(token_id)
         self.num_thought_tokens += thought or self._thinks
+        if self._deciding is not None:
+            self._settle(self._deciding)
         return self._take_events()
 
     def force(self) -> tuple[list[int], list[TurnEvent]]:
@@ -258,6 +273,44 @@ class Turn:
         if not self._cut:
             self._state = "ended"
         return self._take_events()
+
+    # --- what it decides -----------------------------------------------------------------------
+
+    @property
+    def watch(self) -> Watch | None:
+        """What is to be known of the next token beside the token, for note()."""
+        if (deciding := self._deciding) is None:
+            return None
+        match self._state:
+            case "text":
+                return deciding.in_text(self._opening.pending)
+            case "thought":
+                return None if self._thinks else deciding.in_text(b"")
+            case "either":
+                return deciding.in_content(self._form, self._undecided)
+            case "calls":
+                return deciding.among(self._calls.options)
+        return None
+
+    def note(self, at: int, token_id: int, reading: Reading) -> None:
+        """How the next token was found, which is the turn's token number `at`."""
+        if self._deciding is not None:
+            self._deciding.note(at, token_id, reading)
+
+    @property
+    def choosing(self) -> tuple[Choosing, ...]:
+        """What has been decided."""
+        return () if self._deciding is None else tuple(self._deciding.made)
+
+    def _settle(self, deciding: Deciding) -> None:
+        if self._state == "calls":
+            deciding.settle("called", self._calls.name)
+        elif self._thinks:
+            deciding.settle("thought", None)
+        elif self._state in ("thought", "either") or self._opening.pending:
+            deciding.settle("open", None)
+        else:
+            deciding.settle("text", None)
 
     @property
     def _thinks(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from f1.calling.family import Family
 from f1.calling.forced import Canonical
 from f1.calling.grammar import Grammars, TokenMask
+from f1.calling.spelling import Spelling
 from f1.models.tokenizer import Tokenizer
 
 
@@ -51,9 +52,11 @@ def make_vocabulary(
 
 
 def make_canonical(tokenizer: Tokenizer) -> Canonical:
+    token_bytes = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     return Canonical(
         tokenizer.encode_prompt,
-        [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)],
+        token_bytes,
+        Spelling(token_bytes),
         added=tokenizer.added_token_ids,
         never=tokenizer.control_token_ids,
     )
