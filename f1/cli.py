@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from f1 import __version__
 from f1.errors import F1Error, InvalidRequest
+from f1.tracing import trace_app
 
 app = typer.Typer(
     help="F1: function calling on open models, on this machine.",
@@ -39,6 +40,7 @@ ServerOption = Annotated[str, typer.Option("--base-url", help=_SERVER_HELP)]
 
 tools_app = typer.Typer(help="The tools that a server has registered.", no_args_is_help=True)
 app.add_typer(tools_app, name="tools")
+app.add_typer(trace_app, name="trace")
 
 
 def main() -> None:

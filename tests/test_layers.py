@@ -25,7 +25,7 @@ CORE = {
 ORDER = (
     "types errors codec settings _core store models calling drafting choices delivery stepping "
     "engine tools trace planning config keeping pool apart fallback roles serve portal remote "
-    "offload offloaded_embedder registering client narrator demo ask tooling bench cli"
+    "offload offloaded_embedder registering client narrator demo ask tooling tracing bench cli"
 ).split()
 
 # Who may use a library that has one door.
@@ -42,7 +42,7 @@ DOORS = {
     "opentelemetry": {"trace"},
     "mcp": {"tools", "serve"},
     "httpx2": {"tools"},
-    "typer": {"cli"},
+    "typer": {"cli", "tracing"},
     "llama_cpp": {"bench"},
     "openvino_genai": {"bench"},
 }

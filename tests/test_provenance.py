@@ -110,6 +110,7 @@ def same(a: Any, b: Any) -> bool:
         (77, "assistant", "77"),
         ("Contoso", "system", "Contoso"),
         ("KL8", "model", ""),
+        ("LH1234", "model", ""),
         (99, "model", ""),
         (23, "model", ""),  # a part of another
         ("Bratislava", "model", ""),

@@ -94,7 +94,7 @@ class Text:
         if len(tokens) > MAX_NAME_TOKENS or without:
             return self._run(tokens, without)
         if CODE.search(folded):  # nothing of it can be left to chance
-            spans = [self._token(token) for token in tokens]
+            spans = [self._token(token, exactly=True) for token in tokens]
             return max(filter(None, spans), key=length) if spans and all(spans) else None
         spans = [self._token(token) for token in tokens if token not in COMMON]
         return max(filter(None, spans), key=length, default=None)
@@ -192,9 +192,11 @@ class Text:
             at = joined.find(wanted, at + 1)
         return None
 
-    def _token(self, token: str) -> Span | None:
+    def _token(self, token: str, *, exactly: bool = False) -> Span | None:
         if token in self.tokens:
             return self._spans[self.tokens[token][0]]
+        if exactly:
+            return None
         stem = token[: max(len(token) - 2, MIN_STEM)]
         if len(token) > MIN_STEM and (at := self.folded.find(stem, 0, _MAX_READ)) >= 0:
             index = bisect_right(self._spans, (at, len(self.folded))) - 1

@@ -34,7 +34,7 @@ from f1.trace.entries import (
 )
 from f1.trace.story import Story, Told
 from f1.trace.visible import visible
-from f1.types import Choosing, Ref, Selected
+from f1.types import CallDelta, Choosing, Ref, Selected
 
 _LINE = 160  # characters of a text that are shown
 _AROUND = 24  # of what stands beside a span
@@ -54,12 +54,12 @@ def show(story: Story, console: Console) -> None:
                 console.print(_step(story, written, shown))
             case Turned(number=number) if number not in turns_told:
                 turns_told.add(number)
-                console.print(_turn(last[number]))
+                console.print(_turn(story, last[number]))
             case Called(node=node):
                 told = story.calls[node.id]
                 if told.turn is not None and told.turn.number not in turns_told:
                     turns_told.add(told.turn.number)
-                    console.print(_turn(told.turn))
+                    console.print(_turn(story, told.turn))
                 _call(story, told, console)
             case Noted(text=text):
                 console.print(Text(f"  note: {_line(text)}", "dim"))
@@ -137,7 +137,7 @@ def _scored(tool: Selected) -> str:
     return f"{visible(tool.name)} {tool.score:.2f} {tool.why}"
 
 
-def _turn(turn: Turned) -> Text:
+def _turn(story: Story, turn: Turned) -> Text:
     usage = turn.usage
     first = "" if turn.first is None else f", first after {turn.first:.2f} s"
     text = Text(f"  {turn.role} ", "dim").append(
@@ -146,6 +146,11 @@ def _turn(turn: Turned) -> Text:
     )
     if not turn.whole:
         text.append("  interrupted", "yellow")
+    made = {told.node.call_id for told in story.calls.values()}
+    for event in turn.events:
+        if isinstance(event, CallDelta) and event.call.id not in made:
+            call = f"{event.call.name}({event.call.arguments})"
+            text.append(f"\n    written, and not called: {_line(call)}", "yellow")
     no_call = [c for way in turn.choosing for c in way if c.taken == "text"]
     for choosing in no_call[:1]:
         text.append(f"  {_chosen(choosing)}")
@@ -181,7 +186,7 @@ def _chosen(choosing: Choosing) -> str:
     if choosing.second and choosing.second_logprob is not None:
         taken += f" over {visible(choosing.second)} {_share(choosing.second_logprob)}"
     if choosing.masked_mass is not None and choosing.masked_mass >= 0.005:
-        taken += f" ({choosing.masked_mass:.0%} of its mind was on what is not allowed)"
+        taken += f" ({choosing.masked_mass:.0%} not allowed)"
     return taken
 
 

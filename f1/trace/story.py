@@ -101,8 +101,8 @@ class Story:
 
 
 def tell(row: RunRow, entries: Sequence[EntryRow]) -> Story:
-    """Raises Malformed where they are not what F1 writes."""
-    written = tuple(Written(e.seq, e.at, CODEC.decode_any(e.body)) for e in entries)
+    """Raises Malformed where they are not what F1 writes. Broken ones are left out."""
+    written = tuple(Written(e.seq, e.at, CODEC.decode_any(e.body)) for e in entries if e.kind)
     turns = {w.entry.number: w.entry for w in written if isinstance(w.entry, Turned)}
     calls: dict[str, Told] = {}
     by_approval: dict[str, Told] = {}
