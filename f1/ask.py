@@ -5,19 +5,28 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from f1.config import read_config
 from f1.errors import InvalidRequest
 from f1.narrator import Narrator
 from f1.planning.outcome import Planned, Reply, report_of
 from f1.planning.plan import write_plan
+from f1.tools.configured import configured_tool
 from f1.tools.function import FunctionTool, make_tool
+from f1.tools.mcp.pins import Pins
+from f1.tools.mcp.servers import McpServers
+from f1.tools.runners.process import Workers
+from f1.tools.runners.workers import WorkerSettings
+from f1.tools.spec import ToolSpec
 
 if TYPE_CHECKING:
     from f1.client import F1
@@ -35,6 +44,29 @@ def load_tools(path: Path) -> list[FunctionTool]:
     if not found:
         raise _refuse(path, "has no function with @tool, and no public one with types")
     return list({tool.tool.name: tool for tool in found}.values())
+
+
+@contextmanager
+def configured(file: Path | None) -> Iterator[list[ToolSpec]]:
+    """The tools of an f1.toml that are run here: its own, and those of its MCP servers that have
+    told them in time. Raises InvalidRequest."""
+    if file is None:
+        yield []
+        return
+    config = read_config(file)
+    folder = config.file.parent.absolute()
+    told: dict[str, Sequence[ToolSpec]] = {}
+    pins = Pins(config.all_settings(os.environ).pins_file)
+    with (
+        closing(Workers(WorkerSettings(folder=folder, **config.workers))) as workers,
+        closing(McpServers(tuple(config.mcp.values()), pins, told.__setitem__)) as servers,
+    ):
+        own = [configured_tool(name, table, workers) for name, table in config.tools.items()]
+        servers.met(max((server.start_timeout for server in config.mcp.values()), default=0))
+        for status in servers.states():
+            if status.state != "up":
+                print(f"mcp.{status.server.name}: {status.why}", file=sys.stderr)
+        yield [spec for spec in own if spec.runner] + [s for specs in told.values() for s in specs]
 
 
 def _load(path: Path) -> ModuleType:
@@ -81,7 +113,7 @@ def read_plan(path: Path) -> Any:
 def run_ask(
     f1: F1,
     question: str,
-    tools: Sequence[FunctionTool],
+    tools: Sequence[FunctionTool | ToolSpec],
     options: dict[str, Any],
     max_tokens: int,
     console: Console,
@@ -90,6 +122,7 @@ def run_ask(
     Returns whether what was asked for came of it."""
     outcome = Narrator(console).tell(f1.watch(question, tools, max_tokens=max_tokens, f1=options))
     if isinstance(outcome, Planned):
-        specs = {tool.tool.name: tool.spec for tool in tools}
+        own = [tool.spec if isinstance(tool, FunctionTool) else tool for tool in tools]
+        specs = {spec.name: spec for spec in own}
         print(json.dumps(write_plan(report_of(outcome).plan, specs), indent=1, ensure_ascii=False))
     return isinstance(outcome, Reply | Planned)

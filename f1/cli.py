@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from f1 import __version__
+from f1 import __version__, mcp_command
 from f1.errors import F1Error, InvalidRequest
 from f1.tracing import trace_app
 
@@ -41,6 +41,7 @@ ServerOption = Annotated[str, typer.Option("--base-url", help=_SERVER_HELP)]
 tools_app = typer.Typer(help="The tools that a server has registered.", no_args_is_help=True)
 app.add_typer(tools_app, name="tools")
 app.add_typer(trace_app, name="trace")
+app.add_typer(mcp_command.app, name="mcp")
 
 
 def main() -> None:
@@ -122,6 +123,9 @@ def ask(
     plan: Annotated[Path | None, typer.Option(help="Run this plan: JSON of --plan-only.")] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one turn at most.")] = 1024,
+    config: Annotated[
+        Path | None, typer.Option(help="An f1.toml: its tools and MCP servers, too.")
+    ] = None,
     model: ModelOption = None,
     base_url: UrlOption = None,
 ) -> None:
@@ -132,7 +136,7 @@ def ask(
 
     Exit codes: 0 where there is an answer or a plan, 1 where there is none.
     """
-    from f1.ask import load_tools, read_plan, run_ask
+    from f1.ask import configured, load_tools, read_plan, run_ask
     from f1.client import F1
 
     functions = [function for path in tools or [] for function in load_tools(path)]
@@ -142,8 +146,8 @@ def ask(
     text = sys.stdin.read() if question == "-" else question
     # stdout is for the plan alone, so that it can be kept and edited.
     console = Console(highlight=False, stderr=plan_only)
-    with F1(model, base_url=base_url) as f1:
-        if not run_ask(f1, text, functions, options, max_tokens, console):
+    with configured(config) as specs, F1(model, base_url=base_url) as f1:
+        if not run_ask(f1, text, [*functions, *specs], options, max_tokens, console):
             raise typer.Exit(1)
 
 

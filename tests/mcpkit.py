@@ -33,9 +33,9 @@ class Met:
         self.servers = McpServers(servers, pins, self._publish)
         self.servers.met(seconds)
 
-    def _publish(self, server: McpServer, specs: Sequence[ToolSpec]) -> None:
+    def _publish(self, server: str, specs: Sequence[ToolSpec]) -> None:
         with self.published:
-            self.specs[server.name] = {spec.name: spec for spec in specs}
+            self.specs[server] = {spec.name: spec for spec in specs}
             self.published.notify_all()
 
     def spec(self, name: str) -> ToolSpec:

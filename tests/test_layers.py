@@ -25,7 +25,8 @@ CORE = {
 ORDER = (
     "types errors codec settings _core store models calling drafting choices delivery stepping "
     "engine tools trace planning config keeping pool apart fallback roles serve portal remote "
-    "offload offloaded_embedder registering client narrator demo ask tooling tracing bench cli"
+    "offload offloaded_embedder registering client narrator demo ask tooling tracing "
+    "bench mcp_command cli"
 ).split()
 
 # Who may use a library that has one door.
@@ -42,7 +43,7 @@ DOORS = {
     "opentelemetry": {"trace"},
     "mcp": {"tools", "serve"},
     "httpx2": {"tools"},
-    "typer": {"cli", "tracing"},
+    "typer": {"cli", "mcp_command", "tracing"},
     "llama_cpp": {"bench"},
     "openvino_genai": {"bench"},
 }

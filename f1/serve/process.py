@@ -152,8 +152,8 @@ def _meet(config: Config, registrar: Registrar, settings: Settings) -> McpServer
     """The operator's MCP servers, which are started while the models are loaded: who comes later,
     or never, keeps nobody waiting."""
     publish = publish_into(registrar.registry)
-    for server in config.mcp.values():
-        publish(server, ())
+    for name in config.mcp:
+        publish(name, ())
     return McpServers(tuple(config.mcp.values()), Pins(settings.pins_file), publish)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -29,6 +28,13 @@ class Pins:
     def of(self, server: str) -> Pinned | None:
         """None: it was never met. Raises OSError."""
         return self._read().get(server)
+
+    def stamp(self) -> int:
+        """Another one when another process has approved something."""
+        try:
+            return self._file.stat().st_mtime_ns if self._file else 0
+        except OSError:
+            return 0
 
     def approve(
         self, server: str, definitions: Iterable[Definition], *, anew: bool = False
@@ -66,7 +72,3 @@ class Pins:
             return dict(orjson.loads(self._file.read_bytes()))
         except FileNotFoundError:
             return {}
-
-
-def digest_of(text: str) -> str:
-    return sha256(text.encode(errors="surrogatepass")).hexdigest()

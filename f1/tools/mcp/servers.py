@@ -7,6 +7,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("f1.tools.mcp")
 
 Standing = Literal["approved", "new", "changed", "unfit"]
-Publish = Callable[[McpServer, Sequence[ToolSpec]], None]
+Publish = Callable[[str, Sequence[ToolSpec]], None]  # of the server of that name
 _CLOSE_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # between looks at what is approved
 _MAX_TOLD = 20  # lines of a log
 _KEY = "f1/idempotencyKey"  # in `_meta` of a call: the same in every try of it
 
@@ -96,10 +98,21 @@ class McpServers:
             self._connections[server.name] = Connection(server, listed)
         tasks = [asyncio.create_task(each.run()) for each in self._connections.values()]
         self._begun.set()
-        await self._stop.wait()
+        await self._until_stopped()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_CLOSE_SECONDS) if tasks else None
+
+    async def _until_stopped(self) -> None:
+        """Another process may approve something meanwhile (`f1 mcp approve`)."""
+        stamp = self._pins.stamp()
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._stop.wait()
+            if stamp != (stamp := self._pins.stamp()):
+                for name in self._listed:
+                    self._judge(self._connections[name].server)
 
     async def _on_listed(self, server: McpServer, tools: Sequence[Mapping[str, Any]]) -> None:
         self._listed[server.name] = read_definitions(server, tools)
@@ -113,6 +126,8 @@ class McpServers:
             self._pins.approve(server.name, trusted)
             pinned = {each.name: each.text for each in trusted}
         offers = {each.name: self._offer(server, each, pinned) for each in listed}
+        if offers == self._offers[server.name]:
+            return
         left_out = [offer for offer in offers.values() if offer.standing != "approved"]
         for offer in left_out[:_MAX_TOLD]:
             what = visible(offer.definition.name)[:100], offer.standing, offer.why
@@ -120,7 +135,7 @@ class McpServers:
         if len(left_out) > _MAX_TOLD:
             log.warning("mcp.%s: and %d more", server.name, len(left_out) - _MAX_TOLD)
         self._offers[server.name] = offers
-        self._publish(server, [offer.spec for offer in offers.values() if offer.spec])
+        self._publish(server.name, [offer.spec for offer in offers.values() if offer.spec])
 
     def _offer(self, server: McpServer, each: Definition, pinned: Mapping[str, str]) -> Offer:
         approved = pinned.get(each.name)
@@ -217,23 +232,23 @@ def publish_into(registry: Registry) -> Publish:
     """Each server's tools as the operator's, and as a toolset of the server's name. One that has
     the name of another tool of the operator's is left out."""
 
-    def publish(server: McpServer, specs: Sequence[ToolSpec]) -> None:
+    def publish(server: str, specs: Sequence[ToolSpec]) -> None:
         fitting = [spec for spec in specs if is_own(server, spec.name)]
         for spec in fitting:
             registry.add(registry.tool_to_be(OPERATOR, spec))
         names = {spec.name for spec in fitting}
-        had = registry.toolset(OPERATOR, server.name)
+        had = registry.toolset(OPERATOR, server)
         for spec in had.tools if had else ():
             if spec.name not in names and is_own(server, spec.name):
                 registry.remove_tool(OPERATOR, spec.name)
-        registry.add(registry.toolset_to_be(OPERATOR, server.name, fitting))
+        registry.add(registry.toolset_to_be(OPERATOR, server, fitting))
 
-    def is_own(server: McpServer, name: str) -> bool:
+    def is_own(server: str, name: str) -> bool:
         had = registry.tool(OPERATOR, name)
         runner = had.spec.runner if had else None
-        own = had is None or (isinstance(runner, McpRunner) and runner.server.name == server.name)
+        own = had is None or (isinstance(runner, McpRunner) and runner.server.name == server)
         if not own:
-            log.warning("mcp.%s: %s is left out: f1.toml has another one", server.name, name)
+            log.warning("mcp.%s: %s is left out: f1.toml has another one", server, name)
         return own
 
     return publish
