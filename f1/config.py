@@ -487,6 +487,12 @@ def _word(*words: str) -> Reader:
     return read
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
+
+
 def _any_table(value: Any) -> Table:
     if not isinstance(value, Mapping):
         raise _Unfit("a table")
@@ -569,6 +575,11 @@ _WORKERS: dict[str, Reader] = {
     "memory_bytes": _size,
     "cpu_seconds": _seconds,
     "idle": _count(0, 64),
+    "sandbox": _switch,
+    "network": _switch,
+    "readable": _texts,
+    "processes": _count(1, 1 << 15),
+    "disk_bytes": _size,
 }
 _TRACE: dict[str, Reader] = {"redact": _texts, "otlp": _url, "otlp_content": _flag}
 _SERVE: dict[str, Reader] = {

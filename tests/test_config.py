@@ -60,8 +60,12 @@ def test_the_example_says_everything() -> None:
     assert isinstance(weather.runner, HttpRunner)
     assert (weather.annotations.read_only, weather.limits.retries) == (True, 2)
     assert (booking.runner, booking.tool.description) == (None, "Books a flight.")
-    assert config.workers == {"memory_bytes": 2 << 30, "environment": (), "idle": 2}
     assert config.trace == TraceOptions(("card_number",))
+    given = WorkerSettings(**config.workers)
+    assert given == WorkerSettings(given.folder, idle=2)
+    assert config.workers.keys() | {"folder", "hidden", "cpu_seconds"} == {
+        field.name for field in dataclasses.fields(WorkerSettings)
+    }
     assert config.serve == ServeOptions("127.0.0.1", 8000)
     settings = config.all_settings({})
     assert settings == dataclasses.replace(Settings(), max_sequences=16)

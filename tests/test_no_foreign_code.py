@@ -46,6 +46,8 @@ ALLOWED = {
     ("tools/runners/worker.py", "importlib.util.spec_from_file_location"): "the operator's, there",
     ("tools/runners/worker.py", "sys.path"): "the operator's folder, there",
     ("tools/runners/workers.py", "sys.path"): "read, for that process",
+    ("tools/runners/supervisor.py", "os.execv"): "bubblewrap, in the process of a worker",
+    ("tools/runners/sandbox.py", "sys.path"): "read, for that process",
     ("bench/subject.py", "assert"): "of its own pipes, for the type checker",
     ("bench/served.py", "assert"): "of its own engine, for the type checker",
 }

@@ -32,6 +32,7 @@ from f1.tools.mcp.pins import Pins
 from f1.tools.mcp.servers import McpServers, publish_into
 from f1.tools.registry import OPERATOR
 from f1.tools.runners.process import Workers
+from f1.tools.runners.supervisor import keep_to_itself
 from f1.tools.runners.workers import WorkerSettings
 from f1.tools.vectors import ToolVectors
 
@@ -133,7 +134,13 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
 def _register(config: Config, registrar: Registrar) -> Workers:
     """The operator's tools and toolsets, as the file has them; what runs them. Raises
     InvalidRequest."""
-    workers = Workers(WorkerSettings(folder=config.file.parent.absolute(), **config.workers))
+    hidden = [config.file.absolute(), config.all_settings(os.environ).cache.absolute()]
+    if (keys := config.serve.keys_file) is not None:
+        hidden.append(keys.absolute())
+    folder = config.file.parent.absolute()
+    workers = Workers(WorkerSettings(folder, hidden=tuple(hidden), **config.workers))
+    if any("python" in table for table in config.tools.values()):
+        keep_to_itself()  # before any of theirs runs
     try:
         specs = {n: configured_tool(n, table, workers) for n, table in config.tools.items()}
         for spec in specs.values():

@@ -2,7 +2,8 @@
 
 [tools.weather]                 [tools.convert]
 http = {url = "https://…"}      python = "my_tools.py:convert"     (without either, the caller
-…the table of f1.tools.tables   …what the function does not say     of the model runs it)
+…the table of f1.tools.tables   sandbox = true, network = false     of the model runs it)
+                                …what the function does not say
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from typing import Any
 from f1.errors import InvalidRequest
 from f1.tools.runners.http import http_runner
 from f1.tools.runners.process import Workers
+from f1.tools.runners.sandbox import Sandbox
+from f1.tools.runners.workers import WorkerSettings
 from f1.tools.spec import ToolSpec
 from f1.tools.tables import spec_from_table, write_table
 
 Table = Mapping[str, Any]
+_SANDBOXES = frozenset(("sandbox", "network"))
+_RUNNERS = _SANDBOXES | {"python", "http"}
 _HTTP = frozenset("url method headers query body allow".split())
 _KINDS: Mapping[str, type] = dict.fromkeys(("query", "body", "allow"), list) | {"headers": dict}
 _EXPECTED = dict.fromkeys(("query", "body", "allow"), "a list of texts") | {"headers": "a table"}
@@ -27,14 +32,17 @@ def configured_tool(name: str, table: Table, workers: Workers) -> ToolSpec:
     """Raises InvalidRequest and InvalidSchema, their `param` beginning with "tools.NAME". Functions
     are looked at in one of the `workers`, and this waits for it."""
     path = f"tools.{name}"
-    rest = {key: value for key, value in table.items() if key not in ("python", "http")}
+    rest = {key: value for key, value in table.items() if key not in _RUNNERS}
     if "python" in table and "http" in table:
         raise _refused(f"{path}.http", "and 'python' cannot both run it")
     if "python" in table:
-        spec = _function(f"{path}.python", table["python"], workers)
+        sandbox = _sandbox(path, table, workers.settings)
+        spec = _function(f"{path}.python", table["python"], workers, sandbox)
         given = {"description": spec.tool.description} | write_table(spec)
         merged = {key: _over(given.get(key), value) for key, value in (given | rest).items()}
         return replace(spec_from_table(name, merged), runner=spec.runner)
+    for key in _SANDBOXES & table.keys():
+        raise _refused(f"{path}.{key}", "is of python tools only")
     spec = spec_from_table(name, rest)
     if "http" not in table:
         return spec
@@ -48,11 +56,22 @@ def _over(given: Any, said: Any) -> Any:
     return said
 
 
-def _function(path: str, given: object, workers: Workers) -> ToolSpec:
+def _sandbox(path: str, table: Table, settings: WorkerSettings) -> Sandbox | None:
+    for key in _SANDBOXES & table.keys():
+        if not isinstance(table[key], bool):
+            raise _refused(f"{path}.{key}", "must be true or false")
+    if not table.get("sandbox", settings.sandbox):
+        if "network" in table:
+            raise _refused(f"{path}.network", "is of tools with sandbox = true only")
+        return None
+    return Sandbox(table.get("network", settings.network))
+
+
+def _function(path: str, given: object, workers: Workers, sandbox: Sandbox | None) -> ToolSpec:
     if not isinstance(given, str):
         raise _refused(path, "must be a text like 'my_tools.py:function'")
     try:
-        return workers.tool(given)
+        return workers.tool(given, sandbox)
     except InvalidRequest as error:
         raise _refused(path, f"cannot be used: {error.message}") from error
 

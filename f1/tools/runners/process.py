@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from f1.errors import InvalidRequest
+from f1.tools.runners.sandbox import Sandbox
 from f1.tools.runners.worker import MAX_FAILURE
 from f1.tools.runners.workers import Worker, WorkerSettings
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolFailure, ToolSpec
@@ -19,26 +20,30 @@ from f1.types import Tool
 _PATH = re.compile(r"(.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
 
 
+Place = tuple[str, Sandbox | None]  # a module, and where it is imported
+
+
 class Workers:
     """The processes of an operator's modules: started when needed, kept for the next calls,
     replaced where they have died. Of no event loop; ends them all when closed, or forgotten."""
 
     def __init__(self, settings: WorkerSettings | None = None):
         self.settings = settings or WorkerSettings()
-        self._idle: dict[str, list[Worker]] = {}
+        self._idle: dict[Place, list[Worker]] = {}
         self._closed = False
 
-    def tool(self, path: str) -> ToolSpec:
+    def tool(self, path: str, sandbox: Sandbox | None = None) -> ToolSpec:
         """The function at "package.module:function" or "folder/file.py:function", with what it says
         of itself, as `@tool` reads it. It is imported in a worker, never here, and this waits for
-        it. Raises InvalidRequest for what is not there, or cannot be a tool."""
+        it. Raises InvalidRequest for what is not there, or cannot be a tool, or where there is no
+        such sandbox to be had."""
         match = _PATH.match(path)
         if match is None:
             raise InvalidRequest(
                 f"'{path}' is neither 'package.module:function' nor 'folder/file.py:function'",
                 param="python",
             )
-        runner = ProcessRunner(self, self._module(match[1]), match[2])
+        runner = ProcessRunner(self, self._module(match[1]), match[2], sandbox)
         with ThreadPoolExecutor(1) as elsewhere:  # there may be a loop here
             try:
                 said = elsewhere.submit(asyncio.run, runner.describe()).result()
@@ -53,29 +58,29 @@ class Workers:
             CallLimits(**said["limits"]),
         )
 
-    def take(self, module: str) -> Worker:
+    def take(self, place: Place) -> Worker:
         """One that is free, or a new one."""
-        idle = self._idle.setdefault(module, [])
+        idle = self._idle.setdefault(place, [])
         with suppress(IndexError):  # there are none left
             while not (worker := idle.pop()).is_fresh:
                 worker.close()
             return worker
-        return Worker(module, self.settings)
+        return self._start(place)
 
-    def keep(self, module: str, worker: Worker) -> bool:
+    def keep(self, place: Place, worker: Worker) -> bool:
         """False where it is not fit for another call, or not needed."""
-        idle = self._idle.setdefault(module, [])
+        idle = self._idle.setdefault(place, [])
         is_kept = len(idle) < self.settings.idle and worker.is_fresh and not self._closed
         if is_kept:
             idle.append(worker)
         return is_kept
 
-    def start_ahead(self, module: str) -> None:
+    def start_ahead(self, place: Place) -> None:
         """For the next call, if none waits for it."""
-        idle = self._idle.setdefault(module, [])
+        idle = self._idle.setdefault(place, [])
         if not idle and not self._closed:
             with suppress(ToolFailure):  # the call can be told as well
-                idle.append(Worker(module, self.settings))
+                idle.append(self._start(place))
 
     def close(self) -> None:
         """Ends them all, within milliseconds; a second or two where one does not want to go."""
@@ -83,6 +88,10 @@ class Workers:
         while self._idle:
             for worker in self._idle.popitem()[1]:
                 worker.close()
+
+    def _start(self, place: Place) -> Worker:
+        module, sandbox = place
+        return Worker(module, self.settings, sandbox)
 
     def _module(self, name: str) -> str:
         return str(self.settings.folder / name) if name.endswith(".py") else name
@@ -96,6 +105,7 @@ class ProcessRunner:
     workers: Workers = field(repr=False)
     module: str
     function: str
+    sandbox: Sandbox | None = None
 
     async def call(self, arguments: Mapping[str, Any], limits: CallLimits) -> Output:
         call = INVOCATION.get()
@@ -113,7 +123,8 @@ class ProcessRunner:
         return said.value
 
     async def _ask(self, question: Mapping[str, Any], timeout: float, max_bytes: int) -> Output:
-        worker, is_fit = self.workers.take(self.module), False
+        place = (self.module, self.sandbox)
+        worker, is_fit = self.workers.take(place), False
         try:
             await worker.start()
             async with asyncio.timeout(timeout):
@@ -124,10 +135,10 @@ class ProcessRunner:
             is_fit = True  # or has ended, which is seen
             raise
         finally:
-            if not (is_fit and self.workers.keep(self.module, worker)):
+            if not (is_fit and self.workers.keep(place, worker)):
                 await _to_its_end(worker.end())
                 if worker.is_ready:
-                    self.workers.start_ahead(self.module)
+                    self.workers.start_ahead(place)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,8 @@
     server ── control ──▶ supervisor ── fork ──▶ worker (worker.py beside this): the tool's code
        └───── channel ───────────────────────────┘  └── its children, their children, daemons …
 
+In a sandbox the child becomes the program that sets it up (sandbox.py), which becomes the worker.
+
 The supervisor runs no code of a tool. On Linux, orphans of its tree become its own children: so it
 sees even what has left its parents, and has ended all of it when it has no children left. It does
 so when the worker ends, and when the server lets go of `control` or is gone. What the tool prints
@@ -13,6 +15,7 @@ goes up `control` as it is; what nobody reads there is dropped. It exits with th
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -22,9 +25,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-_SUBREAPER, _DEATH_SIGNAL = 36, 1  # of Linux's prctl
+_SUBREAPER, _DEATH_SIGNAL, _DUMPABLE = 36, 1, 4  # of Linux's prctl
 _END_SECONDS = 5.0  # what does not die by SIGKILL within them hangs in the kernel
 _PIECE = 1 << 16
 
@@ -39,12 +42,37 @@ def main() -> None:
 
         work(channel)
 
+    if len(sys.argv) > 2:
+        _hold_sandbox(json.loads(sys.argv[2]), channel)
     hold(become, channel.close)
 
 
-def hold(become: Callable[[int], None], let_go: Callable[[], None]) -> NoReturn:
+def _hold_sandbox(plan: dict[str, Any], channel: socket.socket) -> NoReturn:
+    """As Worker has written it down."""
+    from f1.tools.runners.cgroups import enter_groups, remove_groups
+
+    name = f"f1-{os.getpid()}"
+
+    def become(output: int) -> None:
+        stand_apart(os.open(os.devnull, os.O_RDONLY), output, output)
+        try:
+            enter_groups(plan["bounds"], name)
+            for fd in (channel.fileno(), plan["seccomp"]):
+                os.set_inheritable(fd, True)
+            os.execv(plan["command"][0], plan["command"])
+        except OSError as error:
+            os.write(2, f"bwrap: {error.strerror}\n".encode())
+
+    hold(become, channel.close, lambda: remove_groups(plan["bounds"], name))
+
+
+def hold(
+    become: Callable[[int], None],
+    let_go: Callable[[], None],
+    clean: Callable[[], object] = lambda: None,
+) -> NoReturn:
     """Forks a child that shall `become` what is held, given where its output goes to; then, having
-    `let_go` of what is the child's, holds it to its end. stdin is `control`."""
+    `let_go` of what is the child's, holds it to its end, and cleans up. stdin is `control`."""
     control = socket.socket(fileno=sys.stdin.fileno())
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -61,11 +89,13 @@ def hold(become: Callable[[int], None], let_go: Callable[[], None]) -> NoReturn:
             become(its_output)
         finally:
             os._exit(1)
+    keep_to_itself()
     let_go()
     os.close(its_output)
     code = os.waitstatus_to_exitcode(_until_the_end(worker, control, printed, woken))
     while _forward(printed, control):
         pass
+    clean()
     os._exit(code if code >= 0 else 128 - code)
 
 
@@ -165,6 +195,12 @@ def descendants(root: int) -> dict[int, bool]:
         found.update(under)
         waiting += under
     return {process: alive[process] for process in found}
+
+
+def keep_to_itself() -> None:
+    """Other processes of this user do not read our memory, our environment and our descriptors.
+    Those of root do."""
+    _prctl(_DUMPABLE, 0)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -33,6 +33,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from f1.tools.runners.output import write_output
+from f1.tools.runners.sandbox import prove
 from f1.tools.spec import INVOCATION, Invocation
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ REPLY = struct.Struct("!cQQI")
 MAX_FAILURE = 1 << 18  # bytes of a failure's frame
 _MAX_MESSAGE = 4000  # characters
 _MAX_TRACE = 12_000
+
+
+def main() -> None:
+    """In a sandbox, whose channel is the last argument."""
+    channel = socket.socket(fileno=int(sys.argv[-1]))
+    channel.set_inheritable(False)
+    work(channel)
 
 
 def work(channel: socket.socket) -> None:
@@ -82,7 +90,12 @@ class _Calls:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # what it says is there if it dies
         os.environ.pop("PYTHONPATH", None)  # ours; what a tool starts has its own
-        _limit(resource.RLIMIT_CORE, 0)
+        if (sandbox := request["sandbox"]) is not None:
+            prove(sandbox["outside"], sandbox["network"])
+            _limit(resource.RLIMIT_NPROC, sandbox["processes"])
+            _limit(resource.RLIMIT_NOFILE, sandbox["files"])
+            _limit(resource.RLIMIT_FSIZE, sandbox["disk_bytes"])
+        _limit(resource.RLIMIT_CORE, 1)  # with 0, a program that collects cores gets them
         if sys.platform == "linux":
             _limit(resource.RLIMIT_DATA, request["memory_bytes"])
         self._cpu_seconds = request["cpu_seconds"]

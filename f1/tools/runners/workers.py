@@ -12,13 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from weakref import finalize
 
+from f1.tools.runners.cgroups import Bounds, bounds_processes, find_bounds, remove_groups
 from f1.tools.runners.output import read_output
+from f1.tools.runners.sandbox import Sandbox, command, outside
+from f1.tools.runners.seccomp import seccomp_filter
 from f1.tools.runners.supervisor import kill_descendants
 from f1.tools.runners.worker import MAX_FAILURE, REPLY, REQUEST
 from f1.tools.spec import Output, ToolFailure
@@ -34,6 +38,7 @@ _GRACE_SECONDS = 0.5  # of a supervisor that is to end its tree; then it is done
 _KILL_SECONDS = 2.0
 _PRINTED_BYTES = 1 << 18  # of what a tool prints in a call that are read
 _PRINTED_CHARS = 2000  # that are logged
+_FILES = 256  # open ones, of a process in a sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +51,43 @@ class WorkerSettings:
     environment: tuple[str, ...] = ()
     memory_bytes: int = 2 << 30
     cpu_seconds: float | None = None  # of one call, in its own process; None: its time alone counts
-    idle: int = 4  # workers of a module that are kept for the next calls
+    idle: int = 4  # workers of a module that are kept; 0: each call has a new one
+    sandbox: bool = False  # of tools that do not say
+    network: bool = False  # in sandboxes of tools that do not say
+    readable: tuple[str, ...] = ()  # what sandboxes show beside Python and `folder`; from there
+    hidden: tuple[Path, ...] = ()  # what they do not, although it lies in there
+    processes: int = 64  # in one sandbox, threads included
+    disk_bytes: int = 256 << 20  # in each of a sandbox's two folders, /tmp and /dev/shm
 
 
 class Worker:
     """Started at once; the module is imported while nobody waits yet. One call at a time."""
 
-    def __init__(self, module: str, settings: WorkerSettings):
-        """Raises ToolFailure where there are no processes or files to be had, or no such folder."""
+    def __init__(self, module: str, settings: WorkerSettings, sandbox: Sandbox | None = None):
+        """Raises ToolFailure where there are no processes or files to be had, no such folder, or no
+        such sandbox."""
         self.settings = settings
+        self._sandbox = sandbox
         self._control, control = socket.socketpair()
         self._channel, channel = socket.socketpair()
+        self._bounds: Bounds = {}
         try:
+            if sandbox is not None:
+                self._bounds = _bounds(settings)
             with control, channel:
-                self._process = _start(control, channel, settings)
-        except OSError as error:
+                self._process = _start(control, channel, settings, sandbox, self._bounds)
+        except (OSError, ToolFailure) as error:
             self._control.close()
             self._channel.close()
+            if isinstance(error, ToolFailure):
+                raise
             raise ToolFailure(f"its process cannot be started: {error.strerror}") from error
-        self.close = finalize(self, _close, self._process, self._control, self._channel)
-        for connection in (self._control, self._channel):
+        ends = (self._control, self._channel)
+        self.close = finalize(self, _close, self._process, *ends, self._bounds)
+        for connection in ends:
             connection.setblocking(False)
         self.is_ready = False
+        self._last_words = b""  # printed at its end
         self._module = module
         self._last_id = 0
         hello = {
@@ -76,6 +96,14 @@ class Worker:
             "folder": str(settings.folder),
             "memory_bytes": settings.memory_bytes,
             "cpu_seconds": settings.cpu_seconds,
+            "sandbox": sandbox
+            and {
+                "outside": outside(),
+                "network": sandbox.network,
+                "processes": settings.processes,
+                "files": _FILES,
+                "disk_bytes": settings.disk_bytes,
+            },
         }
         with suppress(OSError):  # it is gone already, as who starts it will see
             self._channel.send(_frame(hello))
@@ -101,6 +129,12 @@ class Worker:
         except TimeoutError as error:
             await self.end()
             raise ToolFailure(f"its import takes more than {_START_SECONDS:g} s") from error
+        except ToolFailure as error:
+            if self._last_words.startswith(b"bwrap:"):
+                told = _plain(self._last_words.decode(errors="replace")).splitlines()[0]
+                why = told.rpartition(": ")[2] if "/" in told else told  # no paths
+                raise ToolFailure(f"its sandbox cannot be set up here: {why}") from error
+            raise
         self.is_ready = True
 
     async def ask(self, question: Mapping[str, Any], max_bytes: int) -> Output:
@@ -119,11 +153,15 @@ class Worker:
         with suppress(OSError):  # also of time
             self._control.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(_GRACE_SECONDS):
-                while await loop.sock_recv(self._control, 1 << 16):
-                    pass
+                while piece := await loop.sock_recv(self._control, 1 << 16):
+                    self._last_words += piece[: _PRINTED_CHARS - len(self._last_words)]
             self._process.wait()
+        if self._last_words:
+            log.info(
+                "%s printed: %s", self._module, _plain(self._last_words.decode(errors="replace"))
+            )
         if self._process.returncode is None or self._process.returncode < 0:
-            _end_without_supervisor(self._process)
+            _end_without_supervisor(self._process, self._bounds)
         self.close()
 
     async def _answer(self, number: int, max_bytes: int, function: str) -> Output:
@@ -199,37 +237,79 @@ def _read_failure(data: bytearray) -> tuple[str, str, bool]:
 
 
 def _start(
-    control: socket.socket, channel: socket.socket, settings: WorkerSettings
+    control: socket.socket,
+    channel: socket.socket,
+    settings: WorkerSettings,
+    sandbox: Sandbox | None,
+    bounds: Bounds,
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "f1.tools.runners.supervisor", str(channel.fileno())],
-        stdin=control.fileno(),
-        stdout=subprocess.DEVNULL,
-        pass_fds=(channel.fileno(),),
-        env=_environment(settings.environment),
-        cwd=settings.folder,
-        start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
-    )
+    supervisor = [sys.executable, "-P", "-m", "f1.tools.runners.supervisor", str(channel.fileno())]
+    with ExitStack() as stack:
+        passed = [channel.fileno()]
+        if sandbox is not None:
+            filter_file = stack.enter_context(TemporaryFile())
+            filter_file.write(seccomp_filter(sandbox.network))
+            filter_file.seek(0)
+            passed.append(filter_file.fileno())
+            plan = {
+                "command": command(
+                    sandbox,
+                    channel.fileno(),
+                    filter_file.fileno(),
+                    settings.folder,
+                    readable=[settings.folder / Path(p).expanduser() for p in settings.readable],
+                    hidden=settings.hidden,
+                    disk_bytes=settings.disk_bytes,
+                ),
+                "seccomp": filter_file.fileno(),
+                "bounds": bounds,
+            }
+            supervisor.append(json.dumps(plan))
+        return subprocess.Popen(
+            supervisor,
+            stdin=control.fileno(),
+            stdout=subprocess.DEVNULL,
+            pass_fds=passed,
+            env=_environment(settings.environment),
+            cwd=settings.folder,
+            start_new_session=True,  # Ctrl-C is for the server, which has requests to finish
+        )
+
+
+def _bounds(settings: WorkerSettings) -> Bounds:
+    """Raises ToolFailure."""
+    bounds = find_bounds(settings.processes, settings.memory_bytes)
+    if os.geteuid() == 0 and not bounds_processes(bounds):
+        raise ToolFailure(
+            "its sandbox cannot bound the number of processes: as root that takes a cgroup that "
+            "can be divided; run as another user"
+        )
+    return bounds
 
 
 def _close(
-    process: subprocess.Popen[bytes], control: socket.socket, channel: socket.socket
+    process: subprocess.Popen[bytes],
+    control: socket.socket,
+    channel: socket.socket,
+    bounds: Bounds,
 ) -> None:
     control.close()
     channel.close()
     with suppress(subprocess.TimeoutExpired):
         if process.wait(_GRACE_SECONDS) >= 0:
             return
-    _end_without_supervisor(process)
+    _end_without_supervisor(process, bounds)
 
 
-def _end_without_supervisor(process: subprocess.Popen[bytes]) -> None:
+def _end_without_supervisor(process: subprocess.Popen[bytes], bounds: Bounds) -> None:
     """Somebody has stopped or ended it, or starts processes faster than it ends them."""
     until = time.monotonic() + _KILL_SECONDS
     while kill_descendants(process.pid) and time.monotonic() < until:
         pass
     process.kill()
     process.wait()
+    while not remove_groups(bounds, f"f1-{process.pid}") and time.monotonic() < until:
+        pass
 
 
 def _environment(names: tuple[str, ...]) -> dict[str, str]:
