@@ -51,7 +51,7 @@ from f1.tools.embedder import Embedder
 from f1.tools.policy import AllowAll, Policy
 from f1.tools.registry import Registry
 from f1.tools.vectors import ToolVectors
-from f1.trace.recorder import ASKED_BY, TRACEPARENT, Recorder
+from f1.trace.recorder import ASKED_BY, TRACEPARENT, Recorder, Redacts, RedactsNothing
 
 log = logging.getLogger("f1.serve")
 
@@ -66,6 +66,7 @@ def create_app(
     vectors: ToolVectors | None = None,
     registrar: Registrar | None = None,
     recorder: Recorder | None = None,
+    redaction: Redacts | None = None,
     policy: Policy | None = None,
     approvals: ApprovalOptions | None = None,
     on_ready: Callable[[], None] | None = None,
@@ -78,7 +79,8 @@ def create_app(
     fails, `on_load_error` is told (to end the process). A line for each request goes to `log_to`.
     `store` is closed with the app; without, none are stored. So is `embedder`; without, there are
     no embeddings. So are `vectors`; without, tools are selected by words alone. So is what
-    `registrar` stores tools in. So is `recorder`; without, runs are not written down."""
+    `registrar` stores tools in. So is `recorder`; without, runs are not written down. `redaction`
+    takes secrets out of lines of the log, errors, and responses that are kept."""
     limits = limits or Limits()
     store = store or ResponseStore(Path(), 0)
     registrar = registrar or Registrar(Registry(max_bytes=limits.max_registered_bytes))
@@ -91,6 +93,7 @@ def create_app(
         keep_prompts=log_prompts,
         registrar=registrar,
         recorder=recorder,
+        redaction=redaction or RedactsNothing(),
         policy=policy or AllowAll(),
         approvals=approvals or ApprovalOptions(),
     )
@@ -151,7 +154,7 @@ def create_app(
     # The one that is added last is asked first.
     app.add_middleware(Guard, access=access or Access(), limits=limits, write=_error_body)
     app.add_middleware(RequestIds)
-    tell = (metrics, RequestLog(log_to)) if log_to else (metrics,)
+    tell = (metrics, RequestLog(log_to, server.redaction)) if log_to else (metrics,)
     app.add_middleware(RequestRecorder, tell=tell)
     app.state.server = server
     _add_routes(app, server)
@@ -187,6 +190,7 @@ def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]
     """In the words of the API that was asked."""
     caller_of(request).record.error = error.code or error.type
     path: str = request.scope["path"]
+    error = request.app.state.server.told(error)
     if path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/"):
         return write_anthropic_error(error, status, caller_of(request).request_id)
     return write_error(error)

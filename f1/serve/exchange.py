@@ -201,7 +201,7 @@ async def _frames(
         for frame in writer.close():
             yield frame.encode()
     except F1Error as error:
-        for frame in writer.fail(error):
+        for frame in writer.fail(server.told(error)):
             yield frame.encode()
     except Exception:
         log.exception("a stream failed")

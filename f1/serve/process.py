@@ -16,12 +16,13 @@ from rich.markup import escape
 
 from f1.config import Config, RemoteModel, ServeOptions
 from f1.errors import EngineStopped, F1Error, InvalidRequest
-from f1.keeping import open_recorder
+from f1.keeping import hiding, open_recorder
 from f1.roles import Connect, Models, open_models
 from f1.serve.access import Access, is_local
 from f1.serve.app import create_app
 from f1.serve.drain import DrainingServer
 from f1.serve.limits import Limits
+from f1.serve.logs import hide_in_logs
 from f1.serve.registrar import Registrar
 from f1.settings import Settings
 from f1.store.responses import ResponseStore
@@ -72,7 +73,9 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     models on other servers."""
     _share_memory()
     settings = config.all_settings(os.environ)
-    recorder = open_recorder(config, settings, dict(os.environ))
+    env = dict(os.environ)
+    redaction = hiding(config, settings, env)
+    recorder = open_recorder(config, settings, env, redaction)
     access = _access(config.serve, door)
     registrar = Registrar(store=ToolStore(settings.tools_file))
     workers = _register(config, registrar)
@@ -114,6 +117,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         store=ResponseStore(settings.responses_file, settings.responses_disk),
         registrar=registrar,
         recorder=recorder,
+        redaction=redaction,
         policy=config.policy,
         approvals=config.approvals,
         on_ready=ready,
@@ -122,6 +126,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         log_prompts=settings.log_prompts,
     )
     server = DrainingServer(app, grace=settings.shutdown_grace)
+    hide_in_logs(redaction)  # of uvicorn, too, which has set up its own by now
     with listener, closing(workers), closing(servers):
         server.run(sockets=[listener])
     if server.engine_failed:

@@ -57,7 +57,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
             if asked.store:
                 response, given_json = writer.response(), [item.json for item in given]
                 previous = asked.previous_response_id
-                await store.put(tenant, StoredResponse(writer.id, previous, given_json, response))
+                kept, said = server.redaction.redact([given_json, response])
+                await store.put(tenant, StoredResponse(writer.id, previous, kept, said))
 
         work = Work(asked.model, generate, asked.stream, writer, asked.timeout, keep)
         with renamed(_HERE):

@@ -37,7 +37,7 @@ from f1.tools.ranking import Ranker
 from f1.tools.selection import Selector
 from f1.tools.spec import ToolSpec
 from f1.tools.vectors import ToolVectors
-from f1.trace.recorder import Recorder
+from f1.trace.recorder import Recorder, Redacts, RedactsNothing
 from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ class Server:
     keep_prompts: bool = False  # in the records of requests
     registrar: Registrar = field(default_factory=Registrar)
     recorder: Recorder | None = None  # None: runs are not written down
+    redaction: Redacts = field(default_factory=RedactsNothing)  # of what leaves the process
     policy: Policy = field(default_factory=AllowAll)
     approvals: ApprovalOptions = field(default_factory=ApprovalOptions)
     system: System = field(init=False)  # behind `f1`
@@ -118,6 +119,11 @@ class Server:
         if self.models is None or not self.models.started:
             raise EngineStopped("the model is still loading")
         return self.models
+
+    def told(self, error: F1Error) -> F1Error:
+        """As a client may read it."""
+        error.message = self.redaction.redact(error.message)
+        return error
 
     def model_ids(self) -> list[str]:
         """Of all models, those that decode first."""
