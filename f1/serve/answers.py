@@ -152,6 +152,20 @@ _SESSION: dict[str, Json] = {
 }
 SESSIONS = _page_of(record(**_SESSION))
 SESSION = record(**_SESSION, messages=items(record(role=STRING)))
+_SECONDS: Json = {"type": "number"}
+_TRACE: dict[str, Json] = {
+    "id": STRING,
+    "object": word("trace"),
+    "status": word("running", "waiting", "ended"),
+    "session_id": STRING,
+    "began": _SECONDS,
+    "changed": _SECONDS,
+    "num_entries": COUNTED,
+    "about": {"type": "object"},
+}
+_ENTRY = record(seq=COUNTED, at=_SECONDS, entry={"type": ["object", "null"]})
+TRACES = record(object=word("list"), data=items(record(**_TRACE)), has_more={"type": "boolean"})
+TRACE = record(**_TRACE, entries=items(_ENTRY))
 DELETED = record(id=STRING, object=STRING, deleted={"enum": [True]})
 
 APPROVAL = record(

@@ -32,6 +32,7 @@ from f1.serve import (
     sessions,
     tokens,
     tools,
+    traces,
 )
 from f1.serve.access import Access, Guard
 from f1.serve.admission import Admission
@@ -174,6 +175,7 @@ def _add_routes(app: FastAPI, server: Server) -> None:
     tools.add_routes(app, server)
     approvals.add_routes(app, server)
     sessions.add_routes(app, server)
+    traces.add_routes(app, server)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from f1 import __version__
-from f1.serve import answers
+from f1.serve import answers, traces
 from f1.serve.access import OPEN_PATHS
 from f1.serve.exchange import TIMEOUT_HEADER, json_response
 from f1.serve.limits import Limits
@@ -33,6 +33,7 @@ def _in_path(name: str) -> Json:
 _ID = _in_path("response_id")
 _APPROVAL = _in_path("approval_id")
 _SESSION = _in_path("session_id")
+_RUN = _in_path("run_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,12 @@ _PAGE = (
 )
 _NAMES = tuple(part for part in _PAGE if part["name"] != "include")
 _NAME = (_in_path("name"),)
+_RUNS = (
+    _PAGE[0],
+    {"name": "before", "in": "query", "schema": {"type": "number"}},
+    {"name": "session_id", "in": "query", "schema": {"type": "string"}},
+    {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(traces.STATUSES)}},
+)
 OPERATIONS = (
     Operation("post", "/v1/chat/completions", "Chat, as OpenAI has it", answers.CHAT,
               bodies.chat, streams=True),
@@ -113,6 +120,11 @@ OPERATIONS = (
               answers.SESSION, parameters=(_SESSION,)),
     Operation("delete", "/v1/sessions/{session_id}", "Forget it", answers.DELETED,
               parameters=(_SESSION,)),
+    Operation("get", "/v1/traces", "What runs left behind, the last begun first", answers.TRACES,
+              parameters=_RUNS),
+    Operation("get", "/v1/traces/{run_id}", "A run with all its entries", answers.TRACE,
+              parameters=(_RUN,)),
+    Operation("delete", "/v1/traces/{run_id}", "Forget it", answers.DELETED, parameters=(_RUN,)),
     Operation("get", "/health", "The process answers", answers.STATUS),
     Operation("get", "/ready", "Send it work", answers.STATUS, others=(503,)),
     Operation("get", "/metrics", "For Prometheus", {"type": "string"}, media="text/plain"),
