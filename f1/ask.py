@@ -24,12 +24,26 @@ from f1.tools.configured import configured_tool
 from f1.tools.function import FunctionTool, make_tool
 from f1.tools.mcp.pins import Pins
 from f1.tools.mcp.servers import McpServers
+from f1.tools.policy import AllowAll, Policy, Rule, Rules
 from f1.tools.runners.process import Workers
 from f1.tools.runners.workers import WorkerSettings
 from f1.tools.spec import ToolSpec
 
 if TYPE_CHECKING:
     from f1.client import F1
+
+
+CONFIRM = Rule("ask", "--confirm", annotations={"read_only": False}, why="it may change something")
+
+
+def rules(file: Path | None, *, confirm: bool) -> Policy:
+    """Those of the f1.toml, and --confirm's. Raises InvalidRequest."""
+    own: Policy = AllowAll() if file is None else read_config(file).policy
+    if not confirm:
+        return own
+    return (
+        Rules((CONFIRM, *own.rules), own.unmatched) if isinstance(own, Rules) else Rules((CONFIRM,))
+    )
 
 
 def load_tools(path: Path) -> list[FunctionTool]:
@@ -120,7 +134,16 @@ def run_ask(
 ) -> bool:
     """Asks and shows what happens as it happens; a plan that was asked for goes to stdout as JSON.
     Returns whether what was asked for came of it."""
-    outcome = Narrator(console).tell(f1.watch(question, tools, max_tokens=max_tokens, f1=options))
+    narrator = Narrator(console)
+    outcome = narrator.tell(
+        f1.watch(
+            question,
+            tools,
+            approve=narrator.approve if sys.stdin.isatty() else None,
+            max_tokens=max_tokens,
+            f1=options,
+        )
+    )
     if isinstance(outcome, Planned):
         own = [tool.spec if isinstance(tool, FunctionTool) else tool for tool in tools]
         specs = {spec.name: spec for spec in own}

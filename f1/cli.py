@@ -123,8 +123,14 @@ def ask(
     plan: Annotated[Path | None, typer.Option(help="Run this plan: JSON of --plan-only.")] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one turn at most.")] = 1024,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Ask before any call of a tool not read-only.")
+    ] = False,
+    session: Annotated[
+        str | None, typer.Option(help="Go on with the conversation of this name, or begin it.")
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="An f1.toml: its tools and MCP servers, too.")
+        Path | None, typer.Option(help="An f1.toml: its tools, MCP servers and rules, too.")
     ] = None,
     model: ModelOption = None,
     base_url: UrlOption = None,
@@ -136,7 +142,7 @@ def ask(
 
     Exit codes: 0 where there is an answer or a plan, 1 where there is none.
     """
-    from f1.ask import configured, load_tools, read_plan, run_ask
+    from f1.ask import configured, load_tools, read_plan, rules, run_ask
     from f1.client import F1
 
     functions = [function for path in tools or [] for function in load_tools(path)]
@@ -146,7 +152,10 @@ def ask(
     text = sys.stdin.read() if question == "-" else question
     # stdout is for the plan alone, so that it can be kept and edited.
     console = Console(highlight=False, stderr=plan_only)
-    with configured(config) as specs, F1(model, base_url=base_url) as f1:
+    if session is not None:
+        options["session_id"] = session
+    policy = rules(config, confirm=confirm)
+    with configured(config) as specs, F1(model, base_url=base_url, policy=policy) as f1:
         if not run_ask(f1, text, [*functions, *specs], options, max_tokens, console):
             raise typer.Exit(1)
 

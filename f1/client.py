@@ -18,11 +18,21 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from f1.config import Config
 from f1.errors import InvalidRequest
 from f1.planning.collect import gather
 from f1.planning.compaction import Measuring
 from f1.planning.orchestrator import Orchestrator, System
-from f1.planning.outcome import CallTools, GiveUp, Outcome, Planned, Progress, Reply, report_of
+from f1.planning.outcome import (
+    CallTools,
+    GiveUp,
+    NeedsApproval,
+    Outcome,
+    Planned,
+    Progress,
+    Reply,
+    report_of,
+)
 from f1.planning.run import Engine
 from f1.pool import LocalEngine
 from f1.portal import Portal
@@ -32,9 +42,13 @@ from f1.serve.wire import bodies
 from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.messages import write_message
 from f1.serve.wire.request import parse_chat_request, parse_tool, write_tool
+from f1.supervised import Approve, supervised
 from f1.tools.function import make_tool
+from f1.tools.policy import AllowAll, Policy
 from f1.tools.spec import ToolSpec
+from f1.trace.recorder import Recorder
 from f1.types import (
+    Approval,
     Completion,
     Event,
     FinishReason,
@@ -133,6 +147,16 @@ class RunResult:
         return self.outcome.calls if isinstance(self.outcome, CallTools) else ()
 
     @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """Calls that wait for a person."""
+        return self.outcome.approvals if isinstance(self.outcome, NeedsApproval) else ()
+
+    @property
+    def run_id(self) -> str:
+        """Under which it is written down."""
+        return self.report.run_id
+
+    @property
     def usage(self) -> Usage:
         return self.outcome.completion.usage
 
@@ -156,7 +180,10 @@ class F1:
         base_url: str | None = None,
         api_key: str | None = None,
         settings: Settings | None = None,
+        policy: Policy | None = None,
     ):
+        """`policy`: what runs of this client may do without a person (f1.tools.policy.Rules). A
+        server's own rules are the server's."""
         self._closed = False
         self._portal = Portal()
         self._engine: Engine
@@ -171,7 +198,13 @@ class F1:
             self._registered = LocalTools(publish)
             self._embedded = base_url is None
             named = self._registered.named
-            self._system = replace(System.of(self._engine), registered=named)
+            self._recorder = None if base_url else _recorder(model, settings)
+            self._system = replace(
+                System.of(self._engine),
+                registered=named,
+                recorder=self._recorder,
+                policy=policy or AllowAll(),
+            )
         except BaseException:
             self._portal.close()
             raise
@@ -181,6 +214,8 @@ class F1:
         if self._closed:
             return
         self._closed = True
+        if self._recorder is not None:
+            self._portal.run(self._recorder.close())
         self._close()
         self._portal.close()
 
@@ -208,7 +243,13 @@ class F1:
         """One for another event loop: what calls wait for belongs to one. What was found of tools
         is for all."""
         ours = self._system
-        return replace(System.of(engine), registered=ours.registered, selector=ours.selector)
+        return replace(
+            System.of(engine),
+            registered=ours.registered,
+            selector=ours.selector,
+            recorder=ours.recorder,
+            policy=ours.policy,
+        )
 
     def _turn(
         self, messages: Messages, tools: Sequence[AnyTool], options: Options
@@ -256,11 +297,15 @@ class F1:
         tools: Sequence[AnyTool] = (),
         *,
         max_steps: int | None = None,
+        approve: Approve | None = None,
         **options: Unpack[Options],
     ) -> RunResult:
         """Decodes, runs the calls to your functions (those of one step side by side), and goes on
-        until there is an answer, a call to a tool given as a dict, or no step left."""
-        with closing(self.watch(messages, tools, max_steps=max_steps, **options)) as progress:
+        until there is an answer, a call to a tool given as a dict, or no step left. `approve` is
+        asked about each call that the policy does not simply allow, and says yes, no, or a Verdict;
+        without, the run waits, and goes on when it is asked for by its `run_id`."""
+        watching = self.watch(messages, tools, max_steps=max_steps, approve=approve, **options)
+        with closing(watching) as progress:
             return _run_result(list(progress), options)
 
     async def arun(
@@ -269,10 +314,12 @@ class F1:
         tools: Sequence[AnyTool] = (),
         *,
         max_steps: int | None = None,
+        approve: Approve | None = None,
         **options: Unpack[Options],
     ) -> RunResult:
         """The same; coroutine functions among the tools run on the caller's loop."""
-        async with aclosing(self.awatch(messages, tools, max_steps=max_steps, **options)) as items:
+        watching = self.awatch(messages, tools, max_steps=max_steps, approve=approve, **options)
+        async with aclosing(watching) as items:
             return _run_result([item async for item in items], options)
 
     def watch(
@@ -281,13 +328,14 @@ class F1:
         tools: Sequence[AnyTool] = (),
         *,
         max_steps: int | None = None,
+        approve: Approve | None = None,
         **options: Unpack[Options],
     ) -> Generator[Progress]:
         """A run as it happens: each Node as it is planned, Started, ToolResult, TextDelta, Note;
         the outcome at the end."""
         request = _in_steps(_request(messages, tools, options), max_steps)
         orchestrator = Orchestrator(self._system, _own(tools))
-        return self._portal.iterate(lambda: orchestrator.run(request))
+        return self._portal.iterate(lambda: supervised(orchestrator, request, approve))
 
     def awatch(
         self,
@@ -295,11 +343,12 @@ class F1:
         tools: Sequence[AnyTool] = (),
         *,
         max_steps: int | None = None,
+        approve: Approve | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[Progress]:
         request = _in_steps(_request(messages, tools, options), max_steps)
         system = self._system_of(_Bridge(self._portal, self._engine))
-        return Orchestrator(system, _own(tools)).run(request)
+        return supervised(Orchestrator(system, _own(tools)), request, approve)
 
 
 class _Bridge:
@@ -336,6 +385,15 @@ def _embed(model: str | None, settings: Settings | None) -> tuple[LocalEngine, C
 
     engine = AsyncEngine.start(model or DEFAULT_MODEL, settings or Settings.from_env())
     return engine, engine.close
+
+
+def _recorder(model: str | None, settings: Settings | None) -> Recorder | None:
+    from f1.keeping import open_recorder
+    from f1.models.catalogue import DEFAULT_MODEL
+    from f1.settings import Settings
+
+    config = Config.of(model or DEFAULT_MODEL)
+    return open_recorder(config, settings or Settings.from_env(), os.environ)
 
 
 def _connect(
@@ -427,7 +485,7 @@ def _parsed(completion: Completion, options: Options) -> Any:
 
 def _run_result(items: Sequence[Progress], options: Options) -> RunResult:
     outcome = items[-1]
-    if not isinstance(outcome, Reply | CallTools | Planned | GiveUp):
+    if not isinstance(outcome, Reply | CallTools | NeedsApproval | Planned | GiveUp):
         raise TypeError(f"a run ended with {type(outcome).__name__}")
     results = report_of(outcome).results
     parsed = _parsed(outcome.completion, options) if isinstance(outcome, Reply) else None

@@ -21,9 +21,32 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from f1.errors import InvalidRequest
+from f1.planning.approvals import read_verdict, show
 from f1.planning.drawing import draw
-from f1.planning.outcome import CallTools, GiveUp, Outcome, Planned, Progress, Reply, report_of
-from f1.types import Node, Note, Plan, Started, TextDelta, ToolCall, ToolResult, Usage
+from f1.planning.outcome import (
+    CallTools,
+    GiveUp,
+    NeedsApproval,
+    Outcome,
+    Planned,
+    Progress,
+    Reply,
+    report_of,
+)
+from f1.trace.recorder import RedactsNothing
+from f1.types import (
+    Approval,
+    Node,
+    Note,
+    Plan,
+    Started,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+    Verdict,
+)
 
 _MAX_RESULT = 200  # characters of a result that are shown
 _MAX_ROWS = 24  # of the plan that are shown while it runs
@@ -41,6 +64,35 @@ class Narrator:
         self.began: dict[str, float] = {}  # by node id
         self.results: dict[str, ToolResult] = {}
         self.text = ""
+        self.live: Live | None = None
+
+    def approve(self, approval: Approval) -> Verdict:
+        """Asks the person at the terminal about a call. No answer is a no."""
+        if self.live is not None:
+            self.live.stop()
+        self.console.print(f"\n[bold yellow]May this run?[/]\n{escape(show(approval))}")
+        try:
+            answer = self._answer(approval)
+        except EOFError:
+            answer = Verdict("reject", reason="nobody answered")
+        if self.live is not None and self.console.is_terminal:
+            self.live.start()
+        return answer
+
+    def _answer(self, approval: Approval) -> Verdict:
+        while True:
+            said = self.console.input("[bold]y[/]es, [bold]n[/]o, [bold]e[/]dit: ").strip().lower()
+            if said in ("y", "yes"):
+                return Verdict("approve")
+            if said in ("n", "no"):
+                return Verdict("reject", reason=self.console.input("why, for the model: ").strip())
+            if said in ("e", "edit"):
+                verdict = Verdict("edit", arguments=self.console.input("arguments, as JSON: "))
+                try:
+                    read_verdict(approval, verdict, time.time(), RedactsNothing())
+                    return verdict
+                except InvalidRequest as error:
+                    self.console.print(f"[red]{escape(str(error))}[/]")
 
     def tell(self, progress: Iterable[Progress]) -> Outcome:
         """To the run's end, which it returns."""
@@ -51,10 +103,11 @@ class Narrator:
             transient=True,
         )
         outcome: Outcome | None = None
+        self.live = live
         with live if self.console.is_terminal else nullcontext():
             for item in progress:
                 self.first = self.first or time.perf_counter()
-                if isinstance(item, Reply | CallTools | Planned | GiveUp):
+                if isinstance(item, Reply | CallTools | NeedsApproval | Planned | GiveUp):
                     outcome = item
                 else:
                     self._hear(item)
@@ -117,6 +170,12 @@ class Narrator:
             case CallTools():
                 calls = ", ".join(write_call(call) for call in outcome.calls)
                 self.console.print(f"\n[bold]Left for you to run:[/] {escape(calls)}")
+            case NeedsApproval():
+                for approval in outcome.approvals:
+                    self.console.print(
+                        f"\n[bold yellow]Waits for a person:[/] {escape(show(approval))}"
+                    )
+                self.console.print(f"[dim]run {escape(outcome.run_id)}[/]")
             case Planned():
                 self.console.print("\n[bold]Planned[/], nothing was run")
         self._times(outcome.completion.usage)

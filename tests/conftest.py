@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from f1.models.pull import pull
 from f1.settings import Settings
+
+# Who runs the tests has runs of their own in the cache: tests that keep some say where.
+os.environ["F1_RUNS_DISK"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ CORE = {
 ORDER = (
     "types errors codec settings _core store models calling drafting choices delivery stepping "
     "engine tools trace planning config keeping pool apart fallback roles serve portal remote "
-    "offload offloaded_embedder registering client narrator demo ask tooling tracing "
+    "offload offloaded_embedder registering supervised client narrator demo ask tooling tracing "
     "bench mcp_command cli"
 ).split()
 

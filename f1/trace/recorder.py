@@ -93,8 +93,9 @@ class Recorder:
 
     async def close(self) -> None:
         """When all is written."""
-        while self._writing:
-            await asyncio.wait(self._writing)
+        here = asyncio.get_running_loop()
+        while ours := [task for task in self._writing if task.get_loop() is here]:
+            await asyncio.wait(ours)
         await self.store.close()
         if self.tell is not None:
             await asyncio.to_thread(self.tell.close)
