@@ -197,8 +197,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def f1_trace(cache: Path, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "f1.cli", "trace", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "F1_CACHE": str(cache), "F1_RUNS_DISK": "1GiB",
-             "COLUMNS": "110"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "F1_CACHE": str(cache),
+             "F1_RUNS_DISK": "1GiB", "COLUMNS": "110"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
