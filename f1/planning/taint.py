@@ -64,7 +64,7 @@ class Taints:
         """`messages`: the conversation as the model had read it."""
         said = "\n".join(m.content for m in messages if m.role in ("user", "system"))
         self._read = self._read or self._after(messages)
-        self._written[node.id] = _Written(_folded(said), self._read, origins)
+        self._written[node.id] = _Written(folded(said), self._read, origins)
         self._nodes[node.id] = node
 
     def of(self, node: Node, call: ToolCall, results: Mapping[str, ToolResult]) -> Taint:
@@ -82,7 +82,7 @@ class Taints:
         unsaid = {
             write_path(at): written.after
             for at, value in _leaves(json.loads(call.arguments), (), known)
-            if not (_is_said(value, written.said) or _is_default(at, value, schema))
+            if not (is_said(at, value, written.said) or _is_default(at, value, schema))
         }
         if not spoke_of(call.name, written.said):
             unsaid[""] = written.after
@@ -114,7 +114,7 @@ class Taints:
 
     def _trusts_all(self, name: str, results: Mapping[str, ToolResult]) -> bool:
         """What the tool returned in this run was made of nothing that others may have written."""
-        nodes = [node.id for node in self._nodes.values() if node.tool == name]
+        nodes = [n.id for n in self._nodes.values() if n.tool == name and n.id in results]
         return self._trusts(name) and all(self._source(n, results) is None for n in nodes)
 
     def _trusts(self, name: str) -> bool:
@@ -128,15 +128,21 @@ def spoke_of(tool: str, said: str) -> bool:
     return all(word[:_STEM] in said for word in words(tool) if len(word) > 2)
 
 
-def _is_said(value: Any, said: str) -> bool:
-    """Whole, and not as a part of something else: "x.org" is not said in "ann@x.org"."""
+def is_said(at: tuple[str | int, ...], value: Any, said: str) -> bool:
+    """Whole, and not as a part of something else: "x.org" is not said in "ann@x.org". True is said
+    with the argument's name."""
     if value is None or value == "":
         return True  # there is nothing in it
-    if isinstance(value, bool):
+    if value is True:
+        return _has(folded(str(at[-1]).replace("_", " ")), said)
+    if value is False:
         return False
     if not isinstance(value, str):
         return float(value) in {float(n.replace(",", "")) for n in _NUMBER.findall(said)}
-    text = _folded(value)
+    return _has(folded(value), said)
+
+
+def _has(text: str, said: str) -> bool:
     start = said.find(text)
     while start >= 0:
         if _stands_alone(said, start, start + len(text)):
@@ -174,7 +180,7 @@ def _leaves(
         yield at, value
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Letters of ASCII in lower case, white space as one space. Other letters stay what they are:
     two that look alike, or fold alike, may be two addresses."""
     return " ".join(text.translate(_LOWER).split())
