@@ -19,14 +19,14 @@ def hiding(config: Config, settings: Settings, env: Mapping[str, str]) -> Redact
 
 
 def open_recorder(
-    config: Config, settings: Settings, env: Mapping[str, str], redaction: Redacts
+    config: Config, settings: Settings, env: Mapping[str, str], redaction: Redacts | None = None
 ) -> Recorder | None:
-    """None where nothing is to be kept. `env` is the environment, which may say who else is told.
-    Raises InvalidRequest."""
+    """None where nothing is to be kept. `env` is the environment, which may say who else is told;
+    `redaction`: as `hiding` makes it. Raises InvalidRequest."""
     from f1.trace.otel import open_otlp
 
     store = open_runs(settings)
     if store is None:
         return None
-    trace = config.trace
+    trace, redaction = config.trace, redaction or hiding(config, settings, env)
     return Recorder(store, redaction, open_otlp(trace.otlp, redaction, env, trace.otlp_content))
