@@ -63,7 +63,7 @@ class Model:
     model_id = "scripted"
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
-        seed = request.messages[0].content
+        seed = request.messages[0].content.partition(":")[0]
         turn = sum(message.role == "assistant" for message in request.messages)
         rng = random.Random(f"{seed} {turn}")
         if turn == TURNS or request.tool_choice.mode == "none":
@@ -121,7 +121,9 @@ async def live(folder: Path, num_runs: int) -> None:
     ]
 
     async def go(run_id: str) -> None:
-        said = (Message("user", run_id),)
+        numbers = range(100 * int(run_id[1:]), 100 * int(run_id[1:]) + 10 * TURNS)
+        # A value that nobody has said is a guess, and waits.
+        said = (Message("user", f"{run_id}: pay, put and look at {', '.join(map(str, numbers))}"),)
         request = GenerateRequest(said, run=RunOptions(run_id=run_id, strategy="react"))
         async with aclosing(Orchestrator(system, tools).run(request)) as items:
             async for item in items:
@@ -186,6 +188,8 @@ async def found(folder: Path, num_runs: int) -> dict[str, Any]:
             if not isinstance(entry, Launched):
                 continue
             result, what = results.get(entry.node_id), (record.row.id, entry.call.name, entry.key)
+            if entry.read_only and (result is None or result.call.id != entry.call.id):
+                continue  # of a turn that was interrupted, and came again otherwise
             if result is None:
                 broken.append(f"{record.row.id}: nothing came of {entry}")
             elif result.failed == "unknown":

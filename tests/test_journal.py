@@ -121,7 +121,7 @@ async def test_after_a_death_in_two_calls_what_may_not_run_twice_does_not(
 
     effects.hang = lambda x: False
     engine = ScriptedEngine(TURNS[1])
-    if says.get("read_only"):  # the turn itself is not certain to be known
+    if says.get("read_only"):  # nothing has changed: the turn need not be known
         engine = ScriptedEngine(*TURNS)
     end = await outcome(Orchestrator(system(disk, engine), tools).run(asked(run_id="r1")))
     assert isinstance(end, Reply)

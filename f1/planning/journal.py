@@ -190,10 +190,12 @@ class Journal:
         """The events of one turn: those of the record, or those that are decoded now."""
         key = self._key(role, request)
         if (recorded := self._recorded(key)) is not None:
-            for event in _closed(recorded, request.n, ended=self.ended is not None):
+            for event in recorded.events:
                 yield event
-            if not recorded.whole and self.ended is not None and not self.live:
+            if not recorded.whole and not self.live and self._is_last(recorded):
                 raise Interrupted
+            for event in _missing(recorded, request.n):
+                yield event
             return
         if self.record is None:
             async with aclosing(decode(request)) as events:
@@ -223,11 +225,13 @@ class Journal:
             self.record.note(open_.written(whole=whole))
 
     def _recorded(self, key: str) -> Turned | None:
-        if turns := self._turns.get(key):
+        turns = self._turns.get(key, deque())
+        while turns:
             turn = turns.popleft()
-            if turn.whole or not self.live or self._must_stand(turn):
+            if turn.whole or self._must_stand(turn) or (not self.live and self._is_last(turn)):
                 return turn
-            return None  # it was interrupted, and nothing came of it that cannot come again
+            if not turns and self.live:
+                return None  # it was interrupted, and nothing came of it that cannot come again
         if self.replays:
             raise Diverged(
                 f"the run {self.run_id} cannot be rebuilt: it asks a model for something else "
@@ -237,10 +241,13 @@ class Journal:
             raise Interrupted
         return None
 
+    def _is_last(self, turn: Turned) -> bool:
+        return turn.number == self._num_turns - 1
+
     def _must_stand(self, turn: Turned) -> bool:
-        """A call of it may have been made that is not to be made twice."""
+        """A call of it may have been made that may have changed something."""
         calls = {event.call.id for event in turn.events if isinstance(event, CallDelta)}
-        return any(e.call.id in calls and not e.repeatable for e in self._launched.values())
+        return any(e.call.id in calls and not e.read_only for e in self._launched.values())
 
     def _undressed(self, turn: _Open, event: Finished) -> Finished:
         """Its tokens go into the entry, where prompts that begin as the one before are told from
@@ -321,13 +328,14 @@ class Journal:
         )  # fmt: skip
 
     async def launch(self, node: Node, call: ToolCall, spec: ToolSpec) -> None:
-        """The call is about to run: where it must not run twice, this is certain to be known when
+        """The call is about to run: where it may change something, this is certain to be known when
         this returns, with what of the turn led to it."""
         if self.record is None:
             return
         key = idempotency_key(self.run_id, node.id, call)
-        entry = Launched(node.id, call, key, spec.annotations.repeatable)
-        if spec.annotations.repeatable:
+        says = spec.annotations
+        entry = Launched(node.id, call, key, says.repeatable, says.read_only)
+        if says.read_only:
             self.record.note(entry)
             return
         for turn in self._open:
@@ -462,11 +470,8 @@ def _asked(request: GenerateRequest) -> Mapping[str, Any]:
     }
 
 
-def _closed(turn: Turned, n: int, *, ended: bool) -> Iterator[Event]:
-    """Its events. One that was interrupted ends behind the last call it made."""
-    yield from turn.events
-    if turn.whole or ended:
-        return
+def _missing(turn: Turned, n: int) -> Iterator[Event]:
+    """A turn that was interrupted ends behind the last call it made."""
     finished = {event.choice for event in turn.events if isinstance(event, Finished)}
     for choice in range(n):
         if choice not in finished:

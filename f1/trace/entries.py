@@ -164,6 +164,7 @@ class Launched:
     call: ToolCall
     key: str
     repeatable: bool
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
