@@ -37,11 +37,12 @@ def _source(url: str | None) -> Iterator[Source]:
 
 
 def _read(source: Source, name: str) -> Story:
+    from f1.retelling import explained
     from f1.trace.sources import find
     from f1.trace.story import tell
 
     row = find(source, name)
-    return tell(row, source.entries(row))
+    return explained(tell(row, source.entries(row)))
 
 
 @trace_app.command("list")
@@ -124,6 +125,73 @@ def diff_runs(
     with _source(url) as source:
         a, b = _read(source, name), _read(source, other)
     if list_differences(a, b, Console(highlight=False)):
+        raise typer.Exit(1)
+
+
+@trace_app.command("replay")
+def replay_run(name: RunArgument = "last", url: UrlOption = None) -> None:
+    """Decide a run all over again from its record, and hold it against that.
+
+    Nothing runs, and no model is asked. Exit codes: 0 where it is the same, token by token, 1 where
+    it parts.
+    """
+    from f1.retelling import retell
+    from f1.trace.visible import visible
+
+    with _source(url) as source:
+        retold = retell(_read(source, name))
+    counts = f"{retold.turns} turns, {retold.tokens} tokens, {retold.calls} calls"
+    if retold.parted:
+        typer.echo(f"parted: {visible(retold.parted)}")
+        raise typer.Exit(1)
+    typer.echo(f"identical: {counts}")
+
+
+@trace_app.command("fork")
+def fork_run(
+    name: RunArgument,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE|STEP",
+            help="With --result the call ($2, or 2) whose result is another; else the step from "
+            "which on all is decided anew, or a call ($2) behind whose step.",
+        ),
+    ] = None,
+    result: Annotated[
+        str | None, typer.Option(help="What the call brings instead: JSON, or text.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the user says instead, at last.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Another; else the one that the run had.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="Another way to go about it.")] = None,
+    tools: Annotated[
+        list[Path] | None,
+        typer.Option("--tools", "-t", help="Python file of the run's tools; may be given again."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The f1.toml with the run's tools, and its rules.")
+    ] = None,
+    url: UrlOption = None,
+) -> None:
+    """Go on from a point of a run with something changed there, on this machine.
+
+    What stands before is told again; then the model is asked and tools RUN, under the same rules
+    as ever. The fork is a run of its own. Exit codes: 0 where there is an answer, 1 where none.
+    """
+    from f1.ask import configured, load_tools
+    from f1.planning.outcome import Planned, Reply
+    from f1.retelling import changed, run_fork
+
+    change = changed(at, result, prompt, strategy)
+    with _source(url) as source:
+        story = _read(source, name)
+    functions = [function.spec for path in tools or [] for function in load_tools(path)]
+    with configured(config) as specs:
+        own = [*functions, *specs]
+        outcome = run_fork(story, change, own, model, None, Console(highlight=False))
+    if not isinstance(outcome, Reply | Planned):
         raise typer.Exit(1)
 
 

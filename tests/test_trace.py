@@ -3,29 +3,37 @@ processes of its own, on a store that real runs were written into."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from memory_runs import MemoryRuns
-from recorded import QUESTION, open_store, record, wrong_turns
+from recorded import QUESTION, book, open_store, record, wrong_turns
 from rich.console import Console
-from scripted import call
+from scripted import ScriptedEngine, call
 
 from f1.errors import InvalidRequest, NotFound
+from f1.models.pull import pull
+from f1.planning.orchestrator import Orchestrator, System
+from f1.retelling import Retold, explained, retell
+from f1.settings import Settings
 from f1.store.runs import EntryRow, RunRow
 from f1.tools.spec import ToolSpec
 from f1.trace.compare import compare
 from f1.trace.entries import CODEC, Launched, Origin, Turned
 from f1.trace.export import lines, read_entry, read_run
 from f1.trace.prompts import prompts_of
-from f1.trace.show import show, why
+from f1.trace.recorder import Recorder
+from f1.trace.show import _origin, show, why
 from f1.trace.story import Story, tell
-from f1.types import Tool, Usage
+from f1.types import GenerateRequest, Message, StrategyName, Tool, Usage
 
 
 def printed(story: Story, node: str | None = None) -> str:
@@ -164,8 +172,6 @@ async def test_what_is_exported_reads_as_it_was() -> None:
 def test_all_origins_have_words() -> None:
     """A source that show() did not know would be told as the model's own."""
     story = tell(RunRow("x", ""), [])
-    from f1.trace.show import _origin
-
     words = {
         source: _origin(story, Origin("x", source), "v").plain
         for source in ("user", "system", "assistant", "result", "schema", "reference", "person")
@@ -174,13 +180,63 @@ def test_all_origins_have_words() -> None:
     assert not any("own" in text for text in words.values())
 
 
+@pytest.mark.parametrize("strategy", ["react", "direct", "vote", "reflect"])
+async def test_a_run_decides_the_same_again(strategy: StrategyName) -> None:
+    store = MemoryRuns()
+    await record(store, "r", wrong_turns(), strategy=strategy, samples=2)
+    row, rows = await store.run("", "r"), await store.entries("", "r")
+    assert row is not None
+    story = tell(row, rows)
+    told = await asyncio.to_thread(retell, story)
+    assert told == Retold(len(story.turns), told.tokens, len(story.calls))
+    assert told.tokens >= 2 * told.turns >= 4
+
+
+async def test_a_record_that_was_changed_is_told_apart() -> None:
+    store = MemoryRuns()
+    await record(store, "r", wrong_turns())
+    row, rows = await store.run("", "r"), await store.entries("", "r")
+    assert row is not None
+
+    def parted(old: str, new: str, kind: str) -> str:
+        def change(entry: EntryRow) -> EntryRow:
+            if entry.kind != kind:
+                return entry
+            return replace(entry, body=json.loads(json.dumps(entry.body).replace(old, new)))
+
+        changed = [change(entry) for entry in rows]
+        assert changed != rows
+        return retell(tell(row, changed)).parted
+
+    for old, new, kind, words in (
+        ("SK999", "SK998", "Called", r"\$2 was book\(.*SK998.* now is book\(.*SK999"),
+        ("Oslo", "Rome", "Began", "asks a model for something else"),
+        ("Sorry", "Happy", "Ended", "its answer is another"),
+        ("SK231", "SK232", "Done", "asks a model for something else"),
+    ):
+        assert re.search(words, await asyncio.to_thread(parted, old, new, kind))
+
+
+async def test_calls_of_a_turn_that_was_all_are_explained() -> None:
+    store = MemoryRuns()
+    system = replace(System.of(ScriptedEngine(wrong_turns()[1])), recorder=Recorder(store))
+    asked = GenerateRequest((Message("user", QUESTION),), (book.tool,))
+    async for _ in Orchestrator(system, run_id="r").generate(asked):
+        pass
+    assert system.recorder is not None
+    await system.recorder.close()
+    row = await store.run("", "r")
+    assert row is not None
+    story = explained(tell(row, await store.entries("", "r")))
+    assert "«ann lee»" in printed(story)
+    assert "nobody said and nothing returned: flight, seats" in printed(story, "1")
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import asyncio
-
     folder = tmp_path_factory.mktemp("cache")
 
     async def fill() -> None:
@@ -241,3 +297,26 @@ def test_the_command_lists_shows_compares_and_forgets(cache: Path, tmp_path: Pat
     assert "find_flights(" in out
     assert f1_trace(cache, "rm", "run_abd2")[0] == 0
     assert f1_trace(cache, "show", "run_abd2")[0] == 1
+
+
+def test_a_fork_goes_on_in_earnest_and_is_a_run_like_any(cache: Path) -> None:
+    tools = str(Path(__file__).parent / "recorded.py")
+    code, _, err = f1_trace(cache, "fork", "run_abc1", "--at", "$1", "--result", "[]")
+    assert code == 1
+    assert "tools that are not here: find_flights, book" in err
+    models = pull("smollm2-135m", Settings.from_env()).parent
+    (cache / "models").symlink_to(models)
+    here = ("--tools", tools, "--model", "smollm2-135m")
+    f1_trace(cache, "fork", "run_abc1", "--at", "$1", "--result", '["none \x1b[2J"]', *here)
+    _, out, _ = f1_trace(cache, "show", "last")
+    assert "forked from run_abc1#" in out
+    assert '─▶ ["none <U+001B>[2J"]' in out
+    code, out, _ = f1_trace(cache, "replay", "last")
+    assert (code, out.split(":")[0]) == (0, "identical")
+    _, out, _ = f1_trace(cache, "show", "last", "--prompt", "2")
+    assert "<|im_start|>user\nBook a flight" in out
+    assert "none <U+001B>[2J" in out
+    code, out, _ = f1_trace(cache, "diff", "run_abc1", "last")
+    assert "step 1, $1 find_flights, result" in out
+    for wrong in (["--at", "x"], ["--result", "1"], ["--strategy", "luck"], ["--at", "$7"]):
+        assert f1_trace(cache, "fork", "run_abc1", *wrong, *here)[0] == 1

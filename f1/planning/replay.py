@@ -19,7 +19,7 @@ from f1.errors import F1Error, InvalidRequest
 from f1.planning.collect import Collector
 from f1.planning.guard import Guard
 from f1.planning.journal import Journal, segments
-from f1.planning.opening import Opened, new_run_id
+from f1.planning.opening import Opened, model_of, new_run_id
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, Progress, Reply
 from f1.planning.run import Role
@@ -120,9 +120,12 @@ async def fork(
     if recorder is None:
         raise InvalidRequest("a fork is a run of its own, and runs are not kept here")
     kept = list(_kept(past, change))
+    request = _changed(began.request, change)
+    engines = orchestrator.system.engines(request.run.roles)
     first = replace(
         began,
-        request=_changed(began.request, change),
+        request=request,
+        models={role: model_of(engine) for role, engine in engines.items()},
         version=__version__,
         session=0,
         forked_from=f"{run_id}#{len(kept)}",

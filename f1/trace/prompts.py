@@ -26,16 +26,21 @@ def show_prompts(story: Story, step: int, console: Console) -> None:
         steps = sorted({turn.step for turn in story.turns})
         there = f"there are {steps[0]} to {steps[-1]}" if steps else "no model took a turn"
         raise NotFound(f"no model took a turn in step {step}; {there}", param="prompt")
+    theirs = taken_over(story)
     tokenizers: dict[str, Tokenizer | None] = {}
     models = story.began.models if story.began is not None else {}
     for turn in turns:
         model = models.get(turn.role, "")
         if model not in tokenizers:
             tokenizers[model] = _tokenizer(model)
-        tokenizer = tokenizers[model]
+        tokenizer = None if turn.number in theirs else tokenizers[model]
         ids = prompts.get(turn.number)
         head = f"step {step}, turn {turn.number} of the {turn.role} ({model})"
         console.rule(Text(visible(head)), style="dim")
+        if turn.number in theirs:
+            console.print(
+                Text("taken over, as it was, from the run that this one forked", "yellow")
+            )
         if ids is not None and tokenizer is not None:
             _plain(console, tokenizer.decode(ids).decode("utf-8", "replace"))
         else:
@@ -57,6 +62,15 @@ def prompts_of(story: Story) -> Iterator[tuple[int, list[int]]]:
             continue
         before = before[: turn.shared] + unpack_ids(turn.prompt_ids)
         yield turn.number, before
+
+
+def taken_over(story: Story) -> set[int]:
+    """Turns of the run that this one forked: another model's, it may be."""
+    began = story.began
+    kept = began.forked_from.rpartition("#")[2] if began is not None else ""
+    if not kept.isdecimal():
+        return set()
+    return {turn.number for each, turn in story.each(Turned) if each.seq < int(kept)}
 
 
 def written(turn: Turned) -> str:

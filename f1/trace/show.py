@@ -83,7 +83,7 @@ def why(story: Story, node_id: str, console: Console) -> None:
         there = ", ".join(f"${name}" for name in story.calls) or "none"
         raise NotFound(f"no call {node_id[:100]!r} in this run; there are: {there}", param="why")
     _head(story, console)
-    console.print(_heading(told, ""))
+    console.print(_heading(told, "", theirs=story.is_turn))
     for line in _led_to(story, told):
         console.print(Padding(line, (0, 0, 0, 4)))
     _arguments(story, told, console, _SCREEN)
@@ -157,11 +157,11 @@ def _turn(story: Story, turn: Turned) -> Text:
     return text
 
 
-def _heading(told: Told, indent: str = "  ") -> Text:
+def _heading(told: Told, indent: str = "  ", *, theirs: bool = False) -> Text:
     result = told.result
     text = Text(f"{indent}${visible(told.node.id)} {visible(told.node.tool)}", "bold")
     if result is None:
-        text.append("  not done", "yellow")
+        text.append("" if theirs else "  not done", "yellow")
     elif result.failed:
         text.append(f"  ✗ {result.failed}", "red")
     else:
@@ -175,7 +175,7 @@ def _heading(told: Told, indent: str = "  ") -> Text:
 
 
 def _call(story: Story, told: Told, console: Console) -> None:
-    console.print(_heading(told))
+    console.print(_heading(told, theirs=story.is_turn))
     _arguments(story, told, console, _LINE // 2)
     for line in _became(story, told, _LINE):
         console.print(Padding(line, (0, 0, 0, 4)))

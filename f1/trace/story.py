@@ -62,6 +62,11 @@ class Story:
         return next(self.each(Began), (None, None))[1]
 
     @property
+    def is_turn(self) -> bool:
+        """One turn of the model was all there was to it; its calls are the caller's."""
+        return self.began is not None and self.began.kind == "turn"
+
+    @property
     def ended(self) -> Ended | None:
         found = [entry for _, entry in self.each(Ended)]
         return found[-1] if found else None
@@ -103,6 +108,18 @@ class Story:
 def tell(row: RunRow, entries: Sequence[EntryRow]) -> Story:
     """Raises Malformed where they are not what F1 writes. Broken ones are left out."""
     written = tuple(Written(e.seq, e.at, CODEC.decode_any(e.body)) for e in entries if e.kind)
+    return _told(row, written)
+
+
+def with_calls(story: Story, called: Sequence[Called]) -> Story:
+    """With calls that are written nowhere, behind the last turn."""
+    turned = [i for i, each in enumerate(story.written) if isinstance(each.entry, Turned)]
+    at = turned[-1] + 1 if turned else len(story.written)
+    more = [Written(-1, story.written[at - 1].at, each) for each in called]
+    return _told(story.row, (*story.written[:at], *more, *story.written[at:]))
+
+
+def _told(row: RunRow, written: tuple[Written, ...]) -> Story:
     turns = {w.entry.number: w.entry for w in written if isinstance(w.entry, Turned)}
     calls: dict[str, Told] = {}
     by_approval: dict[str, Told] = {}
