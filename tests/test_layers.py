@@ -25,8 +25,8 @@ CORE = {
 ORDER = (
     "types errors codec settings _core store models calling drafting choices delivery stepping "
     "engine tools trace planning config keeping pool apart fallback roles serve portal remote "
-    "offload offloaded_embedder registering supervised client narrator demo ask tooling tracing "
-    "bench mcp_command cli"
+    "offload offloaded_embedder registering supervised client narrator demo ask tooling "
+    "retelling tracing bench mcp_command cli"
 ).split()
 
 # Who may use a library that has one door.
