@@ -27,6 +27,7 @@ from f1.serve import (
     completions,
     embeddings,
     health,
+    mcp,
     openapi,
     responses,
     sessions,
@@ -136,6 +137,7 @@ def create_app(
             preparing.cancel()
             resuming.cancel()
             await asyncio.gather(preparing, resuming, return_exceptions=True)
+            await offered.close()
             await loading  # a thread cannot be stopped: what it loads must be closed
             if server.models is not None:
                 await server.models.close()
@@ -159,6 +161,7 @@ def create_app(
     app.add_middleware(RequestRecorder, tell=tell)
     app.state.server = server
     _add_routes(app, server)
+    offered = mcp.add_routes(app, server)
     health.add_routes(app, server, metrics)
     openapi.add_routes(app, limits)
     _add_error_handlers(app)

@@ -42,6 +42,7 @@ from f1.types import Event, GenerateRequest
 
 T = TypeVar("T")
 _MAX_ASIDE = 2  # texts tokenised or embedded side by side
+_MAX_CALLS = 64
 _UNKNOWN_CONTEXT = 1 << 15  # tokens, of a model that was not loaded yet or is elsewhere
 
 State = Literal["loading", "ready", "stuck", "draining"]
@@ -80,6 +81,7 @@ class Server:
     system: System = field(init=False)  # behind `f1`
     aside: Admission = field(init=False)  # to work that is not decoding: it has a queue of its own
     registering: Admission = field(init=False)  # and so has this, which may take long
+    calling: Admission = field(init=False)  # and single calls of tools
 
     def __post_init__(self) -> None:
         self.system = System(
@@ -93,6 +95,7 @@ class Server:
         )
         self.aside = Admission(replace(self.limits, max_running=_MAX_ASIDE))
         self.registering = Admission(replace(self.limits, max_running=1))
+        self.calling = Admission(replace(self.limits, max_running=_MAX_CALLS))
 
     def _registered(self, tenant: str, request: GenerateRequest) -> Sequence[ToolSpec]:
         options, defaults = request.run, self.limits.defaults
@@ -135,7 +138,7 @@ class Server:
 
     def busy(self) -> bool:
         """Whether any request waits, or is being answered."""
-        queues = (self.admission, self.aside, self.registering)
+        queues = (self.admission, self.aside, self.registering, self.calling)
         return bool(self.streams or any(queue.in_flight for queue in queues))
 
     def decoder(self, model: str, tenant: str = "", run_id: str = "") -> Engine:

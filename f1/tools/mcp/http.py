@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 _CONNECT_SECONDS = 10.0
-_TAIL = 256
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class HttpLink:
@@ -57,13 +58,20 @@ class HttpLink:
 
 
 def _headers(server: McpServer, environment: Mapping[str, str]) -> dict[str, str]:
-    headers = {"user-agent": "f1", **server.headers}
+    """With "${NAME}" in them filled in. Raises ToolFailure for a variable that is not set."""
+
+    def value(name: str) -> str:
+        if not (found := environment.get(name, "")):
+            raise ToolFailure(f"the variable {name} is not set")
+        return found
+
+    filled = {
+        name: _VARIABLE.sub(lambda match: value(match[1]), text)
+        for name, text in server.headers.items()
+    }
     if server.api_key_env:
-        key = environment.get(server.api_key_env, "")
-        if not key:
-            raise ToolFailure(f"the variable {server.api_key_env} is not set")
-        headers["authorization"] = f"Bearer {key}"
-    return headers
+        filled["authorization"] = f"Bearer {value(server.api_key_env)}"
+    return {"user-agent": "f1", **filled}
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
