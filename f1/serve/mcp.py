@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from f1.serve.server import Server
 
@@ -21,8 +20,23 @@ PATH = "/mcp"
 
 def add_routes(app: FastAPI, server: Server) -> Endpoint:
     endpoint = Endpoint(server)
-    app.router.routes.append(Route(PATH, endpoint, methods=["POST"], include_in_schema=False))
+
+    @app.post(PATH)
+    async def mcp(request: Request) -> Response:
+        return _Answered(endpoint)
+
     return endpoint
+
+
+class _Answered(Response):
+    """By another app, which reads the body itself."""
+
+    def __init__(self, app: ASGIApp):
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class Endpoint:
