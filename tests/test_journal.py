@@ -167,6 +167,43 @@ async def test_what_a_caller_left_goes_on() -> None:
     assert len(effects.calls) == 2
 
 
+async def test_what_may_change_something_goes_on_when_its_caller_leaves() -> None:
+    disk, go, made = Disk(), asyncio.Event(), []
+
+    class Slow(Effects):
+        async def call(self, arguments: Any, limits: CallLimits) -> Output:
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                made.append("called off")
+                raise
+            made.append(arguments["x"])
+            return Output("done")
+
+    engine = ScriptedEngine([call("do", "c1", x="a"), call("look", "c2", x="b")], "x")
+    tools = [spec("do", Slow()), spec("look", Slow(), read_only=True)]
+    first = system(disk, engine)
+    running = Orchestrator(first, tools).run(asked(run_id="r1"))
+    started = 0
+    async for item in running:
+        started += isinstance(item, Started)
+        if started == 2:
+            break
+    await running.aclose()
+    assert made == ["called off"]  # what only looks
+    with pytest.raises(RunBusy):
+        await outcome(Orchestrator(first, tools).run(asked(run_id="r1")))
+    go.set()
+    assert first.recorder is not None
+    await first.recorder.close()
+    assert made == ["called off", "a"]
+    later = system(disk, ScriptedEngine("all is known"))
+    end = await outcome(Orchestrator(later, tools).run(asked(run_id="r1")))
+    assert isinstance(end, Reply)
+    assert [r.failed for r in end.completion.report.run.results] == [None, None]
+    assert made == ["called off", "a", "b"]
+
+
 async def test_a_run_that_would_do_something_else_is_not_gone_on_with() -> None:
     disk, effects = Disk(), Effects(hang=lambda x: x == "b")
     first = system(disk, ScriptedEngine(*TURNS))

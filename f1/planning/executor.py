@@ -37,7 +37,8 @@ class _Running:
 
 
 class Executor:
-    """Of one run. `async with` it: leaving cancels what still runs, and waits for that."""
+    """Of one run. `async with` it: leaving cancels what still runs, and waits for that. Where runs
+    are written down, calls that may change something go on: what came of them is to be known."""
 
     def __init__(self, tools: Mapping[str, ToolSpec], gates: Gates, guard: Guard | None = None):
         self.results: dict[str, ToolResult] = {}  # by node id
@@ -48,6 +49,7 @@ class Executor:
         self._missing: dict[str, set[str]] = {}  # of nodes that wait: what is not done
         self._needed_by: dict[str, list[str]] = {}
         self._running: dict[str, asyncio.Task[ToolResult]] = {}
+        self._changing: list[_Running] = []  # of those, what may change something
         self._theirs: dict[str, ToolCall] = {}
         self._approvals: dict[str, Approval] = {}
         self._values: dict[str, Any] = {}  # for references, where they were read whole
@@ -66,10 +68,14 @@ class Executor:
         for node_id in waiting:
             if node_id not in stuck:
                 self._settle(self._failure(node_id, "cancelled", "it was called off"))
-        running = asyncio.gather(*self._running.values(), return_exceptions=True)
-        for task in self._running.values():
+        tasks, stay = set(self._running.values()), set[asyncio.Task[ToolResult]]()
+        for running in self._changing:
+            if running.begun is not None and self._guard.writes:
+                stay.add(self._running[running.node.id])
+        self._guard.finishing |= stay
+        for task in tasks - stay:
             task.cancel()
-        await ended(running)
+        await ended(asyncio.gather(*(tasks - stay), return_exceptions=True))
         for turns in self._asked.values():
             _wake(turns)
 
@@ -183,6 +189,8 @@ class Executor:
             return None
         running = _Running(node, admitted, spec)
         task = self._running[node.id] = asyncio.create_task(self._run(running))
+        if not spec.annotations.read_only:
+            self._changing.append(running)
         task.add_done_callback(partial(self._ran, running))
         return None
 
@@ -216,6 +224,8 @@ class Executor:
     def _ran(self, running: _Running, task: asyncio.Task[ToolResult]) -> None:
         """However it ended, the node has a result."""
         del self._running[running.node.id]
+        if running in self._changing:
+            self._changing.remove(running)
         if task.cancelled():
             result = self._result(running, _called_off(running))
         elif (error := task.exception()) is not None:

@@ -8,6 +8,7 @@ it is written down before it does.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Collection, Mapping
@@ -57,6 +58,7 @@ class Guard:
     approvers: Collection[str] | None = None
     seconds: float = EXPIRES
     taints: Taints = field(default_factory=lambda: Taints({}))
+    finishing: set[asyncio.Task[ToolResult]] = field(default_factory=set)  # of a run that was left
 
     # --- what the model writes -------------------------------------------------------------------
 
@@ -133,6 +135,11 @@ class Guard:
 
     def _place(self, node: Node) -> Place:
         return Place(self.tenant, self.journal.run_id, node.id, self.policy.version)
+
+    @property
+    def writes(self) -> bool:
+        """What comes of calls is written down."""
+        return self.journal.record is not None and self.journal.live
 
     def invocation(self, node: Node, call: ToolCall) -> Invocation:
         run_id = self.journal.run_id

@@ -7,6 +7,7 @@ request ─┬─ `run_id` of a run that is there ──▶ decided all over aga
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from f1.store.database import NotStored
 from f1.store.runs import Conflict
 from f1.trace.entries import CODEC, Began, Ended, HandedOver
 from f1.trace.recorder import Record, Recorder
-from f1.types import GenerateRequest, Message, Usage
+from f1.types import GenerateRequest, Message, ToolResult, Usage
 
 if TYPE_CHECKING:
     from f1.planning.orchestrator import System
@@ -69,6 +70,21 @@ class Opened:
             request = replace(request, messages=(*before, *request.messages))
         await self.guard.journal.take_back(request)
         return request
+
+    async def leave(self, error: BaseException) -> None:
+        """It is written down that the run broke off; once the calls have ended that go on without
+        it, where there are such. Nobody else can take it before."""
+        record, finishing = self.guard.journal.record, self.guard.finishing
+        if record is not None and finishing:
+            record.soon(self._leave_behind(finishing, error))
+        else:
+            await asyncio.shield(self.broke_off(error))
+
+    async def _leave_behind(
+        self, finishing: set[asyncio.Task[ToolResult]], error: BaseException
+    ) -> None:
+        await asyncio.wait(finishing)
+        await self.broke_off(error)
 
     async def broke_off(self, error: BaseException) -> None:
         """A run that its caller has left, or that fails for a while only, can go on."""

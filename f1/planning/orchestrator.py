@@ -156,7 +156,7 @@ class Orchestrator:
                 await self._end(run, outcome)
                 yield outcome
         except BaseException as error:
-            await asyncio.shield(opened.broke_off(error))
+            await opened.leave(error)
             raise
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:

@@ -17,6 +17,7 @@ from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status,
 from f1.trace.entries import CODEC, Entry, Written
 
 log = logging.getLogger("f1.trace")
+PATIENCE = 5.0  # seconds that the end of the process waits for something to be written
 _TELLING = ("Began", "Returned", "Shown")  # they say which fields are secret
 TRACEPARENT = "traceparent"  # in what is told `about` a run: W3C's header of who asked for it
 ASKED_BY: ContextVar[str] = ContextVar(TRACEPARENT, default="")  # that of the request at hand
@@ -92,10 +93,14 @@ class Recorder:
         return record
 
     async def close(self) -> None:
-        """When all is written."""
+        """When all is written, and the calls have ended that go on without their run: those that
+        take longer end with the process, and their outcome is not known then."""
         here = asyncio.get_running_loop()
         while ours := [task for task in self._writing if task.get_loop() is here]:
-            await asyncio.wait(ours)
+            done, late = await asyncio.wait(ours, timeout=PATIENCE)
+            if not done:
+                log.warning("%d runs are left in the middle of calls", len(late))
+                break
         await self.store.close()
         if self.tell is not None:
             await asyncio.to_thread(self.tell.close)
