@@ -16,9 +16,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from f1.errors import InvalidRequest
 from f1.settings import Settings
+from f1.store import migrations
 from f1.store.database import NotStored
 from f1.store.runs import (
     ApprovalRow,
@@ -30,6 +35,7 @@ from f1.store.runs import (
     Write,
     open_runs,
 )
+from f1.store.tables import tables
 
 NASTY = "quotes '\"; DROP TABLE runs; --, \U0001f600, \ufffe \u2028 \0"
 
@@ -355,6 +361,19 @@ def test_nothing_is_kept_where_none_may_be(tmp_path: Path) -> None:
 def test_another_database_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidRequest, match="runs_url"):
         open_runs(Settings(cache=tmp_path, runs_url=url))
+
+
+async def test_the_files_of_changes_make_the_tables(settings: Settings) -> None:
+    script = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert script.get_heads() == [migrations.LATEST]
+    store = opened(settings)
+    await store.runs(None)
+    url = sa.make_url(settings.runs_url or f"sqlite:///{settings.runs_file}")
+    driver = "postgresql+psycopg" if settings.runs_url else "sqlite"
+    engine = sa.create_engine(url.set(drivername=driver), poolclass=sa.NullPool)
+    with engine.connect() as db:
+        assert compare_metadata(MigrationContext.configure(db), tables) == []
+    await store.close()
 
 
 # --- processes -----------------------------------------------------------------------------------

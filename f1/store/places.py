@@ -23,6 +23,21 @@ from f1.store.owners import FileOwners, Owners, ServerOwners
 
 log = logging.getLogger("f1.store")
 _DRIVER = "postgresql+psycopg"
+_CONNECTING = {
+    "application_name": "f1",
+    "connect_timeout": int(BUSY_SECONDS),
+    # A server that is gone without a word is noticed within half a minute.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # ms
+}
+_PRAGMAS = (
+    "synchronous = FULL",  # what is kept is kept when the power fails, too
+    "foreign_keys = ON",
+    "secure_delete = ON",
+    f"journal_size_limit = {16 * 2**20}",
+)
 
 
 class Place(Protocol):
@@ -93,7 +108,7 @@ class SqliteFile:
         try:
             db.text_factory = _text
             use_wal(db)
-            for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+            for pragma in _PRAGMAS:
                 db.execute(f"PRAGMA {pragma}")
         except BaseException:
             db.close()
@@ -125,7 +140,7 @@ class PostgresServer:
             self._engine = sa.create_engine(
                 parsed.set(drivername=_DRIVER),
                 poolclass=sa.NullPool,
-                connect_args={"connect_timeout": int(BUSY_SECONDS), "application_name": "f1"},
+                connect_args=_CONNECTING,
                 hide_parameters=True,
             )
         except ArgumentError:

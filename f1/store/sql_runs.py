@@ -38,6 +38,27 @@ from f1.store.rows import (
 from f1.store.runs import ApprovalRow, Conflict, EntryRow, Json, RunRow, Status, Write
 from f1.store.tables import approvals, entries, messages, pins, runs, sessions, waits
 
+# Made once: to put a statement together takes longer than to do it.
+_NONE = -1
+_FIRST = sa.bindparam("first", type_=sa.BigInteger)
+_APPEND = (
+    runs.update()
+    .where(
+        runs.c.tenant == sa.bindparam("of"),
+        runs.c.id == sa.bindparam("named"),
+        runs.c.owner == sa.bindparam("me"),
+        (runs.c.num_entries == _FIRST) | (_FIRST == _NONE),
+    )
+    .values(
+        num_entries=runs.c.num_entries + sa.bindparam("more"),
+        bytes=runs.c.bytes + sa.bindparam("size"),
+        changed=sa.bindparam("now"),
+        status=sa.func.coalesce(sa.bindparam("to"), runs.c.status),
+    )
+    .returning(runs.c.key, runs.c.session_id, runs.c.bytes, runs.c.num_entries)
+)
+_INSERT = {table: table.insert() for table in (entries, waits, approvals, messages)}
+
 
 class SqlRuns:
     """A RunStore. Nothing is connected to before something is asked."""
@@ -84,18 +105,14 @@ class SqlRuns:
     def _write(self, db: sa.Connection, write: Write) -> None:
         rows = [entry_columns(entry) for entry in write.entries]
         size = size_of(rows)
-        where = [_of(runs, write.tenant, write.run_id), runs.c.owner == self._owners.me]
-        if rows:
-            where.append(runs.c.num_entries == write.entries[0].seq)
-        changes = {
-            "num_entries": runs.c.num_entries + len(rows),
-            "bytes": runs.c.bytes + size,
-            "changed": time.time(),
-        }
-        if write.status is not None:
-            changes["status"] = write.status
-        told = (runs.c.key, runs.c.session_id, runs.c.bytes, runs.c.num_entries)
-        run = db.execute(runs.update().where(*where).values(changes).returning(*told)).first()
+        run = db.execute(
+            _APPEND,
+            {
+                "of": write.tenant, "named": write.run_id, "me": self._owners.me,
+                "first": write.entries[0].seq if rows else _NONE, "more": len(rows),
+                "size": size, "now": time.time(), "to": write.status,
+            },
+        ).first()  # fmt: skip
         if run is None:
             return self._write(db, self._left_of(db, write))
         self._retention.wrote(size)
@@ -330,7 +347,7 @@ def _first(
 
 def _insert(db: sa.Connection, table: sa.Table, rows: Sequence[Columns], **more: int) -> None:
     if rows:
-        db.execute(table.insert(), [row | more for row in rows])
+        db.execute(_INSERT[table], [row | more for row in rows])
 
 
 def _runs(db: sa.Connection, asked: sa.Select[tuple[object, ...]]) -> list[RunRow]:
