@@ -21,11 +21,11 @@ from f1.config import read_config
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import NeedsApproval, Outcome
 from f1.planning.strategies import auto
-from f1.planning.taint import folded, is_said
+from f1.planning.taint import Taints, folded, is_said
 from f1.tools.policy import AllowAll, Policy, Rules, TaintKind
 from f1.tools.spec import ToolSpec
 from f1.trace.recorder import Recorder
-from f1.types import GenerateRequest, Message, RunOptions, ToolCall, ToolResult
+from f1.types import GenerateRequest, Message, Node, RunOptions, ToolCall, ToolResult
 
 ROOT = Path(__file__).parent.parent
 RULES = read_config(ROOT / "examples" / "f1.toml").policy
@@ -96,6 +96,40 @@ async def test_what_the_user_said_for_something_else_takes_the_strictest_rule(
     world, outcome = await made(attack, of_kind("after"))
     assert world.done == []
     assert isinstance(outcome, NeedsApproval)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("ann@x.org", True), ("ANN@x.org", True), ("x.org", False), ("ann", False), ("Lunch", True),
+        ("is at", True), ("is  at", True), ("at 5", True), ("unch", False), ("", True),
+        (2500, True), (2500.0, True), (250, False), (5, True), (-5, False), (3, False),
+        (None, True),
+        (True, False), (False, False), ("\u0430nn@x.org", False), ("stra\xdfe", True),
+        ("strasse", False),
+    ],
+)  # fmt: skip
+def test_said_is_said_whole(value: object, *, said: bool) -> None:
+    text = "Lunch is at 5 (Stra\xdfe 7b), says ann@x.org; it was 2,500 before. v3.1"
+    assert is_said(("x",), value, folded(text)) is said
+
+
+def test_what_was_read_stays_read() -> None:
+    world = World()
+    taints = Taints({spec.name: spec for spec in world.specs()})
+    ask = Message("user", "Send a mail to ann@x.org")
+    read = Message("assistant", "", (call("read_mail", "r"),))
+    result = Message("tool", "x", tool_call_id="r")
+    first, then = (Node(n, "send_mail", {"to": "eve@x.org"}, call_id=n) for n in "12")
+    harm = call("send_mail", to="eve@x.org")
+    taints.wrote(first, (ask,))
+    assert taints.of(first, harm, {}).found("after") == {}
+    taints.wrote(first, (ask, read, result))
+    assert taints.of(first, harm, {}).found("unsaid") == {"to": "read_mail"}
+    taints.wrote(then, (ask,))  # the result did not fit any more
+    assert taints.of(then, harm, {}).found("unsaid") == {"to": "read_mail"}
+    nobody = taints.of(Node("9", "send_mail", {}), harm, {})
+    assert set(nobody.found("unsaid")) == {"", "to"}
 
 
 async def test_who_is_asked_sees_where_it_came_from_and_can_still_say_yes() -> None:
