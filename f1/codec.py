@@ -94,7 +94,7 @@ class Codec:
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return self._mapping(int if args[0] is int else str, self._read(args[1]))
         if hint is bytes:
-            return lambda value: base64.b64decode(_a(str, value))
+            return _bytes
         if hint is float:
             return lambda value: (
                 value if type(value) in (int, float) else _refuse(value, "a number")
@@ -116,7 +116,7 @@ class Codec:
                 raise Malformed(f"{kind.__name__} has no {min(unknown)[:100]!r}")
             try:
                 return kind(**{n: self._read(hints[n])(inner) for n, inner in fields.items()})
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise Malformed(f"{kind.__name__}: {error}") from error
 
         return read
@@ -161,6 +161,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return base64.b64decode(_a(str, value), validate=True)
+    except ValueError as error:
+        raise Malformed(f"not base64: {error}") from error
 
 
 def _a(kind: type, value: Any) -> Any:

@@ -151,6 +151,9 @@ async def _new(
     system: System, recorder: Recorder, tenant: str, request: GenerateRequest, new: NewRun
 ) -> Opened:
     run_id, session_id, known = request.run.run_id or new.id, request.run.session_id, 0
+    if not request.messages:
+        told = f"f1.run_id: there is no run '{run_id}', and nothing is asked"
+        raise InvalidRequest(told, param="f1.run_id", code="run_not_found")
     if session_id:
         kept = await recorder.store.messages(tenant, session_id) or []
         before = tuple(CODEC.decode(Message, message) for message in kept)

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from f1.codec import Malformed
+from f1.store.database import NotStored
 from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status, Write
 from f1.trace.entries import CODEC, Entry, Written
 
@@ -79,13 +81,16 @@ class Recorder:
         return await self.read(tenant, run_id)
 
     async def read(self, tenant: str, run_id: str) -> Record | None:
-        """What is written of a run; None: there is none of that id. Raises NotStored, and Malformed
-        where it is not as F1 writes it."""
+        """What is written of a run; None: there is none of that id. Raises NotStored."""
         row = await self.store.run(tenant, run_id)
         if row is None:
             return None
         rows = await self.store.entries(tenant, run_id)
-        past = [Written(r.seq, r.at, CODEC.decode_any(r.body)) for r in rows]
+        try:
+            past = [Written(r.seq, r.at, CODEC.decode_any(r.body)) for r in rows]
+        except Malformed as error:
+            log.error("the record of the run %s is not as F1 writes it: %s", run_id, error)
+            raise NotStored(f"the record of the run '{run_id}' cannot be read") from error
         record = Record(self, row, past)
         for each in rows:
             if each.kind in _TELLING:
