@@ -78,6 +78,33 @@ def approve(
                 raise typer.Exit(1)
 
 
+@app.command("serve")
+def serve(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="As `f1 serve` has it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(envvar="F1_CONFIG", help="An f1.toml: models, tools, rules, …")
+    ] = None,
+) -> None:
+    """Serve F1 as an MCP server on stdin and stdout, for a program that starts it.
+
+    It offers the tools of the file that F1 runs, and `f1`, which is all of it. A running `f1
+    serve` offers the same at /mcp.
+    """
+    from f1.config import Config, read_config
+    from f1.models.catalogue import DEFAULT_MODEL
+    from f1.offload import connect
+    from f1.offloaded_embedder import OffloadedEmbedder
+    from f1.serve.process import run_on_stdio
+
+    if model is not None and config is not None:
+        raise InvalidRequest("--model and --config: the file says which models", param="model")
+    read = read_config(config) if config is not None else Config.of(model or DEFAULT_MODEL)
+    if not run_on_stdio(read, connect, OffloadedEmbedder):
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _met(file: Path) -> Iterator[McpServers]:
     from f1.config import read_config

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
 from mcp import Client, MCPError
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from scripted import ScriptedEngine, call
 from serving import Running, serving, wait_until_loaded
@@ -193,3 +197,31 @@ async def test_what_a_person_has_to_allow(
             once = await client.call_tool("add", {"a": 1, "b": 1}, meta={"f1/runId": run_id})
             assert once.structured_content == {"sum": 2}
             assert adding.calls == [{"a": 1, "b": 1}]
+
+
+async def test_on_stdio(tmp_path: Path) -> None:
+    """A process of its own; its model is elsewhere and cannot be reached, its tool prints."""
+    (tmp_path / "tools.py").write_text(
+        "from f1 import tool\n\n\n@tool(read_only=True)\ndef double(n: int) -> int:\n"
+        '    "Doubles."\n    print("not the protocol")\n    return 2 * n\n'
+    )
+    (tmp_path / "f1.toml").write_text(
+        "[models.m]\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n"
+        "[tools.double]\npython = 'tools.py:double'\n"
+    )
+    parameters = StdioServerParameters(
+        command=sys.executable,
+        args=["-P", "-m", "f1.cli", "mcp", "serve", "--config", str(tmp_path / "f1.toml")],
+        env={**os.environ, "F1_CACHE": str(tmp_path / "cache")},
+    )
+    with (tmp_path / "stderr").open("w") as errors:
+        async with Client(stdio_client(parameters, errlog=errors)) as client:
+            listed = (await client.list_tools()).tools
+            assert [tool.name for tool in listed] == ["f1", "double"]
+            assert listed[1].annotations is not None
+            assert listed[1].annotations.read_only_hint is True
+            result = await client.call_tool("double", {"n": 4})
+            assert (result.is_error, result.content[0].text) == (False, "8")
+            result = await client.call_tool("f1", {"question": "?"})
+            assert result.is_error
+            assert "127.0.0.1:9" not in result.content[0].text

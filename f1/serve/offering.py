@@ -19,6 +19,7 @@ from typing import Any
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server as McpServer
+from mcp.server.stdio import stdio_server
 from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -99,6 +100,13 @@ def offer(server: Server) -> McpServer[Any]:
         on_list_tools=offered.list_tools,
         on_call_tool=offered.call_tool,
     )
+
+
+async def speak_on_stdio(server: Server) -> None:
+    """Until stdin ends. fd 1 is stderr meanwhile: nothing but the protocol is written to stdout."""
+    offered = offer(server)
+    async with stdio_server() as (read, write):
+        await offered.run(read, write, offered.create_initialization_options())
 
 
 class _Offered:

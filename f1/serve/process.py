@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
 
@@ -36,8 +38,10 @@ from f1.tools.runners.process import Workers
 from f1.tools.runners.supervisor import keep_to_itself
 from f1.tools.runners.workers import WorkerSettings
 from f1.tools.vectors import ToolVectors
+from f1.trace.recorder import Redacts
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
+_KEYS = "F1_API_KEYS"
 _MADE_READY = 4  # choices that are prepared while the batch of the engine is full
 
 
@@ -71,69 +75,111 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     """Serves until SIGINT or SIGTERM. False when the caller's model could not be loaded or an
     engine has failed: a supervisor must see that from the exit code. The two that connect reach
     models on other servers."""
-    _share_memory()
-    settings = config.all_settings(os.environ)
     env = dict(os.environ)
-    redaction = hiding(config, settings, env)
-    recorder = open_recorder(config, settings, env, redaction)
     access = _access(config.serve, door)
-    registrar = Registrar(store=ToolStore(settings.tools_file))
-    workers = _register(config, registrar)
-    registrar.load()
-    servers = _meet(config, registrar, settings)
-    apart = settings.engine_process and os.name == "posix"
-    models = open_models(config, settings, connect, apart=apart)  # a fetch shows its progress here
     console = Console(stderr=True, highlight=False)
-    listener = door.listen()
-    address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
-    embedder = Embedder(settings)
-    if isinstance(there := config.models.get(config.embedder or ""), RemoteModel):
-        embedder = connect_embedder(config.embedder or "", there, settings)
     failures: list[BaseException] = []
 
-    def load() -> Models:
-        if models.pool.names and not apart:
-            _import_engine()
-        return models
-
-    def ready() -> None:
-        names = ", ".join(models.names)
+    def ready(names: str) -> None:
+        address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
         console.print(f"[green]ready[/] {escape(names)} at [bold]{escape(address)}[/]")
 
     def stop(error: BaseException) -> None:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(
-        load,
-        limits=Limits(
-            max_running=settings.max_sequences + _MADE_READY,
-            max_queued=settings.max_queued,
-            defaults=config.defaults,
-        ),
-        access=access,
-        embedder=embedder,
-        vectors=ToolVectors(embedder, settings.vectors_file),
-        store=ResponseStore(settings.responses_file, settings.responses_disk),
-        registrar=registrar,
-        recorder=recorder,
-        redaction=redaction,
-        policy=config.policy,
-        approvals=config.approvals,
-        on_ready=ready,
-        on_load_error=stop,
-        log_to=sys.stderr if settings.log_requests else None,
-        log_prompts=settings.log_prompts,
-    )
-    server = DrainingServer(app, grace=settings.shutdown_grace)
-    hide_in_logs(redaction)  # of uvicorn, too, which has set up its own by now
-    with listener, closing(workers), closing(servers):
+    with (
+        _built(config, env, connect, connect_embedder, ready, stop, access) as (app, redaction),
+        door.listen() as listener,
+    ):
+        server = DrainingServer(app, grace=config.all_settings(env).shutdown_grace)
+        hide_in_logs(redaction)  # of uvicorn, too, which has set up its own by now
         server.run(sockets=[listener])
     if server.engine_failed:
         failures.append(EngineStopped("the engine failed"))
     for failure in failures:
         console.print(f"[red]error:[/] {escape(str(failure))}")
     return not failures
+
+
+def run_on_stdio(config: Config, connect: Connect, connect_embedder: Embed) -> bool:
+    """The same as an MCP server on stdin and stdout, for whoever has started this: until stdin
+    ends. Nothing else is written there, and nobody else is let in."""
+    failures: list[BaseException] = []
+    env = dict(os.environ)
+    os.environ.pop(_KEYS, None)  # what this process starts does not inherit them
+
+    async def speak(app: FastAPI) -> None:
+        from f1.serve.offering import speak_on_stdio  # with the SDK: half a second
+
+        async with app.router.lifespan_context(app):
+            await speak_on_stdio(app.state.server)
+
+    with _built(config, env, connect, connect_embedder, _nothing, failures.append) as built:
+        app, redaction = built
+        hide_in_logs(redaction)
+        asyncio.run(speak(app))
+    return not failures
+
+
+def _nothing(names: str) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def _built(
+    config: Config,
+    env: Mapping[str, str],
+    connect: Connect,
+    connect_embedder: Embed,
+    on_ready: Callable[[str], None],
+    on_load_error: Callable[[BaseException], None],
+    access: Access | None = None,
+) -> Iterator[tuple[FastAPI, Redacts]]:
+    """All that the file says, as an app. `env` is the environment, the keys in it included. What it
+    runs is ended when this is left."""
+    _share_memory()
+    settings = config.all_settings(env)
+    redaction = hiding(config, settings, env)
+    recorder = open_recorder(config, settings, env, redaction)
+    registrar = Registrar(store=ToolStore(settings.tools_file))
+    with closing(_register(config, registrar)):
+        registrar.load()
+        with closing(_meet(config, registrar, settings)):
+            apart = settings.engine_process and os.name == "posix"
+            # A fetch shows its progress here.
+            models = open_models(config, settings, connect, apart=apart)
+            embedder = Embedder(settings)
+            if isinstance(there := config.models.get(config.embedder or ""), RemoteModel):
+                embedder = connect_embedder(config.embedder or "", there, settings)
+
+            def load() -> Models:
+                if models.pool.names and not apart:
+                    _import_engine()
+                return models
+
+            app = create_app(
+                load,
+                limits=Limits(
+                    max_running=settings.max_sequences + _MADE_READY,
+                    max_queued=settings.max_queued,
+                    defaults=config.defaults,
+                ),
+                access=access,
+                embedder=embedder,
+                vectors=ToolVectors(embedder, settings.vectors_file),
+                store=ResponseStore(settings.responses_file, settings.responses_disk),
+                registrar=registrar,
+                recorder=recorder,
+                redaction=redaction,
+                policy=config.policy,
+                approvals=config.approvals,
+                on_ready=lambda: on_ready(", ".join(models.names)),
+                on_load_error=on_load_error,
+                log_to=sys.stderr if settings.log_requests else None,
+                log_prompts=settings.log_prompts,
+            )
+            yield app, redaction
 
 
 def _register(config: Config, registrar: Registrar) -> Workers:
@@ -164,6 +210,8 @@ def _meet(config: Config, registrar: Registrar, settings: Settings) -> McpServer
     """The operator's MCP servers, which are started while the models are loaded: who comes later,
     or never, keeps nobody waiting."""
     publish = publish_into(registrar.registry)
+    if any(server.command for server in config.mcp.values()):
+        keep_to_itself()
     for name in config.mcp:
         publish(name, ())
     return McpServers(tuple(config.mcp.values()), Pins(settings.pins_file), publish)
@@ -186,7 +234,7 @@ def _access(options: ServeOptions, door: Door) -> Access:
         "F1_ALLOWED_ORIGINS": ",".join(options.allowed_origins),
     }
     given |= {name: text for name, text in os.environ.items() if text.strip()}
-    os.environ.pop("F1_API_KEYS", None)  # what this process starts does not inherit them
+    os.environ.pop(_KEYS, None)  # what this process starts does not inherit them
     access = Access.from_env(given, door.host)
     if not access.keys and not door.keyless and not is_local(door.host):
         raise InvalidRequest(
