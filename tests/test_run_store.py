@@ -254,21 +254,26 @@ async def test_conversations_and_pins(store: RunStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "values"),
+    ("statement", "values", "gap"),
     [
-        ("UPDATE entries SET body = ? WHERE seq = 1", (b'{"is": "os.system"}',)),
-        ("UPDATE entries SET kind = 'Launched' WHERE seq = 1", ()),
-        ("UPDATE entries SET seq = 99 WHERE seq = 1", ()),
-        ("UPDATE entries SET body = ?, crc = 0 WHERE seq = 1", (b"x\x9c" + b"\0" * 99,)),
-        ("DELETE FROM entries WHERE seq = 1", ()),
+        ("UPDATE entries SET body = ? WHERE seq = 1", (b'{"is": "os.system"}',), 1),
+        ("UPDATE entries SET kind = 'Launched' WHERE seq = 1", (), 1),
+        ("UPDATE entries SET body = ?, crc = 0 WHERE seq = 1", (b"x\x9c" + b"\0" * 99,), 1),
+        ("DELETE FROM entries WHERE seq = 1", (), 1),
+        ("UPDATE entries SET seq = 99 WHERE seq = 2", (), 2),
+        ("DELETE FROM entries WHERE seq = 2", (), 2),
+        ("UPDATE runs SET num_entries = 1000000000000", (), 3),
     ],
 )
 async def test_a_broken_entry_leaves_a_gap(
-    settings: Settings, store: RunStore, statement: str, values: tuple[object, ...]
+    settings: Settings, store: RunStore, statement: str, values: tuple[object, ...], gap: int
 ) -> None:
     await store.begin(RunRow("a", "me"), [entry(0), entry(1), entry(2)])
     changed(settings, statement, *values)
-    assert await store.entries("me", "a") == [entry(0), EntryRow(1, 0.0, "", {}), entry(2)]
+    found = await store.entries("me", "a")
+    assert found[:gap] == [entry(number) for number in range(gap)]
+    assert found[gap] == EntryRow(gap, 0.0, "", {})
+    assert len(found) <= 5
 
 
 async def test_other_broken_rows_are_not_used(
@@ -293,6 +298,29 @@ async def test_other_broken_rows_are_not_used(
         await store.messages("me", "sa")
     assert await store.delete_session("me", "sa")
     assert len({record.message for record in caplog.records}) >= 5
+
+
+async def test_words_where_numbers_are_hurt_nobody_else(tmp_path: Path) -> None:
+    """SQLite takes them in any column."""
+    settings = Settings(cache=tmp_path)
+    store = opened(settings)
+    for name in ("a", "b"):
+        await store.begin(RunRow(name, "me", session_id=name), [entry(0)])
+        await store.write(
+            Write(name, "me", messages=[{"n": 0}], waits=[(b"k" + name.encode(), {})])
+        )
+    changed(settings, "UPDATE entries SET seq = 'one', at = 'now' WHERE run = 1")
+    changed(settings, "UPDATE sessions SET began = 'then', num_messages = 'all' WHERE id = 'a'")
+    changed(settings, "UPDATE runs SET owner = '../../else', changed = x'ff' WHERE id = 'a'")
+    assert await store.entries("me", "a") == [EntryRow(0, 0.0, "", {})]
+    assert [each["id"] for each in await store.sessions("me")] == ["b"]
+    assert await store.session("me", "a") is None
+    assert [row.id for row in await store.runs("me")] == ["b"]
+    assert await store.waiting("me", [b"ka", b"kb"]) == {b"ka": ("a", {})}
+    assert await store.orphans() == []
+    assert await store.take("me", "a")
+    assert await store.entries("me", "b") == [entry(0)]
+    await store.close()
 
 
 # --- how much, how long --------------------------------------------------------------------------

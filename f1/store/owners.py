@@ -24,7 +24,9 @@ class Owners(Protocol):
     def hold(self, db: sa.Connection) -> None:
         """The connection that this process writes with was made."""
 
-    def lives(self, db: sa.Connection, owner: int) -> bool: ...
+    def lives(self, db: sa.Connection, owner: object) -> bool:
+        """False also of what is no number: a row may have been made by anyone."""
+
     def close(self) -> None: ...
 
 
@@ -52,8 +54,10 @@ class FileOwners:
             if not self._locked(path):
                 remove(path)
 
-    def lives(self, db: sa.Connection, owner: int) -> bool:
-        return owner == self.me or self._locked(self._folder / str(int(owner)))
+    def lives(self, db: sa.Connection, owner: object) -> bool:
+        if not isinstance(owner, int):
+            return False
+        return owner == self.me or self._locked(self._folder / str(owner))
 
     def close(self) -> None:
         """As if the process had ended."""
@@ -89,9 +93,9 @@ class ServerOwners:
             if before:
                 db.execute(runs.update().where(runs.c.owner == before).values(owner=self.me))
 
-    def lives(self, db: sa.Connection, owner: int) -> bool:
-        if owner == self.me:
-            return True
+    def lives(self, db: sa.Connection, owner: object) -> bool:
+        if not isinstance(owner, int) or owner == self.me:
+            return owner == self.me
         free = sa.select(sa.func.pg_try_advisory_xact_lock_shared(sa.cast(owner, sa.BigInteger)))
         return not db.execute(free).scalar()
 

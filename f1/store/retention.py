@@ -41,7 +41,7 @@ class Retention:
             raise NotStored(f"{whose} takes {size} bytes, {self.max_bytes} are kept in all")
 
     def make_room(
-        self, db: sa.Connection, tenant: str, lives: Callable[[sa.Connection, int], bool]
+        self, db: sa.Connection, tenant: str, lives: Callable[[sa.Connection, object], bool]
     ) -> None:
         """Before something begins. Raises NotStored where there is no room for this tenant."""
         now = time.time()
@@ -56,14 +56,14 @@ class Retention:
             )
 
 
-def gone(db: sa.Connection, lives: Callable[[sa.Connection, int], bool]) -> list[int]:
+def gone(db: sa.Connection, lives: Callable[[sa.Connection, object], bool]) -> list[int]:
     """Processes that are, with runs that were running in them."""
     found = db.execute(sa.select(runs.c.owner).where(runs.c.status == "running").distinct())
-    return [owner for (owner,) in found if not isinstance(owner, int) or not lives(db, owner)]
+    return [owner for (owner,) in found if not lives(db, owner)]
 
 
 def _remove_old(
-    db: sa.Connection, before: float, lives: Callable[[sa.Connection, int], bool]
+    db: sa.Connection, before: float, lives: Callable[[sa.Connection, object], bool]
 ) -> None:
     idle = (runs.c.status != "running") | runs.c.owner.in_(gone(db, lives))
     db.execute(runs.delete().where(runs.c.changed < before, idle))

@@ -38,12 +38,10 @@ def about_of(tenant: str, run_id: str, session_id: str, about: Json) -> Columns:
 def run_of(row: Row) -> RunRow | None:
     try:
         about = unpack(row.about, row.crc, row.tenant, row.id, row.session_id)
-        numbers = (row.began, row.changed, row.num_entries)
-        if row.status not in get_args(Status) or not all(
-            isinstance(number, float | int) for number in numbers
-        ):
+        began, changed, count = _numbers(row.began, row.changed, row.num_entries)
+        if row.status not in get_args(Status):
             raise Broken("it says what no run says")
-        return RunRow(row.id, row.tenant, row.status, row.session_id, *numbers, about)
+        return RunRow(row.id, row.tenant, row.status, row.session_id, began, changed, count, about)
     except Broken as error:
         log.error("run %.200r is broken and not used: %s", row.id, error)
         return None
@@ -63,14 +61,22 @@ def entries_from(key: int, first: int = 0) -> sa.Select[Any]:
 
 
 def entries_of(rows: Iterable[Row], run_id: str, count: int) -> list[EntryRow]:
-    found: dict[int, EntryRow] = {}
+    """Of those that are missing one after the other, one stands for all."""
+    found: list[EntryRow] = []
+    following = 0
     for row in rows:
+        if not isinstance(row.seq, int):
+            continue
+        if row.seq != following:
+            found.append(EntryRow(following, 0.0, "", {}))
+        following = row.seq + 1
         try:
             body = unpack(row.body, row.crc, row.seq, row.at, row.kind)
-            found[row.seq] = EntryRow(row.seq, row.at, row.kind, body)
+            found.append(EntryRow(row.seq, row.at, row.kind, body))
         except Broken as error:
             log.error("entry %.20r of run %.200r is broken: %s", row.seq, run_id, error)
-    return [found.get(seq) or EntryRow(seq, 0.0, "", {}) for seq in range(count)]
+            found.append(EntryRow(row.seq, 0.0, "", {}))
+    return found if following == count else [*found, EntryRow(following, 0.0, "", {})]
 
 
 # --- what hangs on them --------------------------------------------------------------------------
@@ -113,8 +119,13 @@ def waits_of(rows: Iterable[Row]) -> Iterator[tuple[bytes, tuple[str, Json]]]:
             log.error("what run %.200r waits for is broken: %s", row.id, error)
 
 
-def session_of(row: Row) -> Json:
-    return {"id": row.id, "messages": row.num_messages, "began": row.began, "used": row.used}
+def session_of(row: Row) -> Json | None:
+    try:
+        count, began, used = _numbers(row.num_messages, row.began, row.used)
+    except Broken as error:
+        log.error("session %.200r is broken and not used: %s", row.id, error)
+        return None
+    return {"id": row.id, "messages": count, "began": began, "used": used}
 
 
 def message_columns(first: int, said: Sequence[Json]) -> list[Columns]:
@@ -132,3 +143,9 @@ def messages_of(rows: Iterable[Row], session_id: str, count: int) -> list[Json]:
         log.error("session %.200r is broken: %s", session_id, error)
         raise NotStored("the session is broken; delete it to begin it anew") from error
     return said
+
+
+def _numbers(*values: Any) -> tuple[Any, ...]:
+    if not all(isinstance(value, int | float) for value in values):
+        raise Broken("it has no number where one is")
+    return values

@@ -97,7 +97,7 @@ class RunStore(Protocol):
     async def run(self, tenant: str, run_id: str) -> RunRow | None: ...
     async def entries(self, tenant: str, run_id: str) -> list[EntryRow]:
         """[] where there is no such run of this tenant. One that is broken has no kind and no body,
-        and is in its place."""
+        and is in its place; so is the first of those that are missing."""
 
     async def runs(
         self,

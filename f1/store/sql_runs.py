@@ -319,13 +319,14 @@ class SqlRuns:
         asked = asked.order_by(*order).limit(limit)
 
         def work(db: sa.Connection) -> list[Json]:
-            if after is None:
-                return [session_of(row) for row in db.execute(asked)]
-            last = _first(db, sessions, tenant, after)
-            if last is None:
-                return []
-            behind = sa.tuple_(sessions.c.used, sessions.c.key) < sa.tuple_(last.used, last.key)
-            return [session_of(row) for row in db.execute(asked.where(behind))]
+            page = asked
+            if after is not None:
+                last = _first(db, sessions, tenant, after)
+                if last is None:
+                    return []
+                behind = sa.tuple_(sessions.c.used, sessions.c.key) < (last.used, last.key)
+                page = asked.where(behind)
+            return [found for row in db.execute(page) if (found := session_of(row)) is not None]
 
         return await self._reading.do(work)
 
