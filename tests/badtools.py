@@ -4,9 +4,14 @@ begun (as does every process that it starts), and then misbehaves."""
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
+import fcntl
+import json
+import multiprocessing.pool
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -15,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,7 @@ from typing import Any
 import f1
 
 MARK = os.environ["F1_TEST_MARK"]
+Path(MARK).mkdir(parents=True, exist_ok=True)  # in a sandbox it is one of its own
 SLEEP = f"""
 import pathlib, os, signal, sys, time
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -217,6 +224,102 @@ def daemon_that_hides() -> None:
     time.sleep(1000)
 
 
+async def coroutine_that_spins() -> None:
+    begun()
+    while True:
+        await asyncio.sleep(0)
+
+
+async def coroutine_with_a_thread() -> None:
+    begun()
+    await asyncio.to_thread(time.sleep, 1000)
+
+
+async def coroutine_behind_a_shield() -> None:
+    begun()
+    await asyncio.shield(asyncio.ensure_future(coroutine_that_is_not_cancelled()))
+
+
+async def coroutine_with_a_process() -> None:
+    begun()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SLEEP)
+    await process.wait()
+
+
+async def coroutine_that_swarms() -> None:
+    begun()
+    await asyncio.gather(*(asyncio.sleep(1000) for _ in range(10_000)))
+
+
+def waits_for_a_child() -> None:
+    begun()
+    subprocess.run([sys.executable, "-c", SLEEP], check=False)
+
+
+def pool_of_processes() -> None:
+    begun()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(time.sleep, [1000, 1000])
+
+
+def pool_of_threads() -> None:
+    begun()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(time.sleep, [1000] * 4))
+
+
+def locks_a_file_twice() -> None:
+    begun()
+    path = Path(MARK, "lock")
+    with path.open("w") as first, path.open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        fcntl.flock(second, fcntl.LOCK_EX)
+
+
+def storms_itself_with_signals() -> None:
+    begun()
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    while True:
+        time.sleep(1000)
+
+
+def survives_faults() -> None:
+    begun()
+    signal.signal(signal.SIGSEGV, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    ctypes.string_at(0)  # again and again: the handler returns to it
+
+
+def zombies() -> None:
+    begun()
+    for _ in range(20):
+        if os.fork() == 0:
+            os._exit(0)
+    time.sleep(1000)
+
+
+def stops_its_group() -> None:
+    begun()
+    subprocess.Popen([sys.executable, "-c", SLEEP])
+    started(2)
+    os.killpg(0, signal.SIGSTOP)
+
+
+def returns_what_never_ends() -> Iterator[int]:
+    begun()
+    yield 1
+    time.sleep(1000)
+
+
+def drips() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"T", 3, 1 << 20, 1 << 20))
+    while True:
+        os.write(_channel(), b"x")
+        time.sleep(0.01)
+
+
 def executes_another_program() -> None:
     begun()
     os.execv(sys.executable, [sys.executable, "-c", SLEEP])
@@ -238,7 +341,7 @@ def half_a_header() -> None:
 
 def half_a_body() -> None:
     begun()
-    os.write(_channel(), struct.pack("!cQQI", b"J", 2, 100, 100) + b"[")
+    os.write(_channel(), struct.pack("!cQQI", b"J", 3, 100, 100) + b"[")
     time.sleep(1000)
 
 
@@ -350,6 +453,129 @@ def takes_memory_of_the_system() -> None:
     raise MemoryError
 
 
+def rings_an_alarm() -> None:
+    begun()
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    time.sleep(1000)
+
+
+def terminates_its_supervisor() -> None:
+    begun()
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(1000)
+
+
+def overflows_the_stack() -> None:
+    begun()
+    deep: Any = ()
+    for _ in range(1_000_000):
+        deep = (deep,)
+    hash(deep)
+
+
+def opens_all_files() -> None:
+    begun()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = [os.pipe() for _ in range(200)]
+    raise AssertionError(len(held))
+
+
+def starts_all_threads() -> None:
+    begun()
+    while True:
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+
+
+def asks_the_user() -> str:
+    begun()
+    return input("? ")
+
+
+def raises_a_group() -> None:
+    begun()
+    raise BaseExceptionGroup("several", [ValueError("one"), KeyboardInterrupt()])
+
+
+def raises_a_long_chain() -> None:
+    begun()
+    error = ValueError("last")
+    for _ in range(50_000):
+        cause, error = error, ValueError("x")
+        error.__cause__ = cause
+    raise error
+
+
+def raises_with_a_long_name() -> None:
+    begun()
+    raise type("X" * 1_000_000, (Exception,), {})
+
+
+async def coroutine_that_cancels_itself() -> None:
+    begun()
+    raise asyncio.CancelledError
+
+
+async def coroutine_in_a_loop_of_its_own() -> None:
+    begun()
+    asyncio.run(asyncio.sleep(0))
+
+
+async def coroutine_that_leaves() -> None:
+    begun()
+    os._exit(4)
+
+
+def returns_an_async_generator() -> Any:
+    begun()
+
+    async def numbers() -> Any:
+        yield 1
+
+    return numbers()
+
+
+def returns_what_breaks() -> Iterator[int]:
+    begun()
+    yield 1
+    raise LookupError("half of it")
+
+
+def answers_no_json() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 1, 1, 1) + b"{")
+    time.sleep(1000)
+
+
+def answers_what_is_no_number() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 1, 3, 3) + b"NaN")
+    time.sleep(1000)
+
+
+def answers_depth() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 1, 100_000, 100_000) + b"[" * 100_000)
+    time.sleep(1000)
+
+
+def answers_of_no_kind() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"X", 1, 4, 4) + b"null")
+    time.sleep(1000)
+
+
+def answers_more_than_it_says() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"T", 1, 1, 100) + b"x" * 100)
+    time.sleep(1000)
+
+
+def fails_at_length() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"F", 1, 1 << 30, 1 << 30))
+    time.sleep(1000)
+
+
 def returns_what_is_no_json() -> Any:
     begun()
     return threading.Lock()
@@ -457,6 +683,74 @@ def leaves_a_thread() -> int:
     begun()
     threading.Thread(target=time.sleep, args=(1000,)).start()
     return 1
+
+
+def answers_and_goes_on() -> None:
+    begun()
+    os.write(_channel(), struct.pack("!cQQI", b"J", 1, 1, 1) + b"1")
+    time.sleep(1000)
+
+
+def breaks_the_interpreter() -> int:
+    begun()
+    json.loads = None  # type: ignore[assignment]
+    return 2
+
+
+async def leaves_a_task() -> int:
+    begun()
+    task = asyncio.ensure_future(coroutine_that_spins())
+    return 1 if not task.done() else 0
+
+
+def leaves_a_child() -> int:
+    begun()
+    subprocess.Popen([sys.executable, "-c", SLEEP])
+    started(2)
+    return 1
+
+
+def leaves_work_for_the_end() -> int:
+    begun()
+    atexit.register(time.sleep, 1000)
+    return 1
+
+
+def leaves_its_folder() -> int:
+    begun()
+    folder = Path(MARK, "gone")
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    folder.rmdir()
+    return 1
+
+
+def changes_its_environment() -> int:
+    begun()
+    os.environ.clear()
+    os.umask(0o777)
+    return 1
+
+
+def prints_what_is_no_text() -> int:
+    begun()
+    os.write(1, os.urandom(10_000) + b"\x1b[2J\x1b]0;title\x07")
+    return 1
+
+
+def state() -> list[Any]:
+    """Of the process, which a call before may have changed."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return [os.getcwd(), mask, dict(os.environ)]
+
+
+KEPT: list[int] = []
+
+
+def remembers(x: int) -> list[int]:
+    KEPT.append(x)
+    return KEPT
 
 
 def environment() -> dict[str, str]:

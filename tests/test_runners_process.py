@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ from f1.errors import InvalidRequest
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
 from f1.tools.runners.process import ProcessRunner, Workers
+from f1.tools.runners.sandbox import Sandbox
+from f1.tools.runners.supervisor import keep_to_itself
 from f1.tools.runners.workers import WorkerSettings
 from f1.tools.spec import INVOCATION, CallLimits, Invocation, Output, ToolFailure, ToolSpec
 from f1.types import Node, Tool
 
 HERE = Path(__file__).parent
 LIMITS = CallLimits(timeout=120)
+USER = 12345
 
 
 @pytest.fixture
@@ -75,10 +81,13 @@ NEVER_END = """
     opens_a_fifo ignores_signals catches_all stops_itself in_a_finaliser coroutine
     coroutine_that_blocks coroutine_that_is_not_cancelled main_thread_leaves prints_without_end
     children shell_pipeline grandchildren forks forks_without_end daemon daemon_that_hides
-    stops_its_supervisor half_a_header half_a_body
+    stops_its_supervisor half_a_header half_a_body coroutine_that_spins coroutine_with_a_thread
+    coroutine_behind_a_shield coroutine_with_a_process coroutine_that_swarms waits_for_a_child
+    pool_of_processes pool_of_threads locks_a_file_twice storms_itself_with_signals survives_faults
+    zombies stops_its_group returns_what_never_ends drips
 """.split()
 PROCESSES = {"children": 4, "grandchildren": 3, "forks": 21} | dict.fromkeys(
-    ("daemon", "daemon_that_hides", "stops_its_supervisor"), 2
+    "daemon daemon_that_hides stops_its_supervisor waits_for_a_child stops_its_group".split(), 2
 )
 FAIL = {
     "segfault": "SIGSEGV",
@@ -110,13 +119,42 @@ FAIL = {
     "says_it_is_endless": "no answer",
     "another_answer": "no answer",
     "burst": "no answer",
+    "rings_an_alarm": "SIGALRM",
+    "terminates_its_supervisor": "ended",
+    "overflows_the_stack": "SIGSEGV",
+    "opens_all_files": "Too many open files",
+    "starts_all_threads": "can't start new thread",
+    "asks_the_user": "EOFError",
+    "raises_a_group": "several",
+    "raises_a_long_chain": "ValueError: x|RecursionError|ended",
+    "raises_with_a_long_name": "XXX",
+    "coroutine_that_cancels_itself": "CancelledError",
+    "coroutine_in_a_loop_of_its_own": "RuntimeError",
+    "coroutine_that_leaves": "status 4",
+    "returns_an_async_generator": "serialize",
+    "returns_what_breaks": "LookupError: half of it",
+    "answers_no_json": "no JSON",
+    "answers_what_is_no_number": "no JSON",
+    "answers_depth": "no JSON",
+    "answers_of_no_kind": "no answer",
+    "answers_more_than_it_says": "no answer",
+    "fails_at_length": "no answer",
 }
-END_WELL = ["returns_twice", "takes_away_output", "leaves_a_thread"]
+END_WELL = """
+    returns_twice takes_away_output leaves_a_thread leaves_a_task leaves_a_child
+    leaves_work_for_the_end leaves_its_folder changes_its_environment prints_what_is_no_text
+""".split()
 OFTEN = {
     *("ignores_signals", "coroutine_that_is_not_cancelled", "prints_without_end"),
     *("daemon_that_hides", "stops_its_supervisor", "half_a_body"),
     *("segfault", "kills_its_supervisor", "leaves_a_daemon", "takes_memory", "burst"),
-    "returns_twice",
+    *(
+        "returns_twice",
+        "coroutine_behind_a_shield",
+        "drips",
+        "overflows_the_stack",
+        "answers_depth",
+    ),
 }
 
 
@@ -164,6 +202,21 @@ async def test_what_runs_out_of_time_is_ended(name: str, workers: Workers, mark:
     assert has_begun(mark, name)
     assert late < 1.0
     await is_well(workers)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+@pytest.mark.parametrize("name", [*NEVER_END, *FAIL])
+async def test_in_a_sandbox_it_is_ended_as_well(name: str, workers: Workers) -> None:
+    """Some are ended otherwise there: they cannot reach who holds them, or start no more."""
+    good = ProcessRunner(workers, "badtools", "good", Sandbox())
+    assert await good.call({"x": 2}, LIMITS) == Output(3)
+    limits = CallLimits(timeout=1.0)
+    began = time.monotonic()
+    with pytest.raises((TimeoutError, ToolFailure)):
+        await ProcessRunner(workers, "badtools", name, Sandbox()).call({}, limits)
+    assert time.monotonic() - began - limits.timeout < 1.0
+    assert await good.call({"x": 2}, LIMITS) == Output(3)
 
 
 async def test_time_runs_out(workers: Workers) -> None:
@@ -295,6 +348,13 @@ async def test_an_idle_worker_dies_or_talks(workers: Workers, mark: Path) -> Non
     await is_well(workers)
 
 
+async def test_a_call_does_not_wait_for_the_last_one(workers: Workers, mark: Path) -> None:
+    """Which has answered by itself, and has not ended; or has broken its interpreter."""
+    for name, answer in (("answers_and_goes_on", Output(1)), ("breaks_the_interpreter", Output(2))):
+        assert await bad(workers, name).call({}, LIMITS) == answer
+        await is_well(workers)
+
+
 async def test_secrets_stay_here(workers: Workers, mark: Path) -> None:
     seen = (await bad(workers, "environment").call({}, LIMITS)).value
     assert seen["F1_TEST_MARK"] == str(mark)
@@ -310,6 +370,72 @@ async def test_a_tool_knows_which_call_it_is(workers: Workers) -> None:
         assert await bad(workers, "which_call").call({}, LIMITS) == Output(key)
         assert await bad(workers, "which_call_later").call({}, LIMITS) == Output([key, key])
         INVOCATION.reset(token)
+
+
+async def test_a_call_begins_as_the_first_one_did(workers: Workers) -> None:
+    """Whatever the one before has done to its folder and its environment."""
+    first = (await bad(workers, "state").call({}, LIMITS)).value
+    for name in ("leaves_its_folder", "changes_its_environment"):
+        await bad(workers, name).call({}, LIMITS)
+        assert (await bad(workers, "state").call({}, LIMITS)).value == first
+
+
+async def test_a_process_for_each_call(mark: Path) -> None:
+    """What a module keeps is there for the next call; where none is kept idle, it is not."""
+    for idle, seen in ((4, [1, 2]), (0, [2])):
+        settings = WorkerSettings(HERE, ("F1_TEST_MARK",), idle=idle)
+        with closing(Workers(settings)) as workers:
+            await bad(workers, "remembers").call({"x": 1}, LIMITS)
+            assert await bad(workers, "remembers").call({"x": 2}, LIMITS) == Output(seen)
+
+
+def readable(path: str) -> bool:
+    """For another process, of an ordinary user where we are root."""
+    reader = os.fork()
+    if reader == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(USER, USER, USER)
+                os.setresuid(USER, USER, USER)
+            os.close(os.open(path, os.O_RDONLY))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(reader, 0)[1] == 0
+
+
+@pytest.mark.parametrize("what", ["environ", "mem", "auxv"])
+def test_others_of_the_user_do_not_read_the_server(what: str) -> None:
+    """A child stands for it, and the tool for another."""
+    told, tell = os.pipe()
+    go, wait = os.pipe()
+    server = os.fork()
+    if server == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(USER, USER, USER)
+                os.setresuid(USER, USER, USER)
+                ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as it is for who was no other before
+            os.write(tell, b"x")
+            os.read(go, 1)
+            keep_to_itself()
+            os.write(tell, b"x")
+            os.read(go, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.read(told, 1)
+        assert readable(f"/proc/{server}/{what}")
+        os.write(wait, b"x")
+        os.read(told, 1)
+        assert not readable(f"/proc/{server}/{what}")
+    finally:
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+        for fd in (told, tell, go, wait):
+            os.close(fd)
 
 
 async def test_processor_time_is_bounded(mark: Path) -> None:

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bub
 # By what they need to be a way out where nothing is in their way.
 ESCAPES = """
     ssh_key cache environment_file configuration accounts machine_id link_to_outside dots list_home
-    writes_outside deletes_outside changes_its_source poisons_bytecode changes_python changes_f1
+    writes_outside deletes_outside changes_its_source poisons_bytecode
     changes_a_mode links_hard
     root_of_another folder_of_another environments memory_of_another memory_by_call traces
     traces_its_child file_of_another descriptor_of_another kills signals_the_server
@@ -55,7 +55,7 @@ OF_ROOT = """
     reads_by_handle reads_the_log_of_the_kernel becomes_another runs_as_the_owner raw
     icmp mounts mounts_again mounts_the_new_way changes_its_root enters_a_namespace
     enters_by_process loads_bpf names_the_machine takes_cores sets_the_kernel
-    leaves_its_group fills_devices fills_the_root types_for_the_user
+    changes_python changes_f1 leaves_its_group fills_devices fills_the_root types_for_the_user
 """.split()
 # Not on all kernels and machines, nor for all users.
 IF_THERE = """
@@ -349,6 +349,8 @@ def test_a_sandbox_that_is_none_is_refused(
 ) -> None:
     (tmp_path / "tools.py").write_text(TOOL + f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     text = "python = 'tools.py:double'\n"
+    if kind == "keeps capabilities" and not ROOT:
+        pytest.skip("bwrap itself leaves a user none")
     assert configure(tmp_path, text).sandbox is None
     (tmp_path / "ran").unlink()
     script, told = FAKES[kind]

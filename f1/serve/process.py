@@ -190,7 +190,7 @@ def _register(config: Config, registrar: Registrar) -> Workers:
         hidden.append(keys.absolute())
     folder = config.file.parent.absolute()
     workers = Workers(WorkerSettings(folder, hidden=tuple(hidden), **config.workers))
-    if any("python" in table for table in config.tools.values()):
+    if config.mcp or any("python" in table for table in config.tools.values()):
         keep_to_itself()  # before any of theirs runs
     try:
         specs = {n: configured_tool(n, table, workers) for n, table in config.tools.items()}

@@ -126,7 +126,9 @@ class ProcessRunner:
         place = (self.module, self.sandbox)
         worker, is_fit = self.workers.take(place), False
         try:
-            await worker.start()
+            while not await worker.start():
+                await _to_its_end(worker.end())
+                worker = self.workers.take(place)
             async with asyncio.timeout(timeout):
                 output = await worker.ask(question, max_bytes)
             is_fit = True

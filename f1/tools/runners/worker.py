@@ -4,6 +4,7 @@ Frames over the channel, JSON in them, never pickle:
 
     server ▶ worker   length u32, {"id": 7, "function": "search", "arguments": {…},
                                    "invocation": {"key": …}, "max_bytes": n}
+                                   or {"id": 7} alone: is anybody there?
     worker ▶ server   kind, id u64, size u64, length u32, then `length` bytes
 
     kind J: JSON    T: text    F: {"error": …, "trace": …, "fit": …}; all of it is `size` bytes
@@ -100,9 +101,13 @@ class _Calls:
             _limit(resource.RLIMIT_DATA, request["memory_bytes"])
         self._cpu_seconds = request["cpu_seconds"]
         self._module = _load(request["module"], request["folder"])
+        self._begin = (os.getcwd(), dict(os.environ), os.umask(0))
+        os.umask(self._begin[2])
         return b"J", b"null", 4
 
     def answer(self, request: dict[str, Any]) -> tuple[bytes, bytes, int]:
+        if "function" not in request:
+            return b"J", b"null", 4  # it listens
         function = self._function(request["function"])
         if "arguments" not in request:
             data = _described(function)
@@ -119,6 +124,12 @@ class _Calls:
     def _call(
         self, function: FunctionTool, bound: dict[str, Any], request: dict[str, Any]
     ) -> tuple[bytes, bytes, int]:
+        folder, environment, mask = self._begin  # whatever the call before has made of them
+        os.chdir(folder)
+        os.umask(mask)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
         INVOCATION.set(Invocation(**call) if (call := request["invocation"]) else None)
         result = function(**bound)
         if inspect.isawaitable(result):

@@ -34,6 +34,7 @@ _ENVIRONMENT = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONHOME"),
 )
 _START_SECONDS = 30.0  # of an import
+_LISTEN_SECONDS = 1.0  # of a worker that has nothing to do
 _GRACE_SECONDS = 0.5  # of a supervisor that is to end its tree; then it is done from here
 _KILL_SECONDS = 2.0
 _PRINTED_BYTES = 1 << 18  # of what a tool prints in a call that are read
@@ -119,10 +120,12 @@ class Worker:
             return False
         return bool(said) and not self.is_ready  # its first answer waits there
 
-    async def start(self) -> None:
-        """Waits for the module. Raises ToolFailure where it cannot be imported."""
+    async def start(self) -> bool:
+        """Waits for the module. False where it was there, and the worker listens no more: what was
+        called last has answered for it and goes on, or has broken it. Raises ToolFailure where the
+        module cannot be imported."""
         if self.is_ready:
-            return
+            return await self._listens()
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await self._answer(0, MAX_FAILURE, "")
@@ -136,6 +139,20 @@ class Worker:
                 raise ToolFailure(f"its sandbox cannot be set up here: {why}") from error
             raise
         self.is_ready = True
+        return True
+
+    async def _listens(self) -> bool:
+        """Asked before the call is sent: so that it can be sent to another."""
+        self._last_id += 1
+        try:
+            async with asyncio.timeout(_LISTEN_SECONDS):
+                await asyncio.get_running_loop().sock_sendall(
+                    self._channel, _frame({"id": self._last_id})
+                )
+                await self._answer(self._last_id, MAX_FAILURE, "")
+        except (OSError, TimeoutError, ToolFailure):
+            return False
+        return True
 
     async def ask(self, question: Mapping[str, Any], max_bytes: int) -> Output:
         """Of a function. Raises ToolFailure. Whoever cancels this has to end the worker."""
