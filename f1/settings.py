@@ -45,7 +45,7 @@ class Settings:
     # one go. The same tokens, sooner.
     speculation: bool = True
     max_queued: int = 256  # requests that wait for a server's turn; more are refused
-    engine_process: bool = False  # a server's engines run in processes of their own
+    engine_process: bool = True  # a server's engines run in processes of their own, and may die
     log_requests: bool = True  # the server writes a line of JSON a request to stderr
     log_prompts: bool = False  # what users wrote is in it, too
     shutdown_grace: int = 30  # seconds a server that is told to stop gives what it has begun

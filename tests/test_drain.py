@@ -26,18 +26,19 @@ from f1.types import Event, GenerateRequest, TextDelta
 LONG = HELLO | {"stream": True, "max_tokens": 2000, "logit_bias": {"0": -100, "2": -100}}
 
 
-def start(smollm_path: Path, grace: int, port: int = 0) -> subprocess.Popen[str]:
+def start(smollm_path: Path, grace: int, port: int = 0, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "f1.cli", "serve", "--port", str(port)]
+    command += more or ["-m", str(smollm_path)]
     env = {**os.environ, "NO_COLOR": "1", "F1_SHUTDOWN_GRACE": str(grace), "F1_KV_MEMORY": "64M"}
-    return subprocess.Popen(
-        [*command, "-m", str(smollm_path)], env=env, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
-def f1_serve(smollm_path: Path, grace: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def f1_serve(
+    smollm_path: Path, grace: int, *more: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address, loaded."""
-    with start(smollm_path, grace) as process:
+    with start(smollm_path, grace, 0, *more) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
@@ -46,6 +47,12 @@ def f1_serve(smollm_path: Path, grace: int) -> Iterator[tuple[subprocess.Popen[s
             yield process, found[1]
         finally:
             process.kill()
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started."""
+    texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in texts for child in text.split()]
 
 
 def stream(url: str, body: dict[str, object], lines: list[str], begun: threading.Event) -> None:
@@ -69,7 +76,9 @@ def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path, _time
         reader = threading.Thread(target=stream, args=(url, body, lines, begun))
         reader.start()
         assert begun.wait(60)
+        (engine,) = children(process.pid)
         process.send_signal(signal.SIGTERM)
+        os.kill(engine, signal.SIGTERM)  # as service managers do with all there is
         with httpx.Client(timeout=60) as http:
             while (ready := http.get(f"{url}/ready")).status_code == 200:
                 pass
@@ -84,6 +93,7 @@ def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path, _time
         assert process.stderr is not None
         records = [json.loads(line) for line in process.stderr if line.startswith("{")]
         assert {record.get("error") for record in records} == {None, "shutting_down"}
+        assert not Path(f"/proc/{engine}").exists()
 
 
 @pytest.mark.parametrize(
@@ -98,10 +108,60 @@ def test_sigterm_while_the_model_is_loading(smollm_path: Path, _time: int) -> No
             while not ready:
                 with suppress(httpx.TransportError):
                     ready = http.get(f"http://127.0.0.1:{port}/ready").status_code
+            while not (engines := children(process.pid)):
+                pass
             process.send_signal(signal.SIGTERM)
             assert process.wait(120) == 0
+            assert not any(Path(f"/proc/{engine}").exists() for engine in engines)
         finally:
             process.kill()
+
+
+TOOL = """
+from pathlib import Path
+
+def look(folder: str) -> str:
+    \"\"\"Looks into a folder.\"\"\"
+    Path(folder, "begun").touch()
+    while not Path(folder, "go").exists():
+        pass
+    return "a cat"
+"""
+RULES = "annotations = {read_only = true}\nlimits = {timeout = 60}\n"
+
+
+@pytest.mark.parametrize(
+    "_time", [0, *(pytest.param(time, marks=pytest.mark.full) for time in range(1, 10))]
+)
+def test_sigterm_lets_a_tool_end(smollm_path: Path, tmp_path: Path, _time: int) -> None:
+    (tmp_path / "things.py").write_text(TOOL)
+    config = tmp_path / "f1.toml"
+    model = f'[models.small]\npath = "{smollm_path}"\n'
+    config.write_text(f'{model}[tools.look]\npython = "things.py:look"\n{RULES}')
+    with f1_serve(smollm_path, 60, "--config", str(config)) as (process, url):
+        node = {"id": "1", "tool": "look", "arguments": {"folder": str(tmp_path)}}
+        run = {"tools": ["look"], "plan": {"nodes": [node]}}
+        answers: list[httpx.Response] = []
+
+        def ask() -> None:
+            body = HELLO | {"f1": run, "max_tokens": 5}
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not (tmp_path / "begun").exists():
+            assert asking.is_alive(), answers[0].text
+        started = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/ready").status_code == 200:
+            pass
+        (tmp_path / "go").touch()
+        asking.join(120)
+        (result,) = answers[0].json()["choices"][0]["f1"]["results"]
+        assert (answers[0].status_code, result["content"]) == (200, "a cat")
+        assert process.wait(60) == 0
+        assert len(started) == 2  # the tool's and the engine's
+        assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
 @pytest.mark.parametrize("signals", [1, 2])

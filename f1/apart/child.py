@@ -2,9 +2,9 @@
 
     frames ─▶ one task a request ─▶ engine ─▶ events of one turn of the loop ─▶ one frame
 
-It ends when the socket does, at once when the parent dies, and with a status that is not 0 when the
-engine has failed. While the parent does not read, nothing more is taken from the engine or asked of
-it: what is kept then are the events of requests that are under way.
+It ends when the socket does, and not by SIGTERM; at once when the parent dies; and with a status
+that is not 0 when the engine has failed. While the parent does not read, nothing more is taken from
+the engine or asked of it: what is kept then are the events of requests that are under way.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def main() -> None:
     channel.set_inheritable(False)
     _leave_with(parent)
     _settle_in()
+    for number in (signal.SIGTERM, signal.SIGINT):  # who stops a service tells all its processes
+        signal.signal(number, lambda *_: None)  # and what is under way is to end
     faulthandler.enable()
     asyncio.run(Child(channel).serve())
 

@@ -61,7 +61,10 @@ def main() -> None:
 
     from f1.calling.source import Source
 
-    setup = receive(connection)
+    try:
+        setup = receive(connection)
+    except EOFError:
+        return  # who has started this is gone
     vocabulary = [base64.b64decode(token) for token in setup["vocabulary"]]
     lengths = np.zeros(setup["vocab_size"], np.int32)
     lengths[: len(vocabulary)] = [len(token) for token in vocabulary]

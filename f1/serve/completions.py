@@ -39,7 +39,8 @@ async def _read(server: Server, asked: CompletionsRequest) -> list[str]:
     """The prompts as text."""
     prompts = [request.prompt or "" for request in asked.requests]
     async with server.local(asked.model) as engine:
-        return [await asyncio.to_thread(_text, prompt, engine.tokenizer) for prompt in prompts]
+        tokenizer = await asyncio.to_thread(getattr, engine, "tokenizer")  # may have to be read
+        return [await asyncio.to_thread(_text, prompt, tokenizer) for prompt in prompts]
 
 
 def _text(prompt: Prompt, tokenizer: Tokenizer) -> str:

@@ -41,12 +41,13 @@ def add_routes(app: FastAPI, server: Server) -> None:
 async def _detokenize(server: Server, model: str, token_ids: Sequence[int]) -> str:
     """Bytes that are no character become U+FFFD. Raises InvalidRequest, ModelNotFound."""
     async with server.local(model) as engine:
-        return await asyncio.to_thread(_decode, engine.tokenizer, token_ids)
+        tokenizer = await asyncio.to_thread(getattr, engine, "tokenizer")  # may have to be read
+        return await asyncio.to_thread(_decode, tokenizer, token_ids)
 
 
 async def _tokenize(server: Server, asked: TokenizeRequest) -> dict[str, Any]:
     async with server.local(asked.model) as engine:
-        tokenizer = engine.tokenizer
+        tokenizer = await asyncio.to_thread(getattr, engine, "tokenizer")
         if isinstance(asked.prompt, str):
             token_ids = await asyncio.to_thread(_encode, tokenizer, asked.prompt, asked)
         else:
