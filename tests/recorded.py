@@ -84,9 +84,9 @@ async def record(
     run = RunOptions(**{"strategy": "react", **options})
     # With a form to answer in, calls are not held back where a value was said nowhere.
     form = ResponseFormat("json_object")
-    request = GenerateRequest(
-        (Message("user", question),), response_format=form, max_tokens=24, run=run
-    )
+    tools = tuple(spec.tool for spec in own)  # named in the request, too, as the client does
+    said = (Message("user", question),)
+    request = GenerateRequest(said, tools, response_format=form, max_tokens=24, run=run)
     async for _ in Orchestrator(system, own, tenant=tenant, run_id=run_id).run(request):
         pass
 

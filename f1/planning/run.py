@@ -312,7 +312,8 @@ class Run:
             self.step, names, self.selected, self.num_tools, self.request.shown_at, tuple(notes),
             dropped=dropped, left=left,
         )  # fmt: skip
-        ours = [self.tools[name] for name in names if name not in self.brought]
+        specs = [self.tools[name] for name in names]
+        ours = [spec for spec in specs if spec.runner is not None or spec.name not in self.brought]
         self.journal.show(self.step, shown, ours)
 
     def about(self, done: Completion) -> dict[str, Any]:

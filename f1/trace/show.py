@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,13 +35,14 @@ from f1.trace.entries import (
 )
 from f1.trace.story import Story, Told
 from f1.trace.visible import visible
-from f1.types import CallDelta, Choosing, Ref, Selected
+from f1.types import CallDelta, Choosing, Ref, Selected, ToolCall
 
 _LINE = 160  # characters of a text that are shown
 _AROUND = 24  # of what stands beside a span
 _TOOLS = 5  # of those shown, named
 _SCREEN = 600  # characters of a text that is looked at closely
 _OWN = "bold red"
+_WORD = re.compile(r"[^\W_]+")
 
 
 def show(story: Story, console: Console) -> None:
@@ -102,12 +104,12 @@ def _head(story: Story, console: Console) -> None:
     ending = ended.ending if ended is not None else story.row.status
     models = sorted(set(began.models.values())) if began is not None else []
     strategy = str(about.get("strategy", began.request.run.strategy if began else ""))
-    parts = [", ".join(map(visible, models)), strategy, ending]
-    if ended is not None:
-        parts.append(f"{ended.seconds:.2f} s")
-    parts.append(f"{read} tokens read ({reused} reused), {wrote} written")
+    took = "" if ended is None else f" in {ended.seconds:.2f} s"
     head = Text(f"run {visible(story.row.id)}", "bold")
-    console.print(head.append("  " + " · ".join(filter(None, parts)), "not bold"))
+    console.print(head.append(f"  {ending}{took}", "not bold"))
+    tokens = f"{len(story.turns)} turns, {read} tokens read ({reused} reused), {wrote} written"
+    parts = [", ".join(map(visible, models)), visible(strategy), tokens]
+    console.print(Text(" · ".join(filter(None, parts)), "dim"))
     if began is not None and began.forked_from:
         console.print(Text(f"forked from {visible(began.forked_from)}", "dim"))
     if began is not None:
@@ -146,11 +148,10 @@ def _turn(story: Story, turn: Turned) -> Text:
     )
     if not turn.whole:
         text.append("  interrupted", "yellow")
-    made = {told.node.call_id for told in story.calls.values()}
-    for event in turn.events:
-        if isinstance(event, CallDelta) and event.call.id not in made:
-            call = f"{event.call.name}({event.call.arguments})"
-            text.append(f"\n    written, and not called: {_line(call)}", "yellow")
+    for of, call in _not_made(story):
+        if of.number == turn.number:
+            written = f"{call.name}({call.arguments})"
+            text.append(f"\n    written, and not called: {_line(written)}", "yellow")
     no_call = [c for way in turn.choosing for c in way if c.taken == "text"]
     for choosing in no_call[:1]:
         text.append(f"  {_chosen(choosing)}")
@@ -232,6 +233,16 @@ def _value(value: Any) -> str:
 
 
 def _origin(story: Story, origin: Origin, value: Any) -> Text:
+    text = _where(story, origin, value)
+    if isinstance(value, str) and origin.text and origin.source not in ("reference", "person"):
+        said = set(_WORD.findall(origin.text.casefold()))
+        more = "".join(word for word in _WORD.findall(value.casefold()) if word not in said)
+        if more and more not in "".join(said):  # spaced in another way it is the same
+            text.append("; the rest is its own", _OWN)
+    return text
+
+
+def _where(story: Story, origin: Origin, value: Any) -> Text:
     said = origin.text or (value if isinstance(value, str) else json.dumps(value, default=str))
     match origin.source:
         case "user" | "system" | "assistant":
@@ -322,7 +333,7 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
         best = sorted(shown.selected, key=lambda each: -each.score)
         place = next((i for i, each in enumerate(best, 1) if each.name == told.node.tool), None)
         text = Text(f"shown {len(shown.tools)} of {shown.num_tools or len(shown.tools)} tools")
-        if place is not None:
+        if place is not None and len(shown.tools) < shown.num_tools:
             text.append(f"; it came {place}. ({_scored(best[place - 1])})")
         others = [name for name in shown.tools if name != told.node.tool]
         yield text.append(f"; beside it {_names(others)}" if others else "")
@@ -330,15 +341,37 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
         what = "to call or not: " if choosing.what == "call" else "which tool: "
         yield Text(what).append(_chosen(choosing), "bold")
     if turn is not None and not told.choosing:
-        forced = turn.asked.get("tool_choice")
-        reason = f"tool_choice was {_line(json.dumps(forced))}" if forced else "none is recorded"
-        yield Text(f"nothing was left to choose: {reason}", "dim")
+        yield Text(f"which tool: {_forced(turn)}")
+    for earlier_turn, call in _not_made(story):
+        if call.name == told.node.tool and (turn is None or earlier_turn.number <= turn.number):
+            arguments = _line(call.arguments, _LINE)
+            yield Text(f"before, in turn {earlier_turn.number}, not called: {arguments}", "yellow")
+    for _, noted in story.each(Noted):
+        if told.node.tool in noted.text:
+            yield Text(f"note: {_line(noted.text)}", "dim")
     before = [t for t in story.calls.values() if t.called.step < step and t.result is not None]
     for earlier in before[-3:]:
         result = earlier.result
         content = result.content if result is not None else ""
         name = f"${visible(earlier.node.id)} {visible(earlier.node.tool)}"
         yield Text(f"it had read {name} ─▶ {_line(content, _LINE)}", "dim")
+
+
+def _forced(turn: Turned) -> str:
+    choice = turn.asked.get("tool_choice")
+    mode = choice.get("mode") if isinstance(choice, Mapping) else None
+    if isinstance(choice, Mapping) and mode == "named":
+        return f"{visible(str(choice.get('name')))} was demanded, nothing was left to choose"
+    return "some call was demanded" if mode == "required" else "no decision is recorded"
+
+
+def _not_made(story: Story) -> Iterator[tuple[Turned, ToolCall]]:
+    """Calls that were written, and are no nodes of the run."""
+    made = {told.node.call_id for told in story.calls.values()}
+    for turn in story.turns:
+        for event in turn.events:
+            if isinstance(event, CallDelta) and event.call.id not in made:
+                yield turn, event.call
 
 
 def _verdict(story: Story, told: Told, console: Console) -> None:
