@@ -112,3 +112,28 @@ def test_where_nothing_is_kept_there_is_nothing() -> None:
         assert ids(client.get("/sessions")) == []
         assert client.get("/sessions/a").status_code == 404
         assert client.delete("/sessions/a").status_code == 404
+
+
+def test_a_disk_that_fails_is_a_503_with_a_code_and_no_restart_is_needed(
+    clients: list[httpx.Client], tmp_path: Path
+) -> None:
+    alice, _ = clients
+    say(alice, "before")
+    file = tmp_path / "runs.sqlite"
+    away = file.rename(tmp_path / "away")
+    file.mkdir()  # no file can be opened there
+    body = HELLO | {"f1": {"session_id": "trip"}}
+    for answer in (
+        alice.post("/chat/completions", json=body),
+        alice.post("/chat/completions", json=body | {"stream": True}),
+        alice.get("/sessions"),
+        alice.get("/sessions/before"),
+        alice.delete("/sessions/before"),
+    ):
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "not_stored"
+        assert str(tmp_path) not in answer.text
+    file.rmdir()
+    away.rename(file)
+    say(alice, "trip")
+    assert ids(alice.get("/sessions")) == ["trip", "before"]
