@@ -1,12 +1,13 @@
 """What writing a run down costs: the same runs with a record and without, taking turns.
 
-    python bench/trace.py [--model smollm2-135m] [--rounds 30]
+    python bench/trace.py [--model smollm2-135m] [--rounds 40]
 
 A run: a question, a call that the model has to make of one of 8 tools, its result of 2,000
 characters, an answer of up to 64 tokens. The record is as `f1 serve` keeps it: redacted, in SQLite,
-durable before a call runs. Greedy; each pair says the same, to prompts whose pages are known: what
-a record costs is told of the shortest runs. Seconds are told of the wall and of all
-threads' processors; the latter do not know of who else uses the machine. Exits 1 from 3 % on.
+durable before a call runs. Each side has an engine of its own, and all questions are new to it: an
+answer that was given before is drafted at once, up to where something is decided that a record has
+to tell of. Greedy; both sides say the same. Seconds are told of the wall and of all threads'
+processors; the latter do not know of who else uses the machine. Exits 1 from 3 % on.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ from f1.trace.recorder import Recorder
 from f1.types import GenerateRequest, Message, RunOptions, SamplingParams, Tool, ToolChoice
 
 CITIES = "Nairobi Mombasa Kisumu Nakuru Eldoret Thika Malindi Lamu Kitale Garissa".split()
+QUESTIONS = (
+    "What is the weather in {} going to be like today?",
+    "I am off to {} in an hour. Shall I take a coat?",
+    "How windy does it get in {} this afternoon?",
+    "Tell me when it rains in {}.",
+)
 ASKED = 0.03
 
 
@@ -82,10 +89,9 @@ class Took:
     told: tuple[Any, ...]  # what was said and called
 
 
-async def take(orchestrator: Orchestrator, city: str) -> Took:
-    question = Message("user", f"What is the weather in {city} going to be like today?")
+async def take(orchestrator: Orchestrator, question: str) -> Took:
     request = GenerateRequest(
-        (question,),
+        (Message("user", question),),
         tool_choice=ToolChoice("required"),
         sampling=SamplingParams(),
         max_tokens=64,
@@ -112,28 +118,32 @@ async def redacting(recorder: Recorder, runs: int) -> float:
 
 
 async def measure(model: str, rounds: int, folder: Path) -> tuple[list[Took], list[Took], float]:
-    settings = Settings.from_env()
+    settings = replace(Settings.from_env(), kv_memory=256 << 20)
     config, env = Config.of(model), dict(os.environ)
     kept = replace(settings, cache=folder)
     recorder = open_recorder(config, kept, env, hiding(config, kept, env))
     if recorder is None:
         raise SystemExit("F1_RUNS_DISK is 0: nothing would be written down")
-    engine = AsyncEngine.start(model, settings)
+    engines = [AsyncEngine.start(model, settings) for _ in range(2)]
     try:
-        without = Orchestrator(System.of(engine), tools())
-        recorded = Orchestrator(replace(System.of(engine), recorder=recorder), tools())
+        plain, watched = map(System.of, engines)
+        sides = [
+            Orchestrator(plain, tools()),
+            Orchestrator(replace(watched, recorder=recorder), tools()),
+        ]
         found: tuple[list[Took], list[Took]] = ([], [])
+        for each in sides:
+            await take(each, "Is it hot in Kampala?")
         for n in range(rounds):
-            city = CITIES[n % len(CITIES)]
-            await take(without, city)  # from now on its prompts are known, to either
-            pair = [(without, found[0]), (recorded, found[1])]
-            for orchestrator, into in pair if n % 2 else reversed(pair):
-                into.append(await take(orchestrator, city))
+            city, told = CITIES[n % len(CITIES)], QUESTIONS[n // len(CITIES) % len(QUESTIONS)]
+            for side in (0, 1) if n % 2 else (1, 0):
+                found[side].append(await take(sides[side], told.format(city)))
         seconds = await redacting(recorder, rounds)
         await recorder.close()
         return *found, seconds
     finally:
-        engine.close()
+        for engine in engines:
+            engine.close()
 
 
 def overhead(without: Sequence[float], recorded: Sequence[float]) -> tuple[float, float]:
@@ -145,7 +155,7 @@ def overhead(without: Sequence[float], recorded: Sequence[float]) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=len(CITIES) * len(QUESTIONS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         without, recorded, seconds = asyncio.run(
