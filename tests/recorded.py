@@ -13,6 +13,7 @@ from f1 import tool
 from f1.planning.orchestrator import Orchestrator, System
 from f1.settings import Settings
 from f1.store.runs import RunStore, open_runs
+from f1.tools.policy import AllowAll, Policy
 from f1.tools.spec import ToolSpec
 from f1.trace.recorder import Recorder
 from f1.types import (
@@ -77,11 +78,12 @@ async def record(
     question: str = QUESTION,
     tenant: str = "",
     own: Sequence[ToolSpec] = (find_flights.spec, book.spec),
+    policy: Policy | None = None,
     **options: Any,
 ) -> None:
     engine = Deciding(*turns)
-    system = replace(System.of(engine), recorder=Recorder(store))
-    run = RunOptions(**{"strategy": "react", **options})
+    system = replace(System.of(engine), recorder=Recorder(store), policy=policy or AllowAll())
+    run = RunOptions(**{"strategy": "react", "run_id": run_id, **options})
     # With a form to answer in, calls are not held back where a value was said nowhere.
     form = ResponseFormat("json_object")
     tools = tuple(spec.tool for spec in own)  # named in the request, too, as the client does

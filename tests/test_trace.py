@@ -25,6 +25,7 @@ from f1.planning.orchestrator import Orchestrator, System
 from f1.retelling import Retold, explained, retell
 from f1.settings import Settings
 from f1.store.runs import EntryRow, RunRow
+from f1.tools.policy import Rule, Rules
 from f1.tools.spec import ToolSpec
 from f1.trace.compare import compare
 from f1.trace.entries import CODEC, Launched, Origin, Turned
@@ -33,7 +34,7 @@ from f1.trace.prompts import prompts_of
 from f1.trace.recorder import Recorder
 from f1.trace.show import _origin, show, why
 from f1.trace.story import Story, tell
-from f1.types import GenerateRequest, Message, StrategyName, Tool, Usage
+from f1.types import GenerateRequest, Message, StrategyName, Tool, Usage, Verdict
 
 
 def printed(story: Story, node: str | None = None) -> str:
@@ -101,6 +102,27 @@ async def test_what_was_asked_of_people_and_callers_stands_there() -> None:
     text = printed(story)
     assert "handed to the caller: my_own" in text
     assert "no end is written: it waits" in text
+
+
+async def test_what_a_person_changed_stands_there() -> None:
+    store, rules = MemoryRuns(), Rules((Rule("ask", "policy[0]", tools=("book",)),))
+    turns = [*wrong_turns()[:2], "Booked."]
+    await record(store, "r", turns, policy=rules)
+    row = await store.run("", "r")
+    assert row is not None
+    text = printed(tell(row, await store.entries("", "r")))
+    assert "$2 book  not done" in text
+    assert "asked a person: " in text
+    assert "no end is written: it waits" in text
+    (waiting,) = await store.approvals("")
+    edited = Verdict("edit", '{"flight": "SK231", "name": "Ann Lee"}')
+    await record(store, "r", turns[2:], policy=rules, verdicts={waiting.id: edited})
+    row = await store.run("", "r")
+    assert row is not None
+    text = printed(tell(row, await store.entries("", "r")), "2")
+    assert "$2 book  ✓" in text
+    assert re.search(r'edit by .*: \{"flight": "SK231"', text)
+    assert 'ran with {"flight": "SK231", "name": "Ann Lee"}' in text
 
 
 def entries(*made: object) -> list[EntryRow]:

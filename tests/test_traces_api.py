@@ -97,7 +97,7 @@ def test_what_a_server_has_done_is_there_for_who_asked(clients: list[httpx.Clien
 @pytest.mark.parametrize(
     ("name", "value"),
     [("limit", "0"), ("limit", "101"), ("limit", "x"), ("before", "nan"), ("before", "1e999"),
-     ("before", ""), ("status", "gone"), ("status", ""), ("other", "1")],
+     ("before", ""), ("status", "gone"), ("status", ""), ("other", "1"), ("session_id", "\0")],
 )  # fmt: skip
 def test_what_is_asked_for_wrongly_is_refused_by_name(
     clients: list[httpx.Client], name: str, value: str

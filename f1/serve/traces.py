@@ -39,7 +39,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/v1/traces/{run_id}")
     async def one(request: Request, run_id: str) -> Response:
         store, tenant = _store(server), caller_of(request).tenant
-        row = None if store is None else await store.run(tenant, run_id)
+        row = None if store is None or "\0" in run_id else await store.run(tenant, run_id)
         if store is None or row is None:
             raise _not_found(run_id)
         entries = await store.entries(tenant, run_id)
@@ -47,8 +47,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
 
     @app.delete("/v1/traces/{run_id}")
     async def delete(request: Request, run_id: str) -> Response:
-        store = _store(server)
-        if store is None or not await store.delete(caller_of(request).tenant, run_id):
+        store, tenant = _store(server), caller_of(request).tenant
+        if store is None or "\0" in run_id or not await store.delete(tenant, run_id):
             raise _not_found(run_id)
         return json_response({"id": run_id, "object": "trace", "deleted": True})
 
@@ -58,6 +58,8 @@ def _parse(query: Mapping[str, str]) -> tuple[Json, int]:
     fields = Fields(dict(query))
     fields.only(_LISTED)
     status = cast(Status | None, fields.one_of("status", STATUSES))
+    if "\0" in (query.get("session_id") or ""):
+        raise refuse("session_id", "must be text without U+0000")
     asked: Json = {"status": status, "session_id": query.get("session_id")}
     if (text := query.get("before")) is not None:
         asked["before"] = _seconds(text)
