@@ -24,6 +24,7 @@ from scripted import ScriptedEngine, call
 from serving import Running, serving, wait_until_loaded
 from test_otel import TRACEPARENT as PARENT
 from test_otel import collector
+from typer.testing import CliRunner
 
 from f1.config import Config, read_config
 from f1.keeping import hiding, open_recorder
@@ -35,6 +36,7 @@ from f1.tools.configured import configured_tool
 from f1.tools.registry import OPERATOR
 from f1.tools.runners.process import Workers
 from f1.tools.runners.workers import WorkerSettings
+from f1.tracing import trace_app
 from f1.types import Event, Finished, GenerateRequest, Message, TextDelta, Usage
 
 HEADER_KEY, WORKER_PASSWORD = "hdr-5e1f-not-a-word", "wrk.pass/77?x=1"
@@ -274,8 +276,13 @@ def test_no_secret_leaves(count: int, tmp_path: Path, monkeypatch: pytest.Monkey
                 "/v1/responses", json={"model": "f1", "input": f"case 0. {texts[0]}"}
             )
             figures = client.get("/metrics").text
+            runs = [run["id"] for run in client.get("/v1/traces?limit=100").json()["data"]]
+            traces = [client.get(f"/v1/traces/{run}").text for run in runs]
             while_open = _files(cache)
         closed = _files(cache)
+    monkeypatch.setenv("F1_CACHE", str(cache))
+    monkeypatch.delenv("F1_RUNS_DISK", raising=False)
+    exports = [CliRunner().invoke(trace_app, ["export", run]).stdout for run in runs]
     assert kept.status_code == 200, kept.text
     errors = [a.text for a in answers if a.status_code != 200]
     assert len(errors) == sum(case.place == "error" for case in cases)
@@ -289,11 +296,15 @@ def test_no_secret_leaves(count: int, tmp_path: Path, monkeypatch: pytest.Monkey
         "log": told.getvalue().encode(),
         "figures": figures.encode(),
         "errors": "".join(errors).encode(),
+        "traces": "".join(traces).encode(),
+        "exports": "".join(exports).encode(),
         "spans": b"".join(spans.bodies),
     }
     # The ways out were open: what is no secret came out of them.
-    for way in ("files", "requests", "log", "spans"):
+    for way in told_of.keys() - {"figures"}:
         assert b"[redacted:" in told_of[way], way
+    assert len(runs) >= min(count, 100) - len(errors)
+    assert all(run in export for run, export in zip(runs, exports, strict=True))
     assert len(spans.spans) >= count
     found = {(way, c.number, c.place, c.planted.kind) for way, data in told_of.items()
              for c in cases if any(word in data for word in _words(c.planted))}  # fmt: skip
