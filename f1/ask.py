@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from f1.config import read_config
+from f1.config import Config, read_config
 from f1.errors import InvalidRequest
 from f1.narrator import Narrator
 from f1.planning.outcome import Planned, Reply, report_of
@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 CONFIRM = Rule("ask", "--confirm", annotations={"read_only": False}, why="it may change something")
 
 
-def rules(file: Path | None, *, confirm: bool) -> Policy:
-    """Those of the f1.toml, and --confirm's. Raises InvalidRequest."""
-    own: Policy = AllowAll() if file is None else read_config(file).policy
+def read_rules(file: Path | None, functions: Sequence[FunctionTool]) -> Config | None:
+    """An f1.toml whose rules may name these functions, too. Raises InvalidRequest."""
+    names = [function.tool.name for function in functions]
+    return None if file is None else read_config(file, names)
+
+
+def rules(config: Config | None, *, confirm: bool) -> Policy:
+    """Those of the f1.toml, and --confirm's."""
+    own: Policy = AllowAll() if config is None else config.policy
     if not confirm:
         return own
     return (
@@ -61,13 +67,12 @@ def load_tools(path: Path) -> list[FunctionTool]:
 
 
 @contextmanager
-def configured(file: Path | None) -> Iterator[list[ToolSpec]]:
+def configured(config: Config | None) -> Iterator[list[ToolSpec]]:
     """The tools of an f1.toml that are run here: its own, and those of its MCP servers that have
     told them in time. Raises InvalidRequest."""
-    if file is None:
+    if config is None:
         yield []
         return
-    config = read_config(file)
     folder = config.file.parent.absolute()
     told: dict[str, Sequence[ToolSpec]] = {}
     pins = Pins(config.all_settings(os.environ).pins_file)

@@ -142,7 +142,7 @@ def ask(
 
     Exit codes: 0 where there is an answer or a plan, 1 where there is none.
     """
-    from f1.ask import configured, load_tools, read_plan, rules, run_ask
+    from f1.ask import configured, load_tools, read_plan, read_rules, rules, run_ask
     from f1.client import F1
 
     functions = [function for path in tools or [] for function in load_tools(path)]
@@ -154,8 +154,9 @@ def ask(
     console = Console(highlight=False, stderr=plan_only)
     if session is not None:
         options["session_id"] = session
-    policy = rules(config, confirm=confirm)
-    with configured(config) as specs, F1(model, base_url=base_url, policy=policy) as f1:
+    read = read_rules(config, functions)
+    policy = rules(read, confirm=confirm)
+    with configured(read) as specs, F1(model, base_url=base_url, policy=policy) as f1:
         if not run_ask(f1, text, [*functions, *specs], options, max_tokens, console):
             raise typer.Exit(1)
 

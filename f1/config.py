@@ -133,8 +133,8 @@ class Config:
         return Settings.from_env(given | {name: text for name, text in env.items() if text.strip()})
 
 
-def read_config(path: Path) -> Config:
-    """Raises InvalidRequest."""
+def read_config(path: Path, more_tools: Collection[str] = ()) -> Config:
+    """`more_tools` are there beside those of the file, for rules to name. Raises InvalidRequest."""
     try:
         with path.open("rb") as file:
             tables = tomllib.load(file)
@@ -142,12 +142,11 @@ def read_config(path: Path) -> Config:
         raise InvalidRequest(f"{path}: {error.strerror}", param="config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path}: not TOML: {error}", param="config") from None
-    return parse_config(tables, path)
+    return parse_config(tables, path, more_tools)
 
 
 def parse_config(tables: Table, path: Path, more_tools: Collection[str] = ()) -> Config:
-    """`path` is where the tables were read: errors name it, their paths start from its folder.
-    `more_tools`: that there are beside those of the file, for rules to name."""
+    """`path` is where the tables were read: errors name it, their paths start from its folder."""
     where = _Where(path)
     where.check_keys(tables, _TABLES | {"policy"})
     given = {name: where.into(name).table(tables.get(name, {})) for name in _TABLES}

@@ -180,16 +180,17 @@ def fork_run(
     What stands before is told again; then the model is asked and tools RUN, under the same rules
     as ever. The fork is a run of its own. Exit codes: 0 where there is an answer, 1 where none.
     """
-    from f1.ask import configured, load_tools, rules
+    from f1.ask import configured, load_tools, read_rules, rules
     from f1.planning.outcome import Planned, Reply
     from f1.retelling import changed, run_fork
 
     change = changed(at, result, prompt, strategy)
     with _source(url) as source:
         story = _read(source, name)
-    functions = [function.spec for path in tools or [] for function in load_tools(path)]
-    with configured(config) as specs:
-        own, policy = [*functions, *specs], rules(config, confirm=False)
+    functions = [function for path in tools or [] for function in load_tools(path)]
+    read = read_rules(config, functions)
+    with configured(read) as specs:
+        own, policy = [*(f.spec for f in functions), *specs], rules(read, confirm=False)
         outcome = run_fork(story, change, own, model, policy, Console(highlight=False))
     if not isinstance(outcome, Reply | Planned):
         raise typer.Exit(1)

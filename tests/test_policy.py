@@ -241,6 +241,11 @@ def test_rules_are_read(tmp_path: Path) -> None:
     github = "[mcp.github]\ncommand = ['x']\n[[policy]]\naction = 'ask'\n"
     (rule,) = read(tmp_path, github + "toolsets = ['github']\ntools = ['github__x']").policy.rules
     assert rule.tools == ("github__x", "github__*")
+    own = read(tmp_path, "")  # a function of who asks
+    own.file.write_text(f"{TOOLS}[[policy]]\naction = 'ask'\ntools = ['mine']")
+    assert read_config(own.file, ["mine"]).policy.rules[0].tools == ("mine",)
+    with pytest.raises(InvalidRequest, match="names no tool: 'mine'"):
+        read_config(own.file)
     plain = read(tmp_path, "")
     assert plain.policy == AllowAll()
     assert plain.approvals.approvers is None
