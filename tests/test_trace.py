@@ -96,6 +96,20 @@ async def test_a_result_of_an_earlier_step_is_named_where_it_was_used() -> None:
     assert "said nowhere" not in text
 
 
+async def test_references_are_followed_both_ways() -> None:
+    name = {"ref": "1", "path": "[0].id"}
+    find = {"id": "1", "tool": "find_flights", "arguments": {"start": "Oslo", "to": "Rome"}}
+    then = {"id": "2", "tool": "book", "arguments": {"flight": name, "name": "Ann Lee"}}
+    story = await told(turns=["Booked."], plan={"nodes": [find, then]}, strategy="auto")
+    text = printed(story)
+    assert re.search(r"flight +\$1\[0\].id +\$1 find_flights ─▶ \[0\].id", text)
+    assert 'ran with {"flight": "SK231", "name": "Ann Lee"}' in text
+    assert "its result went into $2 book" in printed(story, "1")
+    assert "it stood in the plan that was given" in printed(story, "2")
+    assert "said nowhere" not in text
+    assert (await asyncio.to_thread(retell, story)).parted == ""
+
+
 async def test_what_was_asked_of_people_and_callers_stands_there() -> None:
     theirs = ToolSpec(Tool("my_own", "Theirs.", {"type": "object"}))
     story = await told(turns=[[call("my_own", "c")], "ok"], own=[theirs])

@@ -203,9 +203,17 @@ def _arguments(story: Story, told: Told, console: Console, most: int) -> None:
     table.add_column(overflow="fold")
     for path, value, origin in _values(told):
         source = Text("not known", "dim") if origin is None else _origin(story, origin, value)
+        if origin is not None and origin.source == "model" and _was_given(story, told):
+            source = Text("the plan that was given", "cyan")
         table.add_row(visible(path), _line(_value(value), most), source)
     if table.row_count:
         console.print(Padding(table, (0, 0, 0, 6)))
+
+
+def _was_given(story: Story, told: Told) -> bool:
+    """It stood in a plan that came with the request."""
+    given = story.began is not None and story.began.request.run.plan is not None
+    return given and told.turn is None
 
 
 def _values(told: Told) -> Iterator[tuple[str, Any, Origin | None]]:
@@ -228,7 +236,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _value(value: Any) -> str:
     if isinstance(value, Ref):
-        return f"${value.id}.{value.path}" if value.path else f"${value.id}"
+        dot = "." if value.path and value.path[0] != "[" else ""
+        return f"${value.id}{dot}{value.path}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -262,7 +271,8 @@ def _where(story: Story, origin: Origin, value: Any) -> Text:
 
 
 def _returned(story: Story, origin: Origin, value: Any) -> Text:
-    told = story.told_by(origin.call_id)
+    told = story.calls.get(value.id) if isinstance(value, Ref) else None
+    told = told or story.told_by(origin.call_id)
     if told is None:
         name = next(
             (c.name for m in story.said for c in m.tool_calls if c.id == origin.call_id), "a tool"
@@ -324,7 +334,8 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
     shown = next((s for _, s in story.each(Shown) if s.step == step), None)
     turn = told.turn
     if turn is None:
-        yield Text(f"step {step}: no turn of a model wrote it; it stood in a plan that was given")
+        given = "; it stood in the plan that was given" if _was_given(story, told) else ""
+        yield Text(f"step {step}: no turn of a model is known to have written it{given}")
     else:
         yield Text(
             f"step {step}, turn {turn.number} of the {visible(turn.role)}, {turn.seconds:.2f} s"
@@ -376,11 +387,17 @@ def _not_made(story: Story) -> Iterator[tuple[Turned, ToolCall]]:
 
 def _verdict(story: Story, told: Told, console: Console) -> None:
     """The findings, in a line or two."""
-    own = [
-        path
-        for path, value, origin in _values(told)
-        if origin is not None and origin.source == "model" and not isinstance(value, bool | None)
-    ]
+    own = (
+        []
+        if _was_given(story, told)
+        else [
+            path
+            for path, value, origin in _values(told)
+            if origin is not None
+            and origin.source == "model"
+            and not isinstance(value, bool | None)
+        ]
+    )
     if own:
         values = "value" if len(own) == 1 else "values"
         names = ", ".join(map(visible, own))
