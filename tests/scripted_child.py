@@ -37,7 +37,7 @@ class Obedient:
             words = request.messages[-1].content.split()
             for word in words:
                 await self._obey(word)
-                yield TextDelta(0, word + " ")
+                yield TextDelta(0, "\ud800" if word == "surrogate" else word + " ")
             yield Finished(0, "stop", Usage(1, len(words)))
         finally:
             self.num_running -= 1

@@ -21,6 +21,8 @@ from f1.apart.watch import Watch
 from f1.errors import (
     EngineCrashed,
     EngineStopped,
+    F1Error,
+    InvalidRequest,
     InvalidSchema,
     ModelFileError,
     Quarantined,
@@ -80,6 +82,20 @@ async def test_all_of_an_engine_crosses(monkeypatch: pytest.MonkeyPatch) -> None
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(EngineStopped, match="closed"):
         await all_of(engine, "Oslo")
+
+
+async def test_what_cannot_be_written_harms_nobody() -> None:
+    async with started() as engine:
+        mate = engine.generate(says("one work"))
+        assert await anext(mate) == TextDelta(0, "one ")
+        with pytest.raises(InvalidRequest, match="cannot be written"):
+            await all_of(engine, "\ud800")
+        with pytest.raises(F1Error) as raised:  # what it says is no UTF-8
+            await all_of(engine, "a surrogate is")
+        assert raised.value.code == "internal_error"
+        assert await all_of(engine, "Oslo is cold") == "Oslo is cold "
+        await mate.aclose()
+        assert engine.num_crashes == 0
 
 
 async def test_what_is_closed_early_stops_there() -> None:

@@ -28,6 +28,7 @@ from f1.codec import Malformed
 from f1.errors import EngineCrashed, F1Error, InvalidRequest, Quarantined
 from f1.types import GenerateRequest
 
+_UNWRITTEN = (TypeError, ValueError, RecursionError)  # as text that is no UTF-8 raises
 Stream = asyncio.Queue[Item] | queue.SimpleQueue[Item]
 Mail = dict[asyncio.AbstractEventLoop | None, list[tuple[Stream, Item]]]
 
@@ -53,12 +54,14 @@ class Asked:
             what = self.what
             if isinstance(what, GenerateRequest):
                 what = replace(what, sampling=replace(what.sampling, seed=0))
-            written = orjson.dumps([self.do, CODEC.encode(what)])
+            try:
+                written = orjson.dumps([self.do, CODEC.encode(what)])
+            except _UNWRITTEN:  # it does not get far
+                written = b""
             self._fingerprint = hashlib.sha256(written).hexdigest()
         return self._fingerprint
 
     def written(self) -> bytes:
-        """Raises TypeError."""
         return write_frame({"id": self.number, "do": self.do, "with": CODEC.encode(self.what)})
 
 
@@ -128,9 +131,9 @@ class Book:
     def take(self, items: Sequence[Any]) -> None:
         """What the process has sent. Raises Malformed."""
         posted: list[tuple[Asked, Item]] = []
+        told = [(number, read_item(written)) for number, written in _pairs(items)]
         with self._lock:
-            for number, written in _pairs(items):
-                item = read_item(written)
+            for number, item in told:
                 if (asked := self._asked.get(number)) is None:
                     continue  # it was left
                 posted.append((asked, item))
@@ -188,7 +191,7 @@ class Book:
         """In the sending thread: of long ones it takes its time."""
         try:
             return asked.written()
-        except TypeError as error:  # as of text that is no UTF-8
+        except _UNWRITTEN as error:
             with self._lock:
                 if self._asked.pop(asked.number, None) is not None:
                     self._end_trial(asked)

@@ -33,6 +33,7 @@ from f1.apart.frames import (
     write_error,
     write_frame,
     write_item,
+    write_items,
 )
 from f1.errors import F1Error
 from f1.settings import Settings
@@ -107,7 +108,7 @@ class Child:
         self._channel = channel
         self._engine: AsyncEngine | None = None
         self._working: dict[int, asyncio.Task[None]] = {}
-        self._items: list[Any] = []  # for the next frame
+        self._items: list[bytes] = []  # for the next frame
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -171,12 +172,13 @@ class Child:
         return self._writer.transport.get_write_buffer_size() > _FULL
 
     def _put(self, number: int, item: Item) -> None:
+        written = write_item(number, item)
         if not self._items:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._items.append((number, write_item(item)))
+        self._items.append(written)
 
     def _flush(self) -> None:
-        self._writer.write(write_frame({"items": self._items}))
+        self._writer.write(write_items(self._items))
         self._items = []
 
     async def _beat(self) -> None:

@@ -11,6 +11,7 @@ an error. There is no pickle: a child that is out of its mind can say wrong thin
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,12 @@ def write_frame(message: Any) -> bytes:
     return HEAD.pack(len(body)) + body
 
 
+def write_items(items: Sequence[bytes]) -> bytes:
+    """A frame of what write_item() wrote."""
+    body = b'{"items":[' + b",".join(items) + b"]}"
+    return HEAD.pack(len(body)) + body
+
+
 def read_frames(data: bytearray) -> list[Any]:
     """Takes the whole frames off the front of what was received. Raises Malformed."""
     messages, at = [], 0
@@ -70,14 +77,18 @@ def read_body(body: bytes) -> Any:
         raise Malformed(f"no JSON: {error}") from error
 
 
-def write_item(item: Item) -> Any:
+def write_item(number: int, item: Item) -> bytes:
+    """Of what has that id. Raises TypeError: it is one request's, and harms no other."""
+    written: Any
     if isinstance(item, TextDelta) and item.choice == 0 and not item.logprobs:
-        return item.text
-    if isinstance(item, F1Error):
-        return {"error": write_error(item)}
-    if isinstance(item, Value):
-        return {"value": item.value}
-    return CODEC.encode(item)
+        written = item.text
+    elif isinstance(item, F1Error):
+        written = {"error": write_error(item)}
+    elif isinstance(item, Value):
+        written = {"value": item.value}
+    else:
+        written = CODEC.encode(item)
+    return orjson.dumps((number, written))
 
 
 def read_item(written: Any) -> Item:
