@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from f1.calling.again import Broken
-from f1.calling.calls import held_to
 from f1.calling.deciding import Watches
 from f1.calling.family import Family, family_for
 from f1.calling.request import check_request
+from f1.calling.schema import held_to
 from f1.calling.shared import shared_prefix
 from f1.calling.spelling import Spelling
 from f1.calling.turn import Turn, TurnEvent

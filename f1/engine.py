@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from f1.calling.calls import held_to
 from f1.choices import Choice, Preparation, Send
 from f1.delivery import Delivery, Stream
 from f1.errors import EngineStopped, F1Error
@@ -36,7 +35,8 @@ from f1.types import Event, Finished, GenerateRequest, Message, ResponseFormat, 
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.grammar import Grammars
+    from f1.calling.schema import held_to
+from f1.calling.grammar import Grammars
 
 T = TypeVar("T")
 log = logging.getLogger("f1.engine")

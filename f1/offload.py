@@ -21,9 +21,8 @@ from typing import Any, cast
 import orjson
 
 from f1.calling.again import Broken
-from f1.calling.calls import held_to
 from f1.calling.request import check_request
-from f1.calling.schema import validate_arguments, validate_content
+from f1.calling.schema import held_to, validate_arguments, validate_content
 from f1.config import RemoteModel
 from f1.errors import (
     ConstraintError,

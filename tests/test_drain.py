@@ -55,6 +55,11 @@ def children(pid: int) -> list[int]:
     return [int(child) for text in texts for child in text.split()]
 
 
+def has_torch(pid: int) -> bool:
+    """And with it all that an engine needs."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def stream(url: str, body: dict[str, object], lines: list[str], begun: threading.Event) -> None:
     with (
         httpx.Client(timeout=120) as http,
@@ -77,6 +82,7 @@ def test_sigterm_lets_what_has_begun_end_and_nothing_in(smollm_path: Path, _time
         reader.start()
         assert begun.wait(60)
         (engine,) = children(process.pid)
+        assert [has_torch(pid) for pid in (process.pid, engine)] == [False, True]
         process.send_signal(signal.SIGTERM)
         os.kill(engine, signal.SIGTERM)  # as service managers do with all there is
         with httpx.Client(timeout=60) as http:

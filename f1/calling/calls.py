@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -19,7 +18,7 @@ from f1.calling.grammar import Grammars, Segment, TokenMask
 from f1.calling.needed import Shortest
 from f1.calling.opencall import OpenCall, identical
 from f1.calling.opening import Opened
-from f1.calling.schema import validate_arguments
+from f1.calling.schema import held_to, validate_arguments
 from f1.types import ArgumentsDelta, CallBegun, CallDelta, GenerateRequest, Relaxed, Tool, ToolCall
 
 MAX_CALLS = 32
@@ -206,13 +205,6 @@ class Calls:
         if self._state == "closing":
             return way.towards(mask, self._form.close.encode()[len(self._buffer) :])
         return way.longest(mask)
-
-
-def held_to(tool: Tool) -> Tool:
-    """The tool with the schema that its calls must satisfy."""
-    if tool.accepts is not None:
-        return replace(tool, parameters=tool.accepts, accepts=None)
-    return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
 
 
 @cache

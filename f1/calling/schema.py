@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -31,6 +32,13 @@ MAX_APPLIED = 4096  # subschemas that one value is held to, references followed
 # Subschemas that apply to the very same value: a cycle through these alone never ends.
 _IN_PLACE = ("not", "if", "then", "else")
 _IN_PLACE_LISTS = ("allOf", "anyOf", "oneOf")
+
+
+def held_to(tool: Tool) -> Tool:
+    """The tool with the schema that its calls must satisfy."""
+    if tool.accepts is not None:
+        return replace(tool, parameters=tool.accepts, accepts=None)
+    return tool if tool.strict else replace(tool, parameters={"additionalProperties": True})
 
 
 def check_tool(tool: Tool) -> None:
