@@ -154,11 +154,14 @@ async def test_a_run_that_is_under_way_is_left_alone() -> None:
 async def test_what_a_caller_left_goes_on() -> None:
     disk, effects = Disk(), Effects()
     tools = [spec("do", effects)]
-    running = Orchestrator(system(disk, ScriptedEngine(*TURNS)), tools).run(asked(run_id="r1"))
+    first = system(disk, ScriptedEngine(*TURNS))
+    running = Orchestrator(first, tools).run(asked(run_id="r1"))
     async for item in running:
         if isinstance(item, ToolResult) and len(effects.calls) == 2:
             break
     await running.aclose()
+    assert first.recorder is not None
+    await first.recorder.close()
     end = await outcome(
         Orchestrator(system(disk, ScriptedEngine(TURNS[1])), tools).run(asked(run_id="r1"))
     )

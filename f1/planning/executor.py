@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Self
 
 from f1.calling.schema import validate_arguments
+from f1.errors import F1Error
 from f1.planning.content import write_failure, write_output
 from f1.planning.gates import Gates
 from f1.planning.guard import Guard
@@ -53,8 +54,8 @@ class Executor:
         self._theirs: dict[str, ToolCall] = {}
         self._approvals: dict[str, Approval] = {}
         self._values: dict[str, Any] = {}  # for references, where they were read whole
-        self._news: asyncio.Queue[Started | ToolResult] = asyncio.Queue()
-        self._untold = 0  # results in there
+        self._news: asyncio.Queue[Started | ToolResult | F1Error] = asyncio.Queue()
+        self._untold = 0  # results and errors in there
         self._asked: dict[str, list[asyncio.Future[None]]] = {}
         self._left = False
 
@@ -137,11 +138,14 @@ class Executor:
         return tuple(self._theirs[node_id] for node_id in self._nodes if node_id in self._theirs)
 
     async def next(self) -> Started | ToolResult:
-        """What happens next; call it while there are `unfinished` ones."""
+        """What happens next; call it while there are `unfinished` ones. Raises F1Error where a
+        call could not be written down: it was not made, or what came of it is not kept."""
         if not self.unfinished:
             raise RuntimeError("nothing is under way")
         item = await self._news.get()
-        self._untold -= isinstance(item, ToolResult)
+        self._untold -= not isinstance(item, Started)
+        if isinstance(item, F1Error):
+            raise item
         return item
 
     async def result(self, node_id: str) -> ToolResult:
@@ -228,7 +232,11 @@ class Executor:
             self._changing.remove(running)
         if task.cancelled():
             result = self._result(running, _called_off(running))
-        elif (error := task.exception()) is not None:
+        elif isinstance(error := task.exception(), F1Error):
+            self._news.put_nowait(error)
+            self._untold += 1
+            return
+        elif error is not None:
             message = f"{type(error).__name__}: {error}"
             result = self._result(running, Outcome(failed="error", message=message))
         else:

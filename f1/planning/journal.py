@@ -147,7 +147,7 @@ class Journal:
                     self._shown[entry.step] = entry
                     self._defined |= {each.tool.name for each in entry.defined}
                 case Called():
-                    self._told[f"node {entry.node.id}"] += 1
+                    self._told[f"node {entry.node.id} {entry.node.call_id}"] += 1
                     self.origins[entry.node.id] = entry.origins
                 case Noted():
                     self._told[entry.text] += 1
@@ -307,7 +307,7 @@ class Journal:
     def call(self, step: int, node: Node, origins: tuple[Origin, ...]) -> None:
         """The plan has grown."""
         self.origins[node.id] = origins
-        if self._is_new(f"node {node.id}"):
+        if self._is_new(f"node {node.id} {node.call_id}"):
             self._note(Called(self._steps + step, node, origins))
 
     def known(self, node: Node, call: ToolCall, spec: ToolSpec) -> ToolResult | None:
@@ -345,15 +345,20 @@ class Journal:
 
     async def done(self, result: ToolResult) -> None:
         """What came of a call is certain to be known when this returns."""
-        if self.record is not None and self._done.get(result.node_id) is None:
+        if self.record is not None and self._is_news(result):
             self._done[result.node_id] = result
             await self.record.write(Done(result))
 
     def settle(self, result: ToolResult) -> None:
         """Of a node that did not run."""
-        if self._done.get(result.node_id) is None:
+        if self._is_news(result):
             self._done[result.node_id] = result
             self._note(Done(result))
+
+    def _is_news(self, result: ToolResult) -> bool:
+        """(A node may be another than it was in a turn that was interrupted.)"""
+        known = self._done.get(result.node_id)
+        return known is None or not _same(known.call, result.call)
 
     # --- people ----------------------------------------------------------------------------------
 
@@ -416,9 +421,9 @@ class Journal:
         if self.record is None or not self.live or self.ended is not None:
             return
         status: Status = "waiting" if ended.ending == "left" else "ended"
-        self.ended = ended
         said = [self.record.hides(message) for message in messages]
         await self.record.write(ended, status=status, about=about, messages=said, known=known)
+        self.ended = ended
 
     def note(self, text: str) -> None:
         if self._is_new(text):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("f1.runs")
+_MAX_DELAY = 30.0  # seconds between tries to write that a run broke off
 
 
 class RunBusy(F1Error):
@@ -72,29 +73,45 @@ class Opened:
         return request
 
     async def leave(self, error: BaseException) -> None:
-        """It is written down that the run broke off; once the calls have ended that go on without
-        it, where there are such. Nobody else can take it before."""
-        record, finishing = self.guard.journal.record, self.guard.finishing
-        if record is not None and finishing:
-            record.soon(self._leave_behind(finishing, error))
-        else:
-            await asyncio.shield(self.broke_off(error))
-
-    async def _leave_behind(
-        self, finishing: set[asyncio.Task[ToolResult]], error: BaseException
-    ) -> None:
-        await asyncio.wait(finishing)
-        await self.broke_off(error)
-
-    async def broke_off(self, error: BaseException) -> None:
-        """A run that its caller has left, or that fails for a while only, can go on."""
+        """A run that its caller has left, or that fails for a while only, can go on: that is
+        written down, once the calls have ended that go on without it. Until then the run counts as
+        under way, and nobody else can take it."""
         fails = isinstance(error, F1Error) and not isinstance(error, Diverged | NotStored)
         told = str(error) if isinstance(error, F1Error) else type(error).__name__
         ended = Ended("failed" if fails else "left", "", Usage(0, 0), 0.0, told)
+        await self._let_go(lambda: self.guard.journal.end(ended, None))
+
+    async def put_back(self) -> None:
+        """It waits as before: nothing was done with it."""
+        await self._let_go(self.guard.journal.let_go)
+
+    async def _let_go(self, write: Callable[[], Awaitable[None]]) -> None:
+        record, finishing = self.guard.journal.record, self.guard.finishing
+        if record is not None and (finishing or not await asyncio.shield(self._written(write))):
+            record.soon(self._let_go_later(record, finishing, write))
+
+    async def _let_go_later(
+        self,
+        record: Record,
+        finishing: set[asyncio.Task[ToolResult]],
+        write: Callable[[], Awaitable[None]],
+    ) -> None:
+        if finishing:
+            await asyncio.wait(finishing)
+        delay = 0.5
+        while not await self._written(write) and not record.closed:
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY)
+
+    async def _written(self, write: Callable[[], Awaitable[None]]) -> bool:
         try:
-            await self.guard.journal.end(ended, None)
-        except (NotStored, Conflict) as broken:
+            await write()
+        except NotStored as broken:
             log.warning("run %s: %s", self.guard.journal.run_id, broken)
+            return False
+        except Conflict as broken:  # it went on elsewhere
+            log.warning("run %s: %s", self.guard.journal.run_id, broken)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

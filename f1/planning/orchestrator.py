@@ -24,7 +24,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from f1.errors import ContextLengthExceeded, F1Error, InvalidRequest
+from f1.errors import ContextLengthExceeded, InvalidRequest
 from f1.planning.approvals import EXPIRES
 from f1.planning.compaction import compacted
 from f1.planning.endings import as_it_ended, give_up, why_silent
@@ -187,8 +187,8 @@ class Orchestrator:
         opened = await open_run(self.system, self.tenant, request, new)
         try:
             await opened.guard.hear(request.run.verdicts)
-        except F1Error:
-            await opened.guard.journal.let_go()
+        except BaseException:
+            await opened.put_back()
             raise
         return opened
 

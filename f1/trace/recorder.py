@@ -11,13 +11,15 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from f1.codec import Malformed
 from f1.store.database import NotStored
 from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status, Write
-from f1.trace.entries import CODEC, Entry, Written
+from f1.trace.entries import CODEC, Ended, Entry, Written
+from f1.types import Usage
 
+T = TypeVar("T")
 log = logging.getLogger("f1.trace")
 PATIENCE = 5.0  # seconds that the end of the process waits for something to be written
 _TELLING = ("Began", "Returned", "Shown")  # they say which fields are secret
@@ -56,15 +58,17 @@ class Recorder:
     store: RunStore
     redaction: Redacts = field(default_factory=RedactsNothing)
     tell: Tells | None = None
-    _writing: set[asyncio.Task[object]] = field(default_factory=set)
+    closed: bool = False
+    _writing: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    def soon(self, writing: Coroutine[Any, Any, object]) -> None:
+    def soon(self, writing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Does it in the background; what fails is a line in the log."""
         task = asyncio.get_running_loop().create_task(writing)
         self._writing.add(task)
         task.add_done_callback(self._written)
+        return task
 
-    def _written(self, task: asyncio.Task[object]) -> None:
+    def _written(self, task: asyncio.Task[Any]) -> None:
         self._writing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("a run was not written down: %s", error)
@@ -100,6 +104,7 @@ class Recorder:
     async def close(self) -> None:
         """When all is written, and the calls have ended that go on without their run: those that
         take longer end with the process, and their outcome is not known then."""
+        self.closed = True
         here = asyncio.get_running_loop()
         while ours := [task for task in self._writing if task.get_loop() is here]:
             done, late = await asyncio.wait(ours, timeout=PATIENCE)
@@ -122,7 +127,7 @@ class Record:
         self._recorder = recorder
         self._begun = bool(past)
         self._next = past[-1].seq + 1 if past else 0
-        self._noted: list[Written] = []  # not written yet
+        self._noted: list[tuple[float, Entry]] = []  # not written yet
         self._turn = asyncio.Lock()
         self._soon = False  # the noted are about to be written
 
@@ -137,9 +142,7 @@ class Record:
 
     def note(self, *entries: Entry) -> None:
         """They are written soon, in order, at the latest with what is next written for sure."""
-        for entry in entries:
-            self._noted.append(Written(self._next, time.time(), entry))
-            self._next += 1
+        self._noted += [(time.time(), entry) for entry in entries]
         if not self._soon and self._begun:
             self._soon = True
             self.soon(self._write_soon())
@@ -155,20 +158,34 @@ class Record:
         known: int = 0,
     ) -> None:
         """When this returns they are kept, and all that was noted before. Raises NotStored, and
-        Conflict where the session has other messages than the `known`."""
-        self.note(*entries)
+        Conflict where the session has other messages than the `known`; the entries are not written
+        then, and those noted before are still noted."""
         about = None if about is None else self._about(about)
         change = Write(
             self.row.id, self.row.tenant, (), status, about, asked, waits, messages, known
         )
-        async with self._turn:
-            await self._flush(change)
+        # Who is cancelled meanwhile does not know; what is written counts all the same.
+        await asyncio.shield(self.soon(self._write(change, entries)))
         if status == "ended" and self._recorder.tell is not None:
             self._recorder.tell(replace(self.row, status="ended", about=about or {}), self.past)
 
-    def soon(self, writing: Coroutine[Any, Any, object]) -> None:
-        """Nobody waits for it; it is done before the recorder is closed."""
-        self._recorder.soon(writing)
+    async def _write(self, change: Write, entries: Sequence[Entry]) -> None:
+        async with self._turn:
+            now, noted = time.time(), self._taken()
+            try:
+                await self._flush(change, [*noted, *((now, entry) for entry in entries)])
+            except BaseException:
+                self._noted = noted + self._noted
+                raise
+
+    def soon(self, writing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Nobody has to wait for it; it is done before the recorder is closed."""
+        return self._recorder.soon(writing)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can be written any more."""
+        return self._recorder.closed
 
     async def begin(
         self, *entries: Entry, about: Json | None = None, status: Status = "running"
@@ -176,16 +193,30 @@ class Record:
         """The first that is written. False: there is a run of that id."""
         told = self._about(about or {})
         self.note(*entries)
-        began = self._noted[0].at if self._noted else time.time()
+        began = self._noted[0][0] if self._noted else time.time()
         self.row = replace(self.row, began=began, about=told, status=status)
-        async with self._turn:
-            noted, self._noted = self._noted, []
-            self._begun = await self._recorder.store.begin(self.row, self._rows(noted))
-            if self._begun:
-                self.past += noted
+        beginning = self.soon(self._begin())
+        try:
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._abandon)
+            raise
         if status == "ended" and self._recorder.tell is not None:
             self._recorder.tell(self.row, self.past)
         return self._begun
+
+    async def _begin(self) -> None:
+        async with self._turn:
+            written = self._numbered(self._taken())
+            self._begun = await self._recorder.store.begin(self.row, self._rows(written))
+            if self._begun:
+                self._keep(written)
+
+    def _abandon(self, beginning: asyncio.Task[None]) -> None:
+        """Who began it is gone already."""
+        if self._begun and self.row.status == "running":
+            left = Ended("left", "", Usage(0, 0), 0.0)
+            self.soon(self.write(left, status="waiting"))
 
     async def decide(self, approval_id: str, verdict: Json, who: str) -> bool:
         """False: somebody was first."""
@@ -212,17 +243,28 @@ class Record:
         async with self._turn:
             self._soon = False
             if self._noted:
-                await self._flush(Write(self.row.id, self.row.tenant))
+                noted = self._taken()
+                try:
+                    await self._flush(Write(self.row.id, self.row.tenant), noted)
+                except BaseException:
+                    self._noted = noted + self._noted  # the next write brings them
+                    raise
 
-    async def _flush(self, change: Write) -> None:
+    def _taken(self) -> list[tuple[float, Entry]]:
         noted, self._noted = self._noted, []
-        try:
-            rows = self._rows(noted)
-            await self._recorder.store.write(replace(change, entries=rows))
-        except BaseException:
-            self._noted = noted + self._noted  # the next write brings them
-            raise
-        self.past += noted
+        return noted
+
+    async def _flush(self, change: Write, noted: Sequence[tuple[float, Entry]]) -> None:
+        written = self._numbered(noted)
+        await self._recorder.store.write(replace(change, entries=self._rows(written)))
+        self._keep(written)
+
+    def _numbered(self, noted: Sequence[tuple[float, Entry]]) -> list[Written]:
+        return [Written(self._next + i, at, entry) for i, (at, entry) in enumerate(noted)]
+
+    def _keep(self, written: Sequence[Written]) -> None:
+        self.past += written
+        self._next += len(written)
 
     def _rows(self, noted: Sequence[Written]) -> list[EntryRow]:
         return [EntryRow(w.seq, w.at, type(w.entry).__name__, self.hides(w.entry)) for w in noted]
