@@ -53,10 +53,10 @@ _APPEND = (
         num_entries=runs.c.num_entries + sa.bindparam("more"),
         bytes=runs.c.bytes + sa.bindparam("size"),
         changed=sa.bindparam("now"),
-        status=sa.func.coalesce(sa.bindparam("to"), runs.c.status),
     )
     .returning(runs.c.key, runs.c.session_id, runs.c.bytes, runs.c.num_entries)
 )
+_APPEND_AND_SET = _APPEND.values(status=sa.bindparam("to"))  # one page more: it has an index
 _INSERT = {table: table.insert() for table in (entries, waits, approvals, messages)}
 
 
@@ -105,14 +105,15 @@ class SqlRuns:
     def _write(self, db: sa.Connection, write: Write) -> None:
         rows = [entry_columns(entry) for entry in write.entries]
         size = size_of(rows)
-        run = db.execute(
-            _APPEND,
-            {
-                "of": write.tenant, "named": write.run_id, "me": self._owners.me,
-                "first": write.entries[0].seq if rows else _NONE, "more": len(rows),
-                "size": size, "now": time.time(), "to": write.status,
-            },
-        ).first()  # fmt: skip
+        values = {
+            "of": write.tenant, "named": write.run_id, "me": self._owners.me,
+            "first": write.entries[0].seq if rows else _NONE, "more": len(rows),
+            "size": size, "now": time.time(),
+        }  # fmt: skip
+        if write.status is None:
+            run = db.execute(_APPEND, values).first()
+        else:
+            run = db.execute(_APPEND_AND_SET, values | {"to": write.status}).first()
         if run is None:
             return self._write(db, self._left_of(db, write))
         self._retention.wrote(size)
