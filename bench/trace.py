@@ -19,7 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from f1.settings import Settings
 from f1.tools.spec import Annotations, CallLimits, Output, ToolSpec
 from f1.trace.entries import CODEC
 from f1.trace.recorder import Recorder
-from f1.types import GenerateRequest, Message, RunOptions, SamplingParams, Tool, ToolChoice
+from f1.types import Event, GenerateRequest, Message, RunOptions, SamplingParams, Tool, ToolChoice
 
 CITIES = "Nairobi Mombasa Kisumu Nakuru Eldoret Thika Malindi Lamu Kitale Garissa".split()
 QUESTIONS = (
@@ -47,6 +48,7 @@ QUESTIONS = (
     "Tell me when it rains in {}.",
 )
 ASKED = 0.03
+SIDES = ("no record", "recorded, decisions not asked for", "recorded")
 
 
 class Forecast:
@@ -117,30 +119,49 @@ async def redacting(recorder: Recorder, runs: int) -> float:
     return (time.process_time() - began) / len(entries)
 
 
-async def measure(model: str, rounds: int, folder: Path) -> tuple[list[Took], list[Took], float]:
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """An engine that is not asked what it decided, nor for its tokens."""
+
+    engine: AsyncEngine
+
+    @property
+    def model_id(self) -> str:
+        return self.engine.model_id
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event]:
+        async with aclosing(self.engine.generate(replace(request, record=False))) as events:
+            async for event in events:
+                yield event
+
+
+async def measure(model: str, rounds: int, folder: Path) -> tuple[list[list[Took]], float]:
+    """What each of the SIDES took, and what redacting takes a run."""
     settings = replace(Settings.from_env(), kv_memory=256 << 20)
     config, env = Config.of(model), dict(os.environ)
     kept = replace(settings, cache=folder)
     recorder = open_recorder(config, kept, env, hiding(config, kept, env))
     if recorder is None:
         raise SystemExit("F1_RUNS_DISK is 0: nothing would be written down")
-    engines = [AsyncEngine.start(model, settings) for _ in range(2)]
+    engines = [AsyncEngine.start(model, settings) for _ in SIDES]
     try:
-        plain, watched = map(System.of, engines)
-        sides = [
-            Orchestrator(plain, tools()),
-            Orchestrator(replace(watched, recorder=recorder), tools()),
+        systems = [
+            System.of(engines[0]),
+            replace(System.of(Undecided(engines[1])), recorder=recorder),
+            replace(System.of(engines[2]), recorder=recorder),
         ]
-        found: tuple[list[Took], list[Took]] = ([], [])
+        sides = [Orchestrator(system, tools()) for system in systems]
+        found: list[list[Took]] = [[] for _ in SIDES]
         for each in sides:
             await take(each, "Is it hot in Kampala?")
         for n in range(rounds):
             city, told = CITIES[n % len(CITIES)], QUESTIONS[n // len(CITIES) % len(QUESTIONS)]
-            for side in (0, 1) if n % 2 else (1, 0):
+            for turn in range(len(SIDES)):
+                side = (n + turn) % len(SIDES)
                 found[side].append(await take(sides[side], told.format(city)))
         seconds = await redacting(recorder, rounds)
         await recorder.close()
-        return *found, seconds
+        return found, seconds
     finally:
         for engine in engines:
             engine.close()
@@ -158,25 +179,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=len(CITIES) * len(QUESTIONS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        without, recorded, seconds = asyncio.run(
-            measure(options.model, options.rounds, Path(folder))
-        )
-    if [each.told for each in without] != [each.told for each in recorded]:
+        found, seconds = asyncio.run(measure(options.model, options.rounds, Path(folder)))
+    without = found[0]
+    if any([each.told for each in side] != [each.told for each in without] for side in found):
         raise SystemExit("the runs differ: they cannot be compared")
     about = describe_run()
-    title = (
-        f"{options.model}, {options.rounds} pairs of runs, {about['commit']}, {about['machine']}"
-    )
+    title = f"{options.model}, {options.rounds} rounds, {about['commit']}, {about['machine']}"
     table = Table(title=f"{title}, load {about['load']:.1f}")
-    for name in ("seconds", "a run without, ms", "recorded, ms", "of all", "median of pairs"):
+    for name in ("side", "wall, ms", "of all", "median", "processor, ms", "of all", "median"):
         table.add_column(name)
     middle = 0.0
-    for name in ("wall", "processor"):
-        a, b = ([getattr(each, name) for each in side] for side in (without, recorded))
-        whole, middle = overhead(a, b)
-        ms = [f"{statistics.median(side) * 1e3:.1f}" for side in (a, b)]
-        table.add_row(name, *ms, f"{whole:+.2%}", f"{middle:+.2%}")
-    console = Console()
+    for name, side in zip(SIDES, found, strict=True):
+        cells = [name]
+        for clock in ("wall", "processor"):
+            a, b = ([getattr(each, clock) for each in took] for took in (without, side))
+            whole, middle = overhead(a, b)
+            cells += [f"{statistics.median(b) * 1e3:.0f}", f"{whole:+.2%}", f"{middle:+.2%}"]
+        table.add_row(*cells)
+    console = Console(width=120)
     console.print(table)
     run = statistics.median(each.wall for each in without)
     console.print(

@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing, contextmanager
@@ -312,6 +314,30 @@ def test_no_secret_leaves(count: int, tmp_path: Path, monkeypatch: pytest.Monkey
               for key in (HEADER_KEY, WORKER_PASSWORD) if key.encode() in data}  # fmt: skip
     assert not found
     assert any(word in raw.getvalue().encode() for c in cases for word in _words(c.planted))
+
+
+LOGS = """
+import logging
+from f1.serve.logs import hide_in_logs
+from f1.trace.redaction import Redaction
+hide_in_logs(Redaction(bytes(32), values={"known-77": "environment"}))
+log = logging.getLogger("f1.any")
+log.info("nobody asked for this")
+log.warning("%s said known-77", "somebody")
+try:
+    raise ValueError("password=hunter-22")
+except ValueError:
+    log.exception("it failed")
+"""
+
+
+def test_a_process_logs_no_secret() -> None:
+    command = [sys.executable, "-P", "-c", LOGS]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stderr
+    assert "somebody said [redacted:environment#" in told
+    assert "ValueError: password=[redacted:" in told
+    assert not any(word in told for word in ("known-77", "hunter-22", "nobody asked"))
 
 
 def _files(folder: Path) -> bytes:
