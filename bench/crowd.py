@@ -93,11 +93,14 @@ class Server:
     log: Path
 
 
-async def ask(server: Server, body: bytes, *, leave_after: int | None = None) -> tuple[int, bytes]:
+async def ask(
+    server: Server, body: bytes, *, leave_after: int | None = None, key: str = ""
+) -> tuple[int, bytes]:
     """Status and body; (0, b"") where it left after so many bytes of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
-        head = f"Host: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"Host: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+        head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
         writer.write(f"POST /v1/chat/completions HTTP/1.1\r\n{head}".encode() + body)
         if leave_after is not None:
             with suppress(asyncio.IncompleteReadError):

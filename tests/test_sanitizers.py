@@ -1,0 +1,216 @@
+"""The core under AddressSanitizer, UBSan, ThreadSanitizer and valgrind: nothing to report.
+
+    pytest -m full tests/test_sanitizers.py
+
+Builds the core once for each (CMake's F1_SANITIZE; kept in pytest's cache, some minutes the first
+time). Each tool first has to see faults that were planted for it. Nothing of ours is suppressed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pybind11
+import pytest
+from compiled import ROOT
+from test_gguf import BROKEN, GOOD
+
+HERE = ROOT / "tests/sanitizers"
+KINDS = {"address": "address,undefined", "thread": "thread"}
+FOUND = 99  # the exit code of a program that had something to report
+OPTIONS = {
+    "ASAN_OPTIONS": f"exitcode={FOUND}",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "LSAN_OPTIONS": f"exitcode={FOUND}",
+    "TSAN_OPTIONS": f"exitcode={FOUND}:halt_on_error=1",
+}
+PLANTED = {
+    "address": ["overflow", "after free", "undefined", "leak"],
+    "thread": ["race"],
+}
+# What the core is tested by from Python, with models of random weights.
+SUITE = [
+    *("test_engine.py", "test_engine_requests.py", "test_sampling.py", "test_pages.py"),
+    *("test_prefix_pages.py", "test_attention.py", "test_packed.py", "test_gguf.py"),
+    *("test_soft.py", "test_pause.py", "test_deciding.py"),
+]
+TINY = "not smollm and not qwen"
+
+
+def run(
+    command: Sequence[object], *, seconds: float = 1800, given: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **OPTIONS, **env},
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+
+
+def passed(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest) -> Path:
+    assert request.config.cache is not None
+    return request.config.cache.mkdir("sanitizers")
+
+
+def build_core(folder: Path, kind: str, target: str = "f1_core") -> Path:
+    """The build tree, for one kind of sanitizer."""
+    tree = folder / kind
+    passed(
+        run(
+            [
+                *("cmake", "-S", ROOT, "-B", tree, "-DF1_CUDA=OFF", "-DCMAKE_BUILD_TYPE=None"),
+                f"-DF1_SANITIZE={KINDS[kind]}",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            ]
+        )
+    )
+    passed(run(["cmake", "--build", tree, "--target", target, "--parallel", os.cpu_count()]))
+    return tree
+
+
+def build(source: Path, tree: Path, kind: str, *libraries: object) -> Path:
+    program = tree / source.stem
+    flags = [] if kind == "valgrind" else [f"-fsanitize={KINDS[kind]}"]
+    passed(
+        run(
+            [
+                os.environ.get("CXX", "g++"),
+                *("-std=c++20", "-g1", "-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover"),
+                *("-I", ROOT / "csrc", *flags, source, *libraries, "-lpthread"),
+                *("-o", program),
+            ]
+        )
+    )
+    return program
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def tree(folder: Path, kind: str) -> Path:
+    return build_core(folder, kind)
+
+
+@pytest.mark.full
+def test_what_is_planted_is_seen(tree: Path, kind: str) -> None:
+    program = build(HERE / "planted.cpp", tree, kind)
+    assert run([program, "nothing"]).returncode == 0
+    for fault in PLANTED[kind]:
+        done = run([program, fault])
+        assert done.returncode != 0, fault
+        assert "Sanitizer" in done.stderr or "runtime error" in done.stderr, done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("manner", ["alone", "crowd"])
+def test_the_engine_in_a_storm(tree: Path, kind: str, manner: str, tmp_path: Path) -> None:
+    """Any calls in any order; and the model unloaded and loaded while others call."""
+    program = build(HERE / "storm.cpp", tree, kind, tree / "libf1_core.a")
+    how = [20 if kind == "address" else 5] if manner == "alone" else [8, "crowd"]
+    print(passed(run([program, tmp_path, *how])))
+
+
+@pytest.fixture(scope="module")
+def package(folder: Path) -> Path:
+    """F1 with the sanitised module in place of its own."""
+    module = next(build_core(folder, "address", "_core").glob("_core*.so"))
+    place = folder / "package"
+    shutil.rmtree(place, ignore_errors=True)
+    (place / "f1").mkdir(parents=True)
+    for path in [*(p for p in (ROOT / "f1").iterdir() if not p.name.startswith("_core.")), module]:
+        (place / "f1" / path.name).symlink_to(path)
+    (place / "grammars").symlink_to(ROOT / "grammars")
+    return place
+
+
+def python(package: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A Python whose memory is watched. What the interpreter itself never frees is no report."""
+    library = run([os.environ.get("CXX", "g++"), "-print-file-name=libasan.so"]).stdout.strip()
+    return run(
+        [sys.executable, "-P", *arguments],
+        LD_PRELOAD=str(Path(library).resolve()),
+        PYTHONPATH=str(package),
+        PYTHONMALLOC="malloc",
+        ASAN_OPTIONS=f"exitcode={FOUND}:detect_leaks=0",
+    )
+
+
+@pytest.mark.full
+def test_the_cores_tests_under_address_sanitizer(folder: Path, package: Path) -> None:
+    library = build(HERE / "planted.cpp", folder / "address", "address", "-shared", "-fPIC")
+    planted = f"import ctypes; ctypes.CDLL({str(library)!r}).planted(b'overflow', 1)"
+    done = python(package, "-c", planted)
+    assert done.returncode == FOUND, done.stderr
+    assert "heap-buffer-overflow" in done.stderr
+    origin = passed(python(package, "-c", "import f1._core; print(f1._core.__file__)"))
+    assert origin.startswith(str(package)), origin
+    files = [ROOT / "tests" / name for name in SUITE]
+    flags = ("-q", "-p", "no:cacheprovider", "-k", TINY)
+    told = passed(python(package, "-m", "pytest", *flags, *files))
+    print(told[-200:])
+    assert " passed" in told
+
+
+@pytest.mark.full
+def test_masks_of_grammars_under_address_sanitizer(package: Path, smollm_path: Path) -> None:
+    """From Python through the core and back: tools, formats, drafts, decisions, n choices; and
+    closed while all that runs."""
+    print(passed(python(package, HERE / "serve.py", smollm_path)))
+
+
+@pytest.mark.full
+def test_the_loader_under_valgrind(folder: Path, tmp_path: Path) -> None:
+    if (valgrind := shutil.which("valgrind")) is None:
+        pytest.skip("there is no valgrind")
+    tree = folder / "valgrind"
+    tree.mkdir(exist_ok=True)
+    check = [valgrind, "-q", f"--error-exitcode={FOUND}", "--leak-check=full"]
+    program = build(HERE / "planted.cpp", tree, "valgrind")
+    assert run([*check, program, "nothing"]).returncode == 0
+    for fault in ("uninitialised", "after free", "leak"):
+        assert run([*check, program, fault]).returncode == FOUND, fault
+    reader = build(
+        ROOT / "tests/weights/read.cpp",
+        tree,
+        "valgrind",
+        *(ROOT / "csrc/core" / name for name in ("dtype.cpp", "mapped_file.cpp")),
+        *sorted((ROOT / "csrc/weights").glob("*.cpp")),
+    )
+    good, broken = tmp_path / "good.gguf", tmp_path / "broken.gguf"
+    good.write_bytes(GOOD)
+    files = [good]
+    for index, (raw, _) in enumerate(BROKEN.values()):
+        files.append(broken.with_name(f"{index}.gguf"))
+        files[-1].write_bytes(raw)
+    told = passed(run([*check, reader], given="".join(f"{path}\n" for path in files)))
+    # The good one, and one whose text is not UTF-8, which is for Python to refuse.
+    assert (told.count("refused "), told.count("read ")) == (len(files) - 2, 2)
+
+
+@pytest.mark.full
+def test_the_cuda_backend_under_compute_sanitizer() -> None:
+    if shutil.which("compute-sanitizer") is None or shutil.which("nvidia-smi") is None:
+        pytest.skip("there is no GPU, or no compute-sanitizer")
+    code = "import sys; sys.path.insert(0, 'tests/cuda'); import device; device.main()"
+    done = run(["compute-sanitizer", f"--error-exitcode={FOUND}", sys.executable, "-c", code])
+    passed(done)
