@@ -64,6 +64,7 @@ class Diverged(F1Error):
     """A run that is rebuilt does not do what it did: F1, its tools or its models have changed."""
 
     status = 409
+    type = "invalid_request_error"
     code = "run_diverged"
 
 

@@ -39,6 +39,7 @@ class RunBusy(F1Error):
     """Another request, here or in another process, is at this run. Clients try again."""
 
     status = 409
+    type = "invalid_request_error"
     code = "run_busy"
 
 
