@@ -16,11 +16,11 @@ from f1.config import Config
 from f1.errors import InvalidRequest
 from f1.keeping import hiding, open_recorder
 from f1.narrator import Narrator
-from f1.planning.journal import Diverged
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import Outcome, Progress, report_of
 from f1.planning.provenance import origins
 from f1.planning.replay import Change, fork, replay
+from f1.planning.tape import Diverged
 from f1.portal import Portal
 from f1.settings import Settings
 from f1.tools.policy import AllowAll, Policy

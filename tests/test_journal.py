@@ -13,11 +13,11 @@ import pytest
 from memory_runs import Disk, MemoryRuns
 from scripted import ScriptedEngine, call
 
-from f1.planning.journal import Diverged
 from f1.planning.opening import RunBusy
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
 from f1.planning.replay import Change, fork, replay
+from f1.planning.tape import Diverged
 from f1.tools.policy import Rule, Rules
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
 from f1.trace.entries import Began, Done, Launched, Turned

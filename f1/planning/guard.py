@@ -28,9 +28,10 @@ from f1.planning.approvals import (
     read_verdict,
 )
 from f1.planning.content import write_failure
-from f1.planning.journal import Interrupted, Journal, idempotency_key
+from f1.planning.journal import Journal, idempotency_key
 from f1.planning.provenance import origins
 from f1.planning.taint import Taints
+from f1.planning.tape import Interrupted
 from f1.tools.policy import AllowAll, Policy, Ruling
 from f1.tools.spec import Invocation, ToolSpec
 from f1.trace.entries import CODEC, Origin

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from f1 import __version__
 from f1.errors import F1Error, InvalidRequest
 from f1.planning.guard import Guard
-from f1.planning.journal import Diverged, Journal, segments
+from f1.planning.journal import Journal, segments
 from f1.planning.outcome import CallTools
 from f1.planning.pending import Waiting
 from f1.planning.summary import about
+from f1.planning.tape import Diverged
 from f1.store.database import NotStored
 from f1.store.runs import Conflict
 from f1.trace.entries import CODEC, Began, Ended, HandedOver

@@ -30,7 +30,6 @@ from f1.planning.compaction import compacted
 from f1.planning.endings import as_it_ended, give_up, why_silent
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
-from f1.planning.journal import Interrupted
 from f1.planning.opening import NewRun, Opened, model_of, new_run_id, open_run
 from f1.planning.outcome import (
     CallTools,
@@ -48,6 +47,7 @@ from f1.planning.plan import parse_plan
 from f1.planning.run import Engine, Role, Run, Spent
 from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
+from f1.planning.tape import Interrupted
 from f1.planning.turns import RecordedTurn
 from f1.tools.policy import AllowAll, Policy
 from f1.tools.search import SEARCH_TOOL

@@ -13,10 +13,11 @@ from f1.planning.collect import add_usage, gather
 from f1.planning.content import write_failure
 from f1.planning.executor import Executor
 from f1.planning.guard import Guard
-from f1.planning.journal import Diverged, Journal
+from f1.planning.journal import Journal
 from f1.planning.naming import words
 from f1.planning.strategy import Move, Refused, Strategy
 from f1.planning.summary import about
+from f1.planning.tape import Diverged
 from f1.tools.spec import ToolSpec
 from f1.trace.entries import Shown
 from f1.types import (
