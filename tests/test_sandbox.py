@@ -262,7 +262,6 @@ async def test_there_is_no_way_out(name: str, workers: Workers, prey: dict[str, 
         os.waitid(os.P_PID, prey["victim"], os.WEXITED | os.WNOWAIT)
         prey = {**prey, "victim": os.getpid()}
     (Path(prey["home"]) / "victim").touch()
-    before = running()
     assert not await gets_out(workers, name, prey, Sandbox())
     good = ProcessRunner(workers, "escapes", "good", Sandbox())
     assert await good.call({"x": 2}, LIMITS) == Output(3)
@@ -270,19 +269,20 @@ async def test_there_is_no_way_out(name: str, workers: Workers, prey: dict[str, 
     assert not (Path(prey["home"]).parent / "touched").exists()
     if name in ("outlives", "refuses_to_die"):
         workers.close()
-        assert running() <= before
+        assert not running(Path(prey["folder"]))
 
 
-def running() -> set[str]:
-    """Processes that are not only waited for."""
-    found = set()
+def running(den: Path) -> dict[str, str]:
+    """Processes of its sandboxes that are not only waited for, and their parents."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            started = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if state not in "ZX" and b"bwrap" in (folder / "cmdline").read_bytes():
-            found.add(folder.name)
+        if state not in "ZX" and b"bwrap" in started and str(den).encode() in started:
+            found[folder.name] = parent
     return found
 
 
@@ -310,6 +310,34 @@ async def test_what_a_tool_needs_is_there(workers: Workers, den: Path) -> None:
     )
     output = await ProcessRunner(workers, "useful", "use", Sandbox()).call({}, LIMITS)
     assert output == Output(["/tmp", [0, 1, 4, 9], [1, 2], 7, str(den)])
+
+
+async def test_what_is_shown_and_what_is_hidden(den: Path) -> None:
+    """A folder that the operator names, without what must not be seen in it; a .venv in a hidden
+    folder is there where it is Python's, or named."""
+    data, hidden = den.parent / "data", den / ".hidden"
+    (data / "keys").mkdir(parents=True)
+    (hidden / "shown").mkdir(parents=True)
+    for file in (data / "x", data / "keys/y", data / "z", hidden / "v", hidden / "shown/w"):
+        file.write_bytes(SECRET)
+    (den / "look.py").write_text(
+        "from pathlib import Path\n"
+        "def see(path: str) -> str: return Path(path).read_text()\n"
+        "def change(path: str) -> int: return Path(path).write_text('x')\n"
+    )
+    readable = ("../data", str(hidden / "shown"))
+    settings = WorkerSettings(den, readable=readable, hidden=(data / "keys", data / "z"))
+    with closing(Workers(settings)) as workers:
+        see, change = (ProcessRunner(workers, "look", n, Sandbox()) for n in ("see", "change"))
+        for seen in (data / "x", hidden / "shown/w"):
+            assert await see.call({"path": str(seen)}, LIMITS) == Output(SECRET.decode())
+            with pytest.raises(ToolFailure, match="Read-only"):
+                await change.call({"path": str(seen)}, LIMITS)
+        for unseen in (data / "keys/y", data / "z", hidden / "v"):
+            with pytest.raises(ToolFailure, match=r"No such file|Permission denied"):
+                await see.call({"path": str(unseen)}, LIMITS)
+        with pytest.raises(ToolFailure, match="Read-only"):
+            await change.call({"path": str(hidden / "new")}, LIMITS)
 
 
 async def test_the_network_may_be_left(workers: Workers, prey: dict[str, Any]) -> None:
@@ -413,20 +441,21 @@ def test_a_home_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         configure(tmp_path, "python = 'tools.py:double'\nsandbox = true")
 
 
-async def test_ending_a_call_ends_its_sandbox(workers: Workers) -> None:
+async def test_ending_a_call_ends_its_sandbox(workers: Workers, den: Path) -> None:
     """At once, and with it the groups that bound it."""
-    before = running()
+    supervisors = set[str]()
     for _ in range(3):
         call = ProcessRunner(workers, "escapes", "refuses_to_die", Sandbox()).call(
             {"prey": {}}, LIMITS
         )
         task = asyncio.create_task(call)
-        while not running() - before:
+        while not (seen := running(den)):
             await asyncio.sleep(0.01)
+        supervisors |= set(seen.values())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     workers.close()
-    assert running() <= before
-    left = [group for parent in find_bounds(1, 1) for group in Path(parent).glob("f1-*")]
-    assert [group for group in left if not (group / "cgroup.procs").read_text()] == []
+    assert not running(den)
+    names = {f"f1-{process}" for process in supervisors}
+    assert not [n for parent in find_bounds(1, 1) for n in names & set(os.listdir(parent))]

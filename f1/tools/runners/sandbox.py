@@ -53,7 +53,7 @@ def command(
         raise ToolFailure("its sandbox needs bubblewrap (bwrap), which is not installed")
     _check_folder(folder)
     package = Path(f1.__file__).parent
-    named = [path.absolute() for path in (*_python(), folder, *readable)]
+    named = [Path(os.path.abspath(path)) for path in (*_python(), folder, *readable)]
     shared = {*named, *(path.resolve() for path in named)}
     paths = [p for p in sys.path if p and any(Path(p).is_relative_to(each) for each in shared)]
     size = str(disk_bytes)
@@ -69,16 +69,8 @@ def command(
         *("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--setenv", "HOME", "/tmp", "--setenv", "TMPDIR", "/tmp"),
         *("--setenv", "PYTHONPATH", os.pathsep.join([str(package.parent), *paths])),
-        *(
-            "--chdir",
-            str(folder.absolute()),
-            "--",
-            sys.executable,
-            "-P",
-            "-c",
-            _LOADER,
-            str(channel),
-        ),
+        *("--chdir", str(folder.absolute()), "--"),
+        *(sys.executable, "-P", "-c", _LOADER, str(channel)),
     ]
 
 
@@ -118,9 +110,8 @@ def _python() -> Iterator[Path]:
     """Folders of the interpreter and of what is installed for it."""
     yield from (Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix))
     yield from (Path(path) for path in sysconfig.get_paths().values())
-    yield from (
-        Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))
-    )
+    packages = ("site-packages", "dist-packages")
+    yield from (Path(path) for path in sys.path if path.endswith(packages))
 
 
 def _system(network: bool) -> Iterator[str]:
@@ -138,10 +129,8 @@ def _shared(paths: set[Path], hidden: set[Path]) -> Iterator[str]:
     emptied: list[Path] = []
     seen = {Path("/usr"): True}
     for path in sorted(path for path in paths | hidden if path.exists()):
-        above = max(
-            (p for p in seen if path.is_relative_to(p)), key=lambda p: len(p.parts), default=None
-        )
-        is_seen = above is not None and seen[above]
+        above = [each for each in path.parents if each in seen]  # the nearest first
+        is_seen = bool(above) and seen[above[0]]
         if is_seen == (path in paths):
             continue  # as is
         seen[path] = path in paths

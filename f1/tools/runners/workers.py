@@ -46,7 +46,11 @@ _FILES = 256  # open ones, of a process in a sandbox
 class WorkerSettings:
     """What workers are given. `environment`: names of our variables that tools see besides PATH,
     HOME, the locale's and the like; no others are there. `memory_bytes` are each process's own,
-    without what is mapped from files (RLIMIT_DATA; kept to on Linux)."""
+    without what is shared or mapped from files (RLIMIT_DATA; kept to on Linux); where cgroups can
+    be had, a sandbox has no more in all.
+
+    Without a sandbox a tool is trusted: it may do what this user may, but for reading this process
+    (supervisor.keep_to_itself)."""
 
     folder: Path = field(default_factory=Path.cwd)  # where modules and files are looked for first
     environment: tuple[str, ...] = ()
