@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from f1.tools.mcp.pins import Pins
-from f1.tools.mcp.servers import McpServers
+from f1.tools.mcp.servers import McpServers, Publish
 from f1.tools.mcp.settings import McpServer, read_server
 from f1.tools.spec import Output, ToolSpec
 
@@ -29,11 +29,14 @@ class Met:
 
     def __init__(self, servers: Sequence[McpServer], pins: Pins, seconds: float = 30):
         self.specs: dict[str, dict[str, ToolSpec]] = {server.name: {} for server in servers}
+        self.follow: Publish | None = None  # who else is told
         self.published = threading.Condition()
         self.servers = McpServers(servers, pins, self._publish)
         self.servers.met(seconds)
 
     def _publish(self, server: str, specs: Sequence[ToolSpec]) -> None:
+        if self.follow is not None:
+            self.follow(server, specs)
         with self.published:
             self.specs[server] = {spec.name: spec for spec in specs}
             self.published.notify_all()

@@ -7,18 +7,22 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mcpkit import WRITTEN, Met, written
 from mcpserver import TOOL
+from scripted import ScriptedEngine
+from serving import serving, wait_until_loaded
 from typer.testing import CliRunner
 
 from f1.cli import app
-from f1.errors import InvalidRequest
+from f1.errors import InvalidRequest, InvalidSchema
+from f1.serve.registrar import Registrar
 from f1.tools.mcp.names import public_names
 from f1.tools.mcp.pins import Pins
 from f1.tools.mcp.servers import publish_into
@@ -294,3 +298,31 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "approved 1" in f1("approve", "w.echo", "--yes")
     assert "changed" not in f1("list")
     f1("approve", "v", code=1)
+
+
+class Judging(ScriptedEngine):
+    async def register_tools(self, tools: Sequence[Tool]) -> int:
+        for tool in tools:
+            if "bad" in tool.name:
+                raise InvalidSchema("no grammar", param=f"tools.{tool.name}.parameters")
+        return await super().register_tools(tools)
+
+
+async def test_a_tool_that_no_grammar_fits_is_left_out_and_ends_nothing(
+    meet: Callable[..., Met],
+) -> None:
+    tools = [{"name": n, "inputSchema": {"type": "object"}} for n in ("bad1", "good", "bad2")]
+    met = meet(written(said={"tools": tools}))
+    registrar = Registrar()
+    publish = publish_into(registrar.registry)
+    met.follow = publish
+    publish("w", list(met.specs["w"].values()))
+    engine = Judging("Hello.")
+    with serving(lambda: engine, registrar=registrar) as server, httpx.Client() as http:
+        wait_until_loaded(http, server)
+        async with asyncio.timeout(20):
+            while not engine.registered:
+                await asyncio.sleep(0.01)
+        assert engine.registered == [["w__good"]]
+        assert [s.name for s in registrar.registry.resolve("", toolsets=["w"])] == ["w__good"]
+    assert {offer.standing for offer in met.servers.offers("w")} == {"approved", "unfit"}

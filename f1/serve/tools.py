@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from f1.config import ORCHESTRATED
 from f1.errors import InvalidRequest, NotFound
 from f1.serve.exchange import answer_aside, caller_of, json_response, read_json
+from f1.serve.registrar import Prepare
 from f1.serve.server import Server
 from f1.serve.wire.tools import (
     parse_page,
@@ -50,13 +51,36 @@ async def prepare_operators(server: Server) -> None:
     request with them would."""
     registry, prepared = server.registrar.registry, _preparing(server)
     for toolset in registry.toolsets(OPERATOR, limit=_ALL).entries:
-        try:
-            await prepared(toolset.tools)
-        except InvalidRequest as error:
-            if not any(isinstance(spec.runner, McpRunner) for spec in toolset.tools):
-                raise
-            log.warning("%s: %s", toolset.id, error.message)  # its server's fault, not the file's
-        await asyncio.to_thread(server.system.selector.prepare, toolset.tools)
+        tools = toolset.tools
+        while (told := await _refused(prepared, tools)) is not None:
+            if not any(isinstance(spec.runner, McpRunner) for spec in tools):
+                raise told
+            before = len(tools)
+            if _leave_out(tools, told) and (now := registry.toolset(OPERATOR, toolset.name)):
+                tools = now.tools
+            if len(tools) == before:
+                log.warning("%s: %s", toolset.name, told.message)
+                break
+        await asyncio.to_thread(server.system.selector.prepare, tools)
+
+
+async def _refused(prepared: Prepare, tools: Sequence[ToolSpec]) -> InvalidRequest | None:
+    try:
+        await prepared(tools)
+    except InvalidRequest as error:
+        return error
+    return None
+
+
+def _leave_out(specs: Sequence[ToolSpec], error: InvalidRequest) -> bool:
+    """The tool that the error names, where it is an MCP server's: that is no fault of the file."""
+    for spec in specs:
+        if (error.param or "").startswith(f"tools.{spec.name}.") and isinstance(
+            spec.runner, McpRunner
+        ):
+            spec.runner.leave_out(error.message)
+            return True
+    return False
 
 
 def _add_tools(app: FastAPI, server: Server) -> None:
@@ -144,7 +168,7 @@ def _add_toolsets(app: FastAPI, server: Server) -> None:
         return json_response(write_deleted("toolset", name))
 
 
-def _preparing(server: Server) -> Callable[[Sequence[ToolSpec]], Awaitable[None]]:
+def _preparing(server: Server) -> Prepare:
     """Raises EngineStopped while the model is loading."""
     models = server.loaded()
 

@@ -17,6 +17,8 @@ from f1.tools.mcp.results import CUT
 
 _MAX_SKIPPED = 64 << 20  # bytes of one message; who sends more means harm
 _TAIL = 256
+_CONTENT_WITHIN = 4096
+_ID_AT_START = re.compile(rb'\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?\s*"id"\s*:\s*(\d{1,15})\s*,')
 _ID_AT_END = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*\}\s*\Z')
 
 
@@ -62,13 +64,13 @@ class Lines:
 
 def first_of(line: Line, request_id: int | None = None) -> dict[str, Any] | None:
     """The answer that a cut message began to be; None where it cannot be told to what."""
-    begun = _begun(line.head)
-    said_id = begun.get("id", request_id)
-    if said_id is None and (match := _ID_AT_END.search(line.tail)):
-        said_id = int(match[1])
-    if not isinstance(said_id, int):
+    found = _ID_AT_START.match(line.head) or _ID_AT_END.search(line.tail)
+    said_id = int(found[1]) if found else request_id
+    if said_id is None:
         return None
-    text = _text(begun.get("result"))
+    text = None
+    if b'"content"' in line.head[:_CONTENT_WITHIN]:  # else it is not worth it, and may be large
+        text = _text(_begun(line.head).get("result"))
     if text is None:
         text = line.head.decode(errors="replace")
     return {

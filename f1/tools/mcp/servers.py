@@ -57,6 +57,10 @@ class McpRunner:
         async with asyncio.timeout(limits.timeout):
             return await self.servers.call(self.definition, arguments, limits, meta)
 
+    def leave_out(self, why: str) -> None:
+        """No grammar can be made of it, as turned out: it is not there any more."""
+        self.servers.leave_out(self.definition, why)
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -75,6 +79,7 @@ class McpServers:
         self._publish = publish
         self._connections: dict[str, Connection] = {}
         self._offers: dict[str, dict[str, Offer]] = {server.name: {} for server in servers}
+        self._unfit: dict[str, str] = {}  # by digest, why
         self._listed: dict[str, list[Definition]] = {}
         self._loop: asyncio.AbstractEventLoop
         started = threading.Event()
@@ -141,6 +146,8 @@ class McpServers:
         approved = pinned.get(each.name)
         if approved != each.text:
             return Offer(each, "new" if approved is None else "changed", approved or "")
+        if (why := self._unfit.get(each.digest)) is not None:
+            return Offer(each, "unfit", approved, why=visible(why)[:500])
         try:
             return Offer(
                 each, "approved", approved, spec_of(server, each, McpRunner(self, server, each))
@@ -199,6 +206,13 @@ class McpServers:
 
         async def work() -> None:
             self._judge(self._connections[server].server)
+
+        asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+
+    def leave_out(self, definition: Definition, why: str) -> None:
+        async def work() -> None:
+            self._unfit[definition.digest] = why
+            self._judge(self._connections[definition.server].server)
 
         asyncio.run_coroutine_threadsafe(work(), self._loop).result()
 

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -50,12 +51,13 @@ class Pipes:
     async def streams(self) -> AsyncGenerator[TransportStreams]:
         """Raises OSError where it cannot be started."""
         process = Process(self._server)
+        stdin, stdout = os.fdopen(process.stdin, "wb", 0), os.fdopen(process.stdout, "rb", 0)
         to_us, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write, from_us = anyio.create_memory_object_stream[SessionMessage](_MAX_UNSENT)
 
         async def receive() -> None:
             try:
-                await self._receive(process.stdout, to_us)
+                await self._receive(stdout, to_us)
                 self.why = self.why or process.ending
             finally:
                 self.lost.set()
@@ -63,7 +65,7 @@ class Pipes:
 
         tasks = [
             asyncio.create_task(receive()),
-            asyncio.create_task(self._send(process.stdin, from_us)),
+            asyncio.create_task(self._send(stdin, from_us)),
         ]
         try:
             yield read, write
@@ -75,15 +77,15 @@ class Pipes:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-                for stream in (read, write, to_us, from_us):
-                    stream.close()
+                for each in (read, write, to_us, from_us, stdin, stdout):
+                    each.close()  # also where a task had not begun
 
     async def _receive(
-        self, stdout: int, to_us: anyio.abc.ObjectSendStream[SessionMessage | Exception]
+        self, stdout: FileIO, to_us: anyio.abc.ObjectSendStream[SessionMessage | Exception]
     ) -> None:
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(_PIECE)
         transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdout, "rb", 0)
+            lambda: asyncio.StreamReaderProtocol(reader), stdout
         )
         lines, throttle = Lines(self._server.max_message), Throttle()
         try:
@@ -122,12 +124,10 @@ class Pipes:
         return message
 
     async def _send(
-        self, stdin: int, from_us: anyio.abc.ObjectReceiveStream[SessionMessage]
+        self, stdin: FileIO, from_us: anyio.abc.ObjectReceiveStream[SessionMessage]
     ) -> None:
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin, os.fdopen(stdin, "wb", 0)
-        )
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, stdin)
         writer = asyncio.StreamWriter(transport, protocol, None, loop)
         try:
             async for item in from_us:
