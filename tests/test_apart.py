@@ -137,8 +137,8 @@ async def test_what_kills_it_twice_is_refused_and_nothing_else(way: str, tmp_pat
 
 @pytest.mark.parametrize("way", ["hang", "stuck", "SIGSTOP"])
 async def test_what_does_not_get_on_is_ended(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "STALLED_SECONDS", 1.0)
-    monkeypatch.setattr(watch, "HUNG_SECONDS", 2.0)
+    monkeypatch.setattr(watch, "STALLED_SECONDS", 1.5)
+    monkeypatch.setattr(watch, "HUNG_SECONDS", 3.0)
     async with started() as engine:
         pid = engine.pid
         begun = engine.generate(says(f"one {way}"))
@@ -146,8 +146,9 @@ async def test_what_does_not_get_on_is_ended(way: str, monkeypatch: pytest.Monke
         await until(lambda: not engine.healthy())
         assert engine.num_crashes == 0
         assert engine.pid == pid  # which is there, and was seen to hang
-        with pytest.raises(EngineCrashed, match="did not get on for 2 s"):
+        with pytest.raises(EngineCrashed, match="did not get on for 3 s"):
             await anext(begun)
+        monkeypatch.undo()  # a busy machine is slow
         await until(engine.healthy)
         assert engine.pid != pid
         assert await all_of(engine, "Oslo") == "Oslo "

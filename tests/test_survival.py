@@ -185,7 +185,7 @@ async def figure(http: httpx.AsyncClient, name: str) -> float:
 SIGNALS = [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGBUS]
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.full)])
 async def test_deaths_under_load(server: Running, http: httpx.AsyncClient, count: int) -> None:
     """What has begun ends with an error; what waits is answered by the next process."""
     engine = engine_of(server)
@@ -261,6 +261,7 @@ async def test_a_hang_is_seen_and_ended(
     await until(http, 503)
     assert engine_of(server).pid == pid
     assert (await running).error == ("engine_crashed" if way == "stopped" else "quarantined")
+    monkeypatch.undo()  # a busy machine is slow
     await until(http, 200)
     assert engine_of(server).pid != pid
     assert (await Client(http, body("Hello", 3)).run()).text

@@ -35,7 +35,7 @@ TRIES = 3  # processes in a row that end before they are ready; then it is over
 _RESTS = (0.0, 0.25, 1.0)  # seconds until the next, after so many in a row that answered nothing
 _POLL_SECONDS = 0.25
 _STATS_SECONDS = 1.0  # that the engine has to tell its figures; else they are those of before
-_CLOSING_SECONDS = 5.0
+_CLOSING_SECONDS = 1.0  # that it has to end by itself; there is nothing to lose
 _DYING_SECONDS = 5.0  # that the kernel may take to write down a core
 
 
