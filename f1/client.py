@@ -120,6 +120,19 @@ class ChatResult:
         return self.completion.reason
 
     @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """Calls of a server's run that wait for a person: `chat([], f1={"run_id": …, "verdicts":
+        {id: {"approve": True}}})` goes on with it."""
+        run = self.completion.report.run
+        return run.approvals if run is not None else ()
+
+    @property
+    def run_id(self) -> str:
+        """Of a server's run."""
+        run = self.completion.report.run
+        return run.run_id if run is not None else ""
+
+    @property
     def usage(self) -> Usage:
         return self.completion.usage
 

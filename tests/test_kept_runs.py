@@ -15,6 +15,7 @@ import pytest
 from scripted import ScriptedEngine, Turn, call
 from serving import Running, serving, wait_until_loaded
 
+from f1 import F1
 from f1.serve.access import Access
 from f1.serve.registrar import Registrar
 from f1.settings import Settings
@@ -121,6 +122,24 @@ def test_a_person_edits_a_call_and_the_run_goes_on(
         again = _whole(server, stream, run_id="r1")
     assert again["message"] == done["message"]
     assert bank.paid == [("Ann", 3)]
+
+
+def test_f1s_own_client_says_yes(tmp_path: Path) -> None:
+    bank = Bank()
+    rules = Rules((Rule("ask", "policy[0]", tools=("pay",)),))
+    options: dict[str, Any] = {"tools": ["pay"], "run_id": "r1"}
+    with (
+        life(tmp_path, bank, *CALLS, policy=rules) as server,
+        F1(base_url=server.url) as f1,
+    ):
+        waiting = f1.chat(QUESTION, f1=options)
+        (approval,) = waiting.approvals
+        assert json.loads(approval.call.arguments) == {"to": "Ann", "euros": 5}
+        verdicts = {approval.id: {"approve": True}}
+        done = f1.chat([], f1=options | {"verdicts": verdicts})
+    assert (waiting.run_id, done.run_id) == ("r1", "r1")
+    assert done.text.strip() == CALLS[1]
+    assert bank.paid == [("Ann", 5)]
 
 
 def _whole(server: Running, stream: bool, **f1: Any) -> dict[str, Any]:

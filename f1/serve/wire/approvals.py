@@ -12,7 +12,7 @@ from typing import Any, Literal
 from f1.planning.approvals import MAX_REASON, show
 from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.shape import Flag, Free, Record, Text
-from f1.types import Approval, Verdict
+from f1.types import Approval, Tool, ToolCall, Verdict
 
 Json = dict[str, Any]
 Standing = Literal["waiting", "expired", "approved", "edited", "rejected"]
@@ -72,3 +72,17 @@ def write_approval(
         "expires": approval.expires,
     }
     return written | ({} if verdict is None else {"verdict": write_verdict(verdict)})
+
+
+def read_approval(told: Json) -> Approval:
+    """As a server told it; what binds it stays there."""
+    tool = told["tool"]
+    return Approval(
+        told["id"],
+        told["node"],
+        ToolCall("", tool["name"], told["arguments"]),
+        Tool(tool["name"], tool["description"], tool["parameters"]),
+        told["why"],
+        "",
+        told["expires"],
+    )

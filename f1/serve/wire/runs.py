@@ -15,7 +15,13 @@ from f1.planning.plan import write_arguments, write_plan
 from f1.planning.run import Role
 from f1.planning.strategies.auto import STRATEGIES
 from f1.serve.limits import Limits
-from f1.serve.wire.approvals import VERDICT, parse_verdict, write_approval, write_verdict
+from f1.serve.wire.approvals import (
+    VERDICT,
+    parse_verdict,
+    read_approval,
+    write_approval,
+    write_verdict,
+)
 from f1.serve.wire.fields import Fields
 from f1.serve.wire.shape import (
     Either,
@@ -207,4 +213,5 @@ def read_run(told: Json) -> RunReport | None:
         dropped=told.get("dropped_messages", 0),
         notes=tuple(told.get("notes", ())),
         run_id=told.get("run_id", ""),
+        approvals=tuple(map(read_approval, told.get("approvals", ()))),
     )
