@@ -13,7 +13,7 @@ import pytest
 from memory_runs import Disk, MemoryRuns
 from scripted import ScriptedEngine, call
 
-from f1.planning.opening import RunBusy
+from f1.planning.opening import RunBusy, SessionBusy
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
 from f1.planning.replay import Change, fork, replay
@@ -377,6 +377,20 @@ async def test_a_session_keeps_what_was_said_and_done() -> None:
         ("assistant", "done "),
         ("user", "what did I say?"),
     ]
+
+
+async def test_one_request_at_a_time_goes_on_with_a_session() -> None:
+    disk = Disk()
+    tools = [spec("do", Effects(hang=lambda x: True))]
+    first = system(disk, ScriptedEngine([call("do", "c1", x="a")]))
+    running = Orchestrator(first, tools).run(asked("do a", session_id="s"))
+    await anext(running)
+    hello = Orchestrator(system(disk, ScriptedEngine("hello")), tools)
+    with pytest.raises(SessionBusy):
+        await outcome(hello.run(asked("hello", session_id="s")))
+    first.recorder.store.dead = True  # type: ignore[union-attr]
+    await running.aclose()
+    assert isinstance(await outcome(hello.run(asked("hello", session_id="s"))), Reply)
 
 
 async def test_a_session_goes_on_with_its_callers_results() -> None:

@@ -23,7 +23,7 @@ from f1.planning.pending import Waiting
 from f1.planning.summary import about
 from f1.planning.tape import Diverged
 from f1.store.database import NotStored
-from f1.store.runs import Conflict
+from f1.store.runs import Conflict, Write
 from f1.trace.entries import CODEC, Began, Ended, HandedOver
 from f1.trace.recorder import Record, Recorder
 from f1.types import GenerateRequest, Message, ToolResult, Usage
@@ -42,6 +42,18 @@ class RunBusy(F1Error):
     status = 409
     type = "invalid_request_error"
     code = "run_busy"
+
+
+class SessionBusy(F1Error):
+    """Another request goes on with this conversation. Clients try again."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "session_busy"
+
+    def __init__(self, session_id: str):
+        told = f"f1.session_id: another request goes on with '{session_id}'"
+        super().__init__(told, param="f1.session_id", retry_after=1.0)
 
 
 @dataclass(slots=True)
@@ -174,6 +186,7 @@ async def _new(
         told = f"f1.run_id: there is no run '{run_id}', and nothing is asked"
         raise InvalidRequest(told, param="f1.run_id", code="run_not_found")
     if session_id:
+        await _check_idle(recorder, tenant, session_id)
         kept = await recorder.store.messages(tenant, session_id) or []
         before = tuple(CODEC.decode(Message, message) for message in kept)
         known = len(before)
@@ -184,6 +197,16 @@ async def _new(
         told = f"the run '{run_id}' has just begun"
         raise RunBusy(told, param="f1.run_id", retry_after=1.0)
     return Opened(_guard(system, tenant, Journal(run_id, record)), [request], known=known)
+
+
+async def _check_idle(recorder: Recorder, tenant: str, session_id: str) -> None:
+    """One run at a time goes on with a session. One that broke off with its process can be gone on
+    with by its id, and keeps nobody waiting. Raises SessionBusy."""
+    store = recorder.store
+    for run in await store.runs(tenant, session_id=session_id, status="running"):
+        if not await store.take(tenant, run.id):
+            raise SessionBusy(session_id)
+        await store.write(Write(run.id, tenant, status="waiting"))
 
 
 async def _named(

@@ -30,7 +30,7 @@ from f1.planning.compaction import compacted
 from f1.planning.endings import as_it_ended, give_up, why_silent
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
-from f1.planning.opening import NewRun, Opened, model_of, new_run_id, open_run
+from f1.planning.opening import NewRun, Opened, SessionBusy, model_of, new_run_id, open_run
 from f1.planning.outcome import (
     CallTools,
     GiveUp,
@@ -49,6 +49,7 @@ from f1.planning.strategies.auto import strategy_for
 from f1.planning.strategy import Move
 from f1.planning.tape import Interrupted
 from f1.planning.turns import RecordedTurn
+from f1.store.runs import Conflict
 from f1.tools.policy import AllowAll, Policy
 from f1.tools.search import SEARCH_TOOL
 from f1.tools.spec import ToolSpec
@@ -371,7 +372,10 @@ class Orchestrator:
                 said = done.message.content
                 ended = Ended(report_of(outcome).ending, said, done.usage, run.seconds)
                 messages = run.session_messages(done.message)
-                await run.journal.end(ended, run.about(done), messages, run.known)
+                try:
+                    await run.journal.end(ended, run.about(done), messages, run.known)
+                except Conflict as error:
+                    raise SessionBusy(run.request.run.session_id) from error
 
     async def _pass(self, request: GenerateRequest) -> AsyncGenerator[Event]:
         """One turn of the model, event by event as the model's own. It is written down once it has
