@@ -19,7 +19,7 @@ from recorded import QUESTION, book, open_store, record, wrong_turns
 from rich.console import Console
 from scripted import ScriptedEngine, call
 
-from f1.errors import InvalidRequest, NotFound
+from f1.errors import F1Error, InvalidRequest, NotFound
 from f1.models.pull import pull
 from f1.planning.orchestrator import Orchestrator, System
 from f1.retelling import Retold, explained, retell
@@ -115,6 +115,7 @@ async def test_what_was_asked_of_people_and_callers_stands_there() -> None:
     story = await told(turns=[[call("my_own", "c")], "ok"], own=[theirs])
     text = printed(story)
     assert "handed to the caller: my_own" in text
+    assert (await asyncio.to_thread(retell, story)).parted == ""
     assert "no end is written: it waits" in text
 
 
@@ -155,6 +156,8 @@ async def test_what_was_interrupted_is_told() -> None:
     assert "launched +" in printed(cut)
     assert "no result is written" in printed(cut)
     assert "it runs, or was interrupted" in printed(cut)
+    with pytest.raises(F1Error, match="broke off"):
+        await asyncio.to_thread(retell, cut)
     again = tell(row, entries(*written[: at + 1], written[at], *written[at + 1 :]))
     assert "interrupted, and launched again" in printed(again)
     # An entry that is broken is left out; all else is told.
@@ -266,6 +269,7 @@ async def test_calls_of_a_turn_that_was_all_are_explained() -> None:
     story = explained(tell(row, await store.entries("", "r")))
     assert "«ann lee»" in printed(story)
     assert "nobody said and nothing returned: flight, seats" in printed(story, "1")
+    assert (await asyncio.to_thread(retell, story)).parted == ""
 
 
 # --- the command ---------------------------------------------------------------------------------
