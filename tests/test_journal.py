@@ -13,6 +13,7 @@ import pytest
 from memory_runs import Disk, MemoryRuns
 from scripted import ScriptedEngine, call
 
+from f1.errors import InvalidRequest
 from f1.planning.opening import RunBusy, SessionBusy
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
@@ -20,7 +21,7 @@ from f1.planning.replay import Change, fork, replay
 from f1.planning.tape import Diverged
 from f1.tools.policy import Rule, Rules
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
-from f1.trace.entries import Began, Done, Launched, Turned
+from f1.trace.entries import Began, Done, HandedOver, Launched, Turned
 from f1.trace.recorder import Recorder
 from f1.types import (
     GenerateRequest,
@@ -354,6 +355,36 @@ async def test_a_run_waits_for_its_caller_across_a_restart(restart: bool) -> Non
     assert isinstance(other, Reply)
     assert other.completion.report.run.run_id != end.completion.report.run.run_id
     assert len(effects.calls) == 1
+
+
+async def test_a_caller_who_stops_listening_at_the_end_has_not_left() -> None:
+    disk = Disk()
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    options = RunOptions(run_id="r1", strategy="react")
+    request = replace(asked(), tools=(theirs,), run=options)
+    running = Orchestrator(system(disk, ScriptedEngine([call("theirs", "c1", x="b")]))).run(request)
+    async for item in running:
+        if isinstance(item, CallTools):
+            break
+    await running.aclose()
+    record = await Recorder(MemoryRuns(disk)).read("", "r1")
+    assert record is not None
+    assert isinstance(record.entries[-1], HandedOver)
+
+
+async def test_what_is_not_for_a_run_that_waits_leaves_it_waiting() -> None:
+    disk, effects = Disk(), Effects()
+    engine = ScriptedEngine([call("do", "c1", x="a")], "done")
+    first = system(disk, engine, policy=ASK)
+    tools = [spec("do", effects)]
+    request = asked(run_id="r1", session_id="s")
+    assert isinstance(await outcome(Orchestrator(first, tools).run(request)), NeedsApproval)
+    stray = GenerateRequest(
+        (Message("tool", "x", tool_call_id="c9"),), run=RunOptions(session_id="s")
+    )
+    with pytest.raises(InvalidRequest, match="waits for a result"):
+        await outcome(Orchestrator(first, tools).run(stray))
+    assert disk.runs["", "r1"].status == "waiting"
 
 
 # --- sessions ------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Opened:
     behind: bool = False
     asked_with: tuple[Message, ...] = ()  # the conversation as the caller has it
     known: int = 0
+    over: bool = False  # how it ended is written down
 
     def handed_over(self, last: object) -> Waiting:
         """How a request before the last one ended once more. Raises Diverged."""
@@ -90,6 +91,8 @@ class Opened:
         """A run that its caller has left, or that fails for a while only, can go on: that is
         written down, once the calls have ended that go on without it. Until then the run counts as
         under way, and nobody else can take it."""
+        if self.over:
+            return
         fails = isinstance(error, F1Error) and not isinstance(error, Diverged | NotStored)
         told = str(error) if isinstance(error, F1Error) else type(error).__name__
         ended = Ended("failed" if fails else "left", "", Usage(0, 0), 0.0, told)
@@ -251,9 +254,10 @@ async def _of_session(
     if not request.messages or any(message.role != "tool" for message in request.messages):
         return None
     session_id = request.run.session_id
+    brought = {message.tool_call_id or "" for message in request.messages}
     for row in await recorder.store.runs(tenant, session_id=session_id, status="waiting", limit=1):
-        record = await _take(recorder, tenant, row.id)
-        if isinstance(record.entries[-1], HandedOver):
+        record = await recorder.take(tenant, row.id, lambda record: _waits_for(record, brought))
+        if record is not None:
             return _goes_on(system, record, request, behind=True)
     told = f"messages: no call of the session '{session_id}' waits for a result"
     raise InvalidRequest(told, param="messages")
@@ -273,17 +277,19 @@ async def _restored(
     return replace(request, messages=messages), waiting
 
 
+def _waits_for(record: Record, calls: set[str]) -> bool:
+    end = record.entries[-1]
+    return isinstance(end, HandedOver) and {call.id for call in end.calls} <= calls
+
+
 async def _of_caller(
     system: System, recorder: Recorder, tenant: str, request: GenerateRequest, waiting: Waiting
 ) -> Opened | None:
     """The run that waits for the caller. None: it has gone on since, or is gone."""
     last = [message for message in request.messages if message.tool_calls][-1]
-    record = await recorder.take(tenant, waiting.run_id)
-    if record is None:
-        return None
     calls = {call.id for call in last.tool_calls}
-    end = record.entries[-1]
-    if not isinstance(end, HandedOver) or not {call.id for call in end.calls} <= calls:
+    record = await recorder.take(tenant, waiting.run_id, lambda record: _waits_for(record, calls))
+    if record is None:
         return None
     if (guard := waiting.guard) is not None and guard.journal.record is not None:
         guard.journal.record.follow(record)

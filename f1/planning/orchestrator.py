@@ -136,6 +136,7 @@ class Orchestrator:
         self, opened: Opened, request: GenerateRequest, waiting: Waiting | None
     ) -> AsyncGenerator[Progress]:
         """The run, as far as it goes with one request."""
+        opened.over = False
         try:
             async with self._begin(opened, request, waiting) as run:
                 outcome: Outcome | None = None
@@ -155,6 +156,7 @@ class Orchestrator:
                             raise
                         outcome = give_up(run, "context")  # what was done is to be known
                 await self._end(run, outcome)
+                opened.over = True
                 yield outcome
         except BaseException as error:
             await opened.leave(error)

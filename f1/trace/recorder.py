@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -77,12 +77,26 @@ class Recorder:
         """Of a run that is to begin."""
         return Record(self, RunRow(run_id, tenant, session_id=session_id))
 
-    async def take(self, tenant: str, run_id: str) -> Record | None:
-        """Of a run that can go on here: it waits, or was interrupted. None: another is at it, or it
-        has ended. Raises NotStored."""
+    async def take(
+        self, tenant: str, run_id: str, wanted: Callable[[Record], bool] = lambda record: True
+    ) -> Record | None:
+        """Of a run that can go on here: it waits, or was interrupted. None: another is at it, it
+        has ended, or it is not `wanted`. Raises NotStored."""
         if not await self.store.take(tenant, run_id):
             return None
-        return await self.read(tenant, run_id)
+        record: Record | None = None
+        try:
+            record = await self.read(tenant, run_id)
+            if record is not None and wanted(record):
+                return record
+        except BaseException:
+            self.soon(self._put_back(tenant, run_id))
+            raise
+        await self._put_back(tenant, run_id)
+        return None
+
+    async def _put_back(self, tenant: str, run_id: str) -> None:
+        await self.store.write(Write(run_id, tenant, status="waiting"))
 
     async def read(self, tenant: str, run_id: str) -> Record | None:
         """What is written of a run; None: there is none of that id. Raises NotStored."""
