@@ -52,7 +52,8 @@ Source = Literal[
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Of one value in a call's arguments. `start` and `end` are characters of the message
-    `message`; `call_id` and `field` say which result and where in it."""
+    `message`; `call_id` and `field` say which result and where in it. Of the schema `field` is
+    "default" or "enum"; of a reference `text` is how people see it."""
 
     path: str  # in the arguments: "to", "items[0].price"
     source: Source
@@ -133,7 +134,7 @@ class Turned:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """The plan grew by a node. `origins`: of its values, but for references."""
+    """The plan grew by a node. `origins`: of the values in its arguments, in their order."""
 
     step: int
     node: Node
