@@ -228,6 +228,21 @@ async def test_what_has_changed_is_asked_again(change: Callable[[World], None]) 
     await world.control(new)
 
 
+async def test_what_was_shown_is_what_is_bound() -> None:
+    """The record shows a person another call than the one that it has the digest of."""
+    world = World()
+    old = await world.asked()
+    rows = world.disk.entries["", "r1"]
+    here, there = (orjson.dumps(TO_ANN.replace("hello", text)) for text in ("hello", "nothing"))
+    shown = [row.replace(here, there) if b'"Asked"' in row else row for row in rows]
+    assert shown != rows
+    world.disk.entries["", "r1"] = shown
+    assert await world.says(old)
+    new = await world.asked()
+    assert new.id != old.id
+    await world.control(new)
+
+
 async def test_rules_that_deny_count_more_than_a_word_given_before() -> None:
     world = World()
     assert await world.says(await world.asked())

@@ -32,7 +32,7 @@ from f1.planning.journal import Journal, idempotency_key
 from f1.planning.provenance import origins
 from f1.planning.taint import Taints
 from f1.planning.tape import Interrupted
-from f1.tools.policy import AllowAll, Policy, Ruling
+from f1.tools.policy import CLEAN, AllowAll, Policy, Ruling
 from f1.tools.spec import Invocation, ToolSpec
 from f1.trace.entries import CODEC, Origin
 from f1.trace.redaction import is_marked
@@ -74,10 +74,9 @@ class Guard:
         """The plan has grown by a node: where its values came from is found out now, while it is
         known what the model had read."""
         found: tuple[Origin, ...] = ()
-        ruled = not isinstance(self.policy, AllowAll)
-        if ruled or self.journal.record is not None:
+        if self._ruled or self.journal.record is not None:
             found = origins(node, request.messages, tool, results)
-        if ruled:
+        if self._ruled:
             self.taints.wrote(node, request.messages, found)
         self.journal.call(step, node, found)
 
@@ -100,7 +99,7 @@ class Guard:
         if is_marked(call.arguments):
             told = "a value of it was a secret, which is not kept: it has to be asked for again"
             return _failure(node, call, "refused", told)
-        taint = self.taints.of(node, call, results)
+        taint = self.taints.of(node, call, results) if self._ruled else CLEAN
         ruling = self.policy.ruling(spec, json.loads(call.arguments), taint)
         if ruling.action == "deny":
             return _failure(node, call, "refused", f"not allowed: {ruling.why}")
@@ -133,6 +132,10 @@ class Guard:
             told = "a person has to allow it, and would not see it all: it holds a secret"
             return _failure(node, call, "refused", told)
         return approval
+
+    @property
+    def _ruled(self) -> bool:
+        return not isinstance(self.policy, AllowAll)
 
     def _place(self, node: Node) -> Place:
         return Place(self.tenant, self.journal.run_id, node.id, self.policy.version)
