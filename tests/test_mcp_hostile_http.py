@@ -35,6 +35,7 @@ class Bad:
     def __init__(self, fault: str):
         self.fault = fault
         self.did = 0
+        self.began = 0
         self.elsewhere = 0  # requests that were sent to another place
         self.url = ""
 
@@ -65,11 +66,14 @@ class Bad:
         told = {"jsonrpc": "2.0", "id": asked.get("id")}
         match asked["method"]:
             case "initialize":
+                self.began += 1
                 version = asked["params"]["protocolVersion"]
                 info = {"name": "bad", "version": "1"}
                 told["result"] = {
                     "protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info,
                 }  # fmt: skip
+                headers = JSON + "Mcp-Session-Id: s1\r\n"
+                return await self._say(writer, "200 OK", headers, json.dumps(told).encode())
             case "tools/list":
                 told["result"] = {"tools": [TOOL]}
             case "tools/call":
@@ -125,6 +129,8 @@ class Bad:
                 await self._say(writer, "200 OK", JSON, b"{]" * 1000)
             case "500":
                 await self._say(writer, "500 Oh", "Content-Type: text/plain\r\n", b"x" * 10_000)
+            case "404":
+                await self._say(writer, "404 Gone", "", b"")
             case "redirect":
                 there = self.url.replace("127.0.0.1", "localhost") + "/elsewhere"
                 await self._say(writer, "307 There", f"Location: {there}\r\n", b"")
@@ -164,11 +170,12 @@ FAULTS = {
     "another type": "Unexpected content type",
     "no JSON": "Failed to parse",
     "500": "error response",
+    "404": "forgotten this session",
     "redirect": "not followed",
     "202": "202",
     "another id": "within 1.5 s",
 }
-CI = {"hang", "endless JSON", "redirect"}
+CI = {"hang", "endless JSON", "404", "redirect"}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,10 @@ async def test_a_call_over_http_that_goes_wrong(fault: str, tmp_path: Path) -> N
             assert harmed.seconds < LIMIT + 5
             assert len(harmed.content) < 64_000
             assert peak() - before < 16 * MB
+            if fault == "404":  # it is met again
+                async with asyncio.timeout(20):
+                    while bad.began < 2:
+                        await asyncio.sleep(0.01)
             if fault == "endless JSON":
                 assert harmed.cut
             else:

@@ -52,6 +52,7 @@ _WINDOW = 600.0  # seconds in which `restarts` are counted
 _SETTLE = 1.0  # seconds between two listings
 _PROBE = 0.5  # seconds in which a server answers that lets calls run out of time
 _CLOSED = ("Connection closed", "SSE stream")  # the SDK's own words
+_NO_SESSION = "Session terminated"
 _MAX_PAGES = 64
 _MAX_LISTED = 4 << 20  # bytes of definitions
 
@@ -161,8 +162,23 @@ class Connection:
                     raise _Lost(link.why)
                 await asyncio.wait([lost], timeout=_SETTLE)  # a storm of them is one
                 self._changed.clear()
-                async with asyncio.timeout(self.server.start_timeout):
-                    tools = await self._list(client)
+                listing = asyncio.create_task(self._list(client))
+                try:
+                    await asyncio.wait(
+                        [lost, listing],
+                        timeout=self.server.start_timeout,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    if lost.done():
+                        continue
+                    if not listing.done():
+                        link.why, link.hangs = "it does not tell its tools any more", True
+                        link.lost.set()
+                        continue
+                    tools = listing.result()
+                finally:
+                    listing.cancel()
+                    await asyncio.gather(listing, return_exceptions=True)
                 await self._listed(tools)
         finally:
             lost.cancel()
@@ -227,6 +243,10 @@ class Connection:
             if error.code == CONNECTION_CLOSED and error.message.startswith(_CLOSED):
                 told = "its server was lost before it answered; what the call does may be done"
                 raise ToolFailure(told, passing=True) from error
+            if error.message == _NO_SESSION and isinstance(link, HttpLink):
+                link.why = "it has forgotten this session"  # as where it was started again
+                link.lost.set()
+                raise ToolFailure(f"its server is down: {link.why}", passing=True) from error
             raise ToolFailure(visible(error.message)[:2000] or "it failed") from error
         except ValidationError as error:
             raise ToolFailure("its server answered with something that is no result") from error
