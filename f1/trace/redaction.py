@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import re2
 
 from f1.trace.secrets import (
@@ -118,6 +119,8 @@ class Redaction:
         if kind is str:
             return self._text(value, 0)
         if kind is list:
+            if _is_others(value) and self._is_clean(_dumped(value)):
+                return value
             return [self._coded(inner) for inner in value]
         if kind is not dict:
             return value
@@ -125,7 +128,7 @@ class Redaction:
         if word == "" and isinstance(value.get("json"), dict):
             return {_IS: "", "json": self._fields_of(value["json"], 0)}
         if word is None:
-            if self._is_clean(json.dumps(value, ensure_ascii=False)):
+            if self._is_clean(_dumped(value)):
                 return value
             return self._fields_of(value, 0, coded=True)
         if word == "Turned":
@@ -141,8 +144,7 @@ class Redaction:
         """A field of one of our own words."""
         if name in _SCHEMAS.get(word, ()):
             self._declare(value)
-            clean = self._is_clean(json.dumps(value, ensure_ascii=False))
-            return value if clean else self._schema(value, None)
+            return value if self._is_clean(_dumped(value)) else self._schema(value, None)
         if type(value) is dict and value.get(_IS) is None and name in ("models", "tools", "roles"):
             return {self._text(key, 0): self._coded(inner) for key, inner in value.items()}
         return self._coded(value)
@@ -163,9 +165,11 @@ class Redaction:
         kind = type(value)
         if kind is str:
             return self._text(value, depth)
+        if kind not in (list, dict) or self._is_clean(_dumped(value)):
+            return value
         if kind is list:
             return [self._plain(inner, depth) for inner in value]
-        return self._fields_of(value, depth) if kind is dict else value
+        return self._fields_of(value, depth)
 
     def _kind_of(self, name: str) -> str:
         """Why a field of this name is hidden; "": it is not."""
@@ -445,6 +449,19 @@ def _common(one: str, other: str) -> int:
         if left != right:
             return at
     return min(len(one), len(other))
+
+
+def _is_others(items: list[Any]) -> bool:
+    """Rows of somebody's, none of them a word of ours."""
+    return len(items) > 1 and type(items[0]) is dict and _IS not in items[0]
+
+
+def _dumped(value: Any) -> str:
+    """As JSON; fast, where it is JSON that others can read."""
+    try:
+        return orjson.dumps(value).decode()
+    except (TypeError, ValueError):  # huge numbers, half a surrogate pair
+        return json.dumps(value, ensure_ascii=False)
 
 
 def _without(event: dict[str, Any], name: str) -> dict[str, Any]:

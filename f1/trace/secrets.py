@@ -128,14 +128,16 @@ _NEAR_AWS = re2.compile(r"(?i)\baws|\b(?:AKIA|ASIA)[A-Z0-9]{16}")
 # Any text or JSON with a secret in it has one of these, or a run with one inside. Looser than the
 # above: in JSON a line's end is spelled with an `n`, which is a letter of a word to them.
 _MAYBE = re2.compile(
-    r"(?i:pass|pwd|secret|token|cookie|authorization|credential|jwt|otp|code_?verifier"
-    r"|connection.?string|(?:api|private|access|account|auth|signing|encryption|ssh|subscription"
-    r"|master|shared|session|service)[^a-z0-9]*key|\bkey\\*[\"']?\s*[:=]"
-    r"|[?&;](?:key|sig|signature|auth)=|\bauth\b|bearer|basic(?:\s|\\[nrt]))"
+    r"(?i:passw|passphrase|passcode|pwd|secret|token(?:[^a-z_]|\z)|cookie(?:[^a-z]|\z)|authorization"
+    r"|credential|\b(?:jwt|otp|auth|bearer)\b|bearer(?:\s|\\[nrt])|basic(?:\s|\\[nrt])"
+    r"|code_?verifier|connection.?string|(?:api|private|access|account|auth|signing|encryption|ssh"
+    r"|subscription|master|shared|session|service)[^a-z0-9]*key"
+    r"|key\\*[\"']?\s*[:=]\s*\\*[\"']?[a-z0-9+/_=-]{16}"
+    r"|[?&;](?:key|sig|signature|auth)=|(?:\b|\\n)aws)"
     r"|-----BEGIN |eyJ[A-Za-z0-9_-]|sk-|[srp]k_(?:live|test)_|whsec_|gh[pousr]_|github_pat_"
     r"|gl(?:pat|dt|rt|cbt|ptt)-|xox[a-z]-|xapp-|hooks\.slack|AIza|ya29\.|GOCSPX-|AKIA|ASIA|AIDA|AROA"
     r"|hf_|npm_|pypi-|SG\.|do[opr]_v1|(?:gsk|xai|sess|shpat|shpss|r8|nvapi|pplx|dckr_pat|lin_api|ntn)[_-]"
-    r"|AGE-SECRET|:AA|f1-[A-Za-z0-9_-]{32}|(?i:aws)|://[^\s/:@\"'\\]*:[^\s/@\"'\\]+@|\\u00|\\/|%[0-9A-F]{2}"
+    r"|AGE-SECRET|:AA|f1-[A-Za-z0-9_-]{32}|://[^\s/:@\"'\\]*:[^\s/@\"'\\]+@|\\u00|\\/|%[0-9A-F]{2}"
 )
 _CUT = re2.compile(
     r"(\b(?:sk-(?:ant|proj|svcacct)-|gh[pousr]_|github_pat_|AKIA|ASIA|xox[a-z]-|AIza|eyJ|"
