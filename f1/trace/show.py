@@ -309,7 +309,9 @@ def _became(story: Story, told: Told, most: int) -> Iterator[Text]:
         verdict = told.decided.verdict
         more = _line(verdict.reason or verdict.arguments)
         who = visible(told.decided.who)
-        yield Text(f"{verdict.kind} by {who}{': ' if more else ''}{more}", "cyan")
+        yield Text(
+            f"{verdict.kind}{f' by {who}' if who else ''}{': ' if more else ''}{more}", "cyan"
+        )
     for again in told.launched[1:]:
         yield Text(f"interrupted, and launched again {_after(story, again)}", "yellow")
     result = told.result
