@@ -15,12 +15,13 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from memory_runs import Disk, MemoryRuns
 from planted import Planted, planted
 from scripted import ScriptedEngine, call
 from serving import Running, serving, wait_until_loaded
@@ -30,6 +31,8 @@ from typer.testing import CliRunner
 
 from f1.config import Config, read_config
 from f1.keeping import hiding, open_recorder
+from f1.planning.orchestrator import Orchestrator, System
+from f1.planning.outcome import Reply
 from f1.serve.logs import WithoutSecrets
 from f1.serve.registrar import Registrar
 from f1.settings import Settings
@@ -38,8 +41,20 @@ from f1.tools.configured import configured_tool
 from f1.tools.registry import OPERATOR
 from f1.tools.runners.process import Workers
 from f1.tools.runners.workers import WorkerSettings
+from f1.tools.spec import CallLimits, Output, ToolSpec
+from f1.trace.recorder import Recorder
+from f1.trace.redaction import Redaction
 from f1.tracing import trace_app
-from f1.types import Event, Finished, GenerateRequest, Message, TextDelta, Usage
+from f1.types import (
+    Event,
+    Finished,
+    GenerateRequest,
+    Message,
+    RunOptions,
+    TextDelta,
+    Tool,
+    Usage,
+)
 
 HEADER_KEY, WORKER_PASSWORD = "hdr-5e1f-not-a-word", "wrk.pass/77?x=1"
 PLACES = ("user", "system", "argument", "field", "result", "exception", "http", "said", "error")
@@ -314,6 +329,39 @@ def test_no_secret_leaves(count: int, tmp_path: Path, monkeypatch: pytest.Monkey
               for key in (HEADER_KEY, WORKER_PASSWORD) if key.encode() in data}  # fmt: skip
     assert not found
     assert any(word in raw.getvalue().encode() for c in cases for word in _words(c.planted))
+
+
+class Login:
+    """Says what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def call(self, arguments: Any, limits: CallLimits) -> Output:
+        self.calls.append(arguments["pin"])
+        return Output(f"welcome, {arguments['pin']}")
+
+
+async def test_a_run_with_secrets_is_found_again_by_what_is_kept_of_it() -> None:
+    """Its turns are known by the digests of what they read: of text, of fields, of results."""
+    pin = {"type": "string", "writeOnly": True}
+    schema = {"type": "object", "properties": {"pin": pin}, "required": ["pin"]}
+    disk, login, secret = Disk(), Login(), "12-ab-34-cd"
+    tools = [ToolSpec(Tool("login", "Logs in.", schema), login)]
+    turns = ([call("login", "c1", pin=secret)], f"You are in with {secret}; token=abc123def456")
+    request = GenerateRequest(
+        (Message("user", f"password=hunter22 or else {secret}"),), run=RunOptions(run_id="r1")
+    )
+    for engine in (ScriptedEngine(*turns), nobody := ScriptedEngine("nobody asked")):
+        recorder = Recorder(MemoryRuns(disk), Redaction(bytes(32)))
+        system = replace(System.of(engine), recorder=recorder)
+        *_, end = [item async for item in Orchestrator(system, tools).run(request)]
+        assert isinstance(end, Reply)
+    assert nobody.requests == []
+    assert login.calls == [secret]
+    kept = b"".join(row for rows in disk.entries.values() for row in rows)
+    assert not any(word in kept for word in (b"hunter22", b"abc123def456", b'"pin": "12-'))
+    assert end.completion.message.content.startswith("You are in with [redacted:field#")
 
 
 LOGS = """
