@@ -136,7 +136,7 @@ async def test_what_a_person_changed_stands_there() -> None:
     assert row is not None
     text = printed(tell(row, await store.entries("", "r")), "2")
     assert "$2 book  ✓" in text
-    assert re.search(r'edit by .*: \{"flight": "SK231"', text)
+    assert re.search(r'edit: \{"flight": "SK231"', text)
     assert 'ran with {"flight": "SK231", "name": "Ann Lee"}' in text
 
 

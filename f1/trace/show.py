@@ -308,10 +308,8 @@ def _became(story: Story, told: Told, most: int) -> Iterator[Text]:
     if told.decided is not None:
         verdict = told.decided.verdict
         more = _line(verdict.reason or verdict.arguments)
-        who = visible(told.decided.who)
-        yield Text(
-            f"{verdict.kind}{f' by {who}' if who else ''}{': ' if more else ''}{more}", "cyan"
-        )
+        who = f" by {visible(told.decided.who)}" if told.decided.who else ""
+        yield Text(f"{verdict.kind}{who}{': ' if more else ''}{more}", "cyan")
     for again in told.launched[1:]:
         yield Text(f"interrupted, and launched again {_after(story, again)}", "yellow")
     result = told.result
