@@ -135,6 +135,7 @@ class Child:
             beating.cancel()
             if self._engine is not None:
                 await asyncio.to_thread(self._engine.close)
+                os._exit(0)  # all that Python would do now is to tidy up
 
     async def _receive(self) -> Any:
         (size,) = HEAD.unpack(await self._reader.readexactly(HEAD.size))

@@ -141,6 +141,7 @@ _ERRORS = {
     413: "The body is too large",
     414: "The URL is too long",
     415: "The body is compressed",
+    422: "The engine has died of this request twice; it is refused for an hour",
     429: "Too much is waiting; `retry-after` says when to try again",
     431: "The head is too large",
     500: "The server's mistake",
