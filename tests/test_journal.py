@@ -208,6 +208,21 @@ async def test_what_may_change_something_goes_on_when_its_caller_leaves() -> Non
     assert made == ["called off", "a", "b"]
 
 
+async def test_what_a_shutdown_cuts_the_next_process_goes_on_with() -> None:
+    disk, effects = Disk(), Effects(hang=lambda x: x == "b")
+    first = system(disk, ScriptedEngine(*TURNS))
+    tools = [spec("do", effects, read_only=True)]
+    running = Orchestrator(first, tools).run(asked(run_id="r1"))
+    async for item in running:
+        if isinstance(item, ToolResult):
+            break
+    assert first.recorder is not None
+    first.recorder.parking = True
+    await running.aclose()
+    await first.recorder.close()
+    assert [row.id for row in await MemoryRuns(disk).orphans()] == ["r1"]
+
+
 async def test_a_run_that_would_do_something_else_is_not_gone_on_with() -> None:
     disk, effects = Disk(), Effects(hang=lambda x: x == "b")
     first = system(disk, ScriptedEngine(*TURNS))

@@ -95,6 +95,9 @@ class Opened:
             return
         fails = isinstance(error, F1Error) and not isinstance(error, Diverged | NotStored)
         told = str(error) if isinstance(error, F1Error) else type(error).__name__
+        record = self.guard.journal.record
+        if not fails and record is not None and record.parking:
+            return  # it stays under way, and is found as one that broke off
         ended = Ended("failed" if fails else "left", "", Usage(0, 0), 0.0, told)
         await self._let_go(lambda: self.guard.journal.end(ended, None))
 

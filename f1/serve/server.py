@@ -168,7 +168,10 @@ class Server:
             raise ModelNotFound(f"no model '{model[:100]}': this server has {known}", param="model")
 
     def cut(self) -> None:
-        """Ends all that is being answered, or waits, with ShuttingDown."""
+        """Ends all that is being answered, or waits, with ShuttingDown. Runs are gone on with by
+        the next process."""
+        if self.recorder is not None:
+            self.recorder.parking = True
         for deadline in self.deadlines:
             deadline.cut(ShuttingDown("the server is shutting down", retry_after=1.0))
 

@@ -59,6 +59,7 @@ class Recorder:
     redaction: Redacts = field(default_factory=RedactsNothing)
     tell: Tells | None = None
     closed: bool = False
+    parking: bool = False  # the process is to end: what is left now the next one goes on with
     _writing: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def soon(self, writing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -200,6 +201,11 @@ class Record:
     def closed(self) -> bool:
         """Nothing can be written any more."""
         return self._recorder.closed
+
+    @property
+    def parking(self) -> bool:
+        """The process is to end, and whoever comes next goes on with the run."""
+        return self._recorder.parking
 
     async def begin(
         self, *entries: Entry, about: Json | None = None, status: Status = "running"
