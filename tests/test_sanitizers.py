@@ -9,6 +9,8 @@ time). Each tool first has to see faults that were planted for it. Nothing of ou
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -213,9 +215,24 @@ def test_the_loader_under_valgrind(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_the_cuda_backend_under_compute_sanitizer() -> None:
-    if shutil.which("compute-sanitizer") is None or shutil.which("nvidia-smi") is None:
-        pytest.skip("there is no GPU, or no compute-sanitizer")
-    code = "import sys; sys.path.insert(0, 'tests/cuda'); import device; device.main()"
-    done = run(["compute-sanitizer", f"--error-exitcode={FOUND}", sys.executable, "-c", code])
-    passed(done)
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_the_cuda_backend_under_compute_sanitizer(tool: str, tmp_path: Path) -> None:
+    """test_cuda.py on a device, each process of the probe watched; cuda/device.sh has built it."""
+    sanitizer, probe = shutil.which("compute-sanitizer"), os.environ.get("F1_CUDA_PROBE")
+    if sanitizer is None or probe is None:
+        pytest.skip("no compute-sanitizer, or no probe of a device (cuda/device.sh)")
+    check = [sanitizer, "--tool", tool, f"--error-exitcode={FOUND}"]
+    planted = tmp_path / "planted"
+    passed(run(["nvcc", ROOT / "tests/cuda/planted.cu", "-o", planted]))
+    passed(run([*check, planted, "nothing"]))
+    assert run([*check, planted, tool]).returncode == FOUND
+    watched = tmp_path / "watched"  # who reads the probe's answers sees nothing of the reports
+    words = [*check, "--log-file", str(tmp_path / "%p.log"), probe]
+    watched.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
+    watched.chmod(0o755)
+    tests = [*("-m", "pytest", "-q", "-p", "no:cacheprovider"), ROOT / "tests/test_cuda.py"]
+    print(passed(run([sys.executable, *tests], F1_CUDA_PROBE=str(watched)))[-200:])
+    told = "".join(log.read_text() for log in tmp_path.glob("*.log"))
+    found = re.findall(r"SUMMARY: (\d+)", told)
+    assert len(found) > 10, told
+    assert set(found) == {"0"}, told

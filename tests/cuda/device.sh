@@ -20,5 +20,7 @@ nvcc -std=c++20 -O3 --expt-relaxed-constexpr --threads 0 \
 cp -r tests "$work/tests" # away from the checkout, whose f1/ has no compiled core
 cd "$work/tests"
 export PYTHONPATH="$work/site:$work/tests" F1_CUDA_PROBE="$work/probe"
-python3 -m pytest --quiet -c /dev/null --rootdir . -p no:cacheprovider test_cuda.py
+run_tests() { python3 -m pytest --quiet -c /dev/null --rootdir . -p no:cacheprovider "$@"; }
+run_tests test_cuda.py
+run_tests -rs -k compute_sanitizer test_sanitizers.py # some minutes; skipped where there is none
 if [ "${1:-}" != none ]; then python3 cuda/device.py "${1:-smollm2-135m}"; fi
