@@ -67,7 +67,7 @@ def text_tokens(checkpoint: Checkpoint, count: int, start: int) -> list[int]:
     folder = Path(f1.__file__).parent
     text = "\n\n".join(
         (folder / name).read_text("utf-8")
-        for name in ("engine.py", "stepping.py", "choices.py", "types.py")
+        for name in ("engine.py", "stepping.py", "choices.py", "types/runs.py", "types/events.py")
     )
     tokens = checkpoint.tokenizer.encode(text)
     return [tokens[i % len(tokens)] for i in range(start, start + count)]
