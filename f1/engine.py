@@ -35,8 +35,7 @@ from f1.types import Event, Finished, GenerateRequest, Message, ResponseFormat, 
 
 if TYPE_CHECKING:
     from f1 import _core
-    from f1.calling.schema import held_to
-from f1.calling.grammar import Grammars
+    from f1.calling.grammar import Grammars
 
 T = TypeVar("T")
 log = logging.getLogger("f1.engine")
@@ -193,6 +192,8 @@ class AsyncEngine:
     async def judge_tools(self, tools: Sequence[Tool]) -> None:
         """Decides ahead whether grammars can be made of their schemas, so that requests that bring
         some of them need not wait for that. Raises InvalidSchema, Overloaded."""
+        from f1.calling.schema import held_to  # what it imports is here by now
+
         loop = asyncio.get_running_loop()
         for first in range(0, len(tools), _JUDGED_AT_ONCE):
             some = [held_to(tool) for tool in tools[first : first + _JUDGED_AT_ONCE]]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_tool_is_put_got_listed_and_deleted(
     assert made.status_code == 200, made.text
     body = made.json()
     expected = WEATHER | {"id": "get_weather", "owner": "tenant", "runner": "client"}
-    expected["annotations"] = {"read_only": True, "destructive": True, "idempotent": False}
+    expected["annotations"] = asdict(Annotations(read_only=True))
     assert {key: body[key] for key in expected} == expected
     assert alice.get("/tools/get_weather").json() == body
     assert alice.post("/tools", json=WEATHER).json() == body  # the same again does no harm

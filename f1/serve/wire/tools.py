@@ -7,7 +7,8 @@ no request may have code run here that the operator did not choose.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
 from functools import cache
 from typing import Any, TypedDict
 
@@ -17,7 +18,7 @@ from f1.serve.wire.fields import Fields, describe, refuse
 from f1.serve.wire.responses.listing import parse_limit
 from f1.serve.wire.shape import Either, Flag, Free, Items, Record, Shape, Word
 from f1.tools.registry import Entry, Page, RegisteredTool, Toolset
-from f1.tools.spec import ToolSpec
+from f1.tools.spec import Annotations, ToolSpec
 from f1.tools.tables import read_table
 
 Json = dict[str, Any]
@@ -40,7 +41,7 @@ class ClientRunner(Word):
 @cache
 def tool_body(limits: Limits, *, named: bool = True) -> Record:
     """POST /v1/tools; PUT /v1/tools/{name}, where the name need not be said again."""
-    annotations = Record(dict.fromkeys(("read_only", "destructive", "idempotent"), Flag()))
+    annotations = Record(dict.fromkeys([each.name for each in fields_of(Annotations)], Flag()))
     fields: dict[str, Shape] = function(limits) | {
         "type": Word(("function",)),
         "output": Free(),
@@ -146,11 +147,7 @@ def _write_spec(spec: ToolSpec) -> Json:
         "strict": tool.strict,
         "output": spec.output,
         "examples": list(spec.examples),
-        "annotations": {
-            "read_only": annotations.read_only,
-            "destructive": annotations.destructive,
-            "idempotent": annotations.idempotent,
-        },
+        "annotations": asdict(annotations),
         "runner": "client" if spec.runner is None else "server",
     }
 
