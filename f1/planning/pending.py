@@ -150,11 +150,11 @@ def results_of(waiting: Waiting, messages: Sequence[Message]) -> list[ToolResult
     results, now = list(waiting.ours), time.perf_counter()
     for node_id, call in waiting.theirs:
         content = told.get(call.id, "")
-        results.append(ToolResult(call, content, None, now, 0.0, _value(content), node_id))
+        results.append(ToolResult(call, content, None, now, 0.0, value_of(content), node_id))
     return results
 
 
-def _value(content: str) -> object:
+def value_of(content: str) -> object:
     """What references read of a result that came as text."""
     try:
         return json.loads(content)

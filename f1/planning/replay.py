@@ -9,7 +9,6 @@ fork     the same up to a point, then in earnest, with something changed there:
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +21,7 @@ from f1.planning.journal import Journal, segments
 from f1.planning.opening import Opened, model_of, new_run_id
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, Progress, Reply
+from f1.planning.pending import value_of
 from f1.planning.run import Role
 from f1.planning.summary import about
 from f1.tools.spec import Annotations, CallLimits, Output, ToolFailure, ToolSpec
@@ -155,7 +155,7 @@ def _kept(past: Sequence[Entry], change: Change) -> Iterator[Entry]:
             case Ended():
                 continue
             case Done() if entry.result.node_id == change.node and change.result is not None:
-                content, value = change.result, _value(change.result)
+                content, value = change.result, value_of(change.result)
                 yield Done(
                     replace(entry.result, content=content, value=value, failed=None, whole=True)
                 )
@@ -219,10 +219,3 @@ def _spec(defined: Defined) -> ToolSpec:
 
 def _is_left(entry: Entry) -> bool:
     return isinstance(entry, Ended) and entry.ending == "left"
-
-
-def _value(content: str) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return content
