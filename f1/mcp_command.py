@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from f1.errors import InvalidRequest
+from f1.errors import F1Error, InvalidRequest
 
 if TYPE_CHECKING:
     from f1.tools.mcp.servers import McpServers, Offer
@@ -72,7 +72,10 @@ def approve(
             if not waiting:
                 console.print(f"nothing of {escape(name)} waits for it")
             elif yes or typer.confirm(f"Approve {len(waiting)} of {server}?"):
-                servers.approve(server, [offer.definition for offer in waiting])
+                try:
+                    servers.approve(server, [offer.definition for offer in waiting])
+                except OSError as error:
+                    raise F1Error(f"it cannot be kept: {error}") from error
                 console.print(f"approved {len(waiting)}")
             else:
                 raise typer.Exit(1)

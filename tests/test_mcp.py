@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -326,3 +327,40 @@ async def test_a_tool_that_no_grammar_fits_is_left_out_and_ends_nothing(
         assert engine.registered == [["w__good"]]
         assert [s.name for s in registrar.registry.resolve("", toolsets=["w"])] == ["w__good"]
     assert {offer.standing for offer in met.servers.offers("w")} == {"approved", "unfit"}
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"w": 5}', '{"w": {"echo": 5}}'])
+def test_broken_pins_approve_nothing_and_end_nothing(
+    broken: str, meet: Callable[..., Met], tmp_path: Path
+) -> None:
+    """Neither a server that is met now nor one that was before; mended, all is as it was."""
+    file = tmp_path / "pins.json"
+
+    def becomes(text: str, names: set[str]) -> None:
+        file.with_suffix(".test").write_text(text)
+        file.with_suffix(".test").replace(file)
+        with met.published:
+            assert met.published.wait_for(lambda: set(met.specs["w"]) == names, 20)
+
+    met = meet(written())
+    good = file.read_text()
+    becomes(broken, set())
+    later = meet(written("v"))
+    (offer,) = later.servers.offers("v")
+    assert (offer.standing, later.specs["v"]) == ("new", {})
+    with pytest.raises(OSError, match="is not what F1 wrote"):
+        later.servers.approve("v", [offer.definition])
+    assert file.read_text() == broken
+    becomes(good, {"w__echo"})
+
+
+async def test_pins_that_cannot_be_read_end_nothing(
+    meet: Callable[..., Met], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    met, file = meet(written()), tmp_path / "pins.json"
+    told = threading.Event()
+    caplog.handler.addFilter(lambda record: "cannot be read" in record.getMessage() and told.set())
+    file.unlink()
+    file.mkdir()
+    assert told.wait(20)
+    assert (await met.call("w__echo", text="hi")).value == {"text": "hi"}

@@ -6,16 +6,24 @@ command into f1.toml trusts it now). What it offers later, or says otherwise, is
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 from filelock import FileLock
 
 from f1.tools.mcp.definitions import Definition
 
+log = logging.getLogger("f1.tools.mcp")
+
 Pinned = Mapping[str, str]  # the text of a definition by the server's name for the tool
+
+
+class BrokenPins(OSError):
+    """The file holds something else."""
 
 
 class Pins:
@@ -26,8 +34,13 @@ class Pins:
         self._kept: dict[str, dict[str, str]] = {}
 
     def of(self, server: str) -> Pinned | None:
-        """None: it was never met. Raises OSError."""
-        return self._read().get(server)
+        """None: it was never met. Of a file that holds something else nothing is approved, and
+        nobody is met for the first time. Raises OSError."""
+        try:
+            return self._read().get(server)
+        except BrokenPins as broken:
+            log.warning("mcp.%s: nothing of it is approved: %s", server, broken)
+            return {}
 
     def stamp(self) -> int:
         """Another one when another process has approved something."""
@@ -39,7 +52,8 @@ class Pins:
     def approve(
         self, server: str, definitions: Iterable[Definition], *, anew: bool = False
     ) -> None:
-        """These, beside those that are; `anew`: and no others. Raises OSError."""
+        """These, beside those that are; `anew`: and no others. Raises OSError; BrokenPins where the
+        file holds something else, which is left as it is."""
         if self._file is None:
             self._put(self._kept, server, definitions, anew)
             return
@@ -65,10 +79,22 @@ class Pins:
         kept[server] = had | {each.name: each.text for each in definitions}
 
     def _read(self) -> dict[str, dict[str, str]]:
-        """Where the file cannot be read as such, nothing is approved, and nothing is new."""
+        """Raises OSError."""
         if self._file is None:
             return self._kept
         try:
-            return dict(orjson.loads(self._file.read_bytes()))
+            kept = orjson.loads(self._file.read_bytes())
         except FileNotFoundError:
             return {}
+        except ValueError:
+            kept = None
+        if not _is_kept(kept):
+            raise BrokenPins(f"{self._file} is not what F1 wrote: repair it, or move it away")
+        return dict(kept)
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+        for texts in value.values()
+    )

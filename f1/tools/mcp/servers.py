@@ -117,11 +117,18 @@ class McpServers:
                     await self._stop.wait()
             if stamp != (stamp := self._pins.stamp()):
                 for name in self._listed:
-                    self._judge(self._connections[name].server)
+                    self._judge_again(self._connections[name].server)
 
     async def _on_listed(self, server: McpServer, tools: Sequence[Mapping[str, Any]]) -> None:
         self._listed[server.name] = read_definitions(server, tools)
         self._judge(server)
+
+    def _judge_again(self, server: McpServer) -> None:
+        """Where that cannot be found out, what it offers stays as it was."""
+        try:
+            self._judge(server)
+        except (OSError, ValueError) as error:
+            log.warning("mcp.%s: what is approved of it cannot be read: %s", server.name, error)
 
     def _judge(self, server: McpServer) -> None:
         listed = self._listed[server.name]
