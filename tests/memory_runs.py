@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from f1.store.database import NotStored
-from f1.store.runs import ApprovalRow, Conflict, EntryRow, Json, RunRow, Status, Write
+from f1.store.runs import ApprovalRow, Conflict, EntryRow, Json, RunRow, SessionTaken, Status, Write
 
 Key = tuple[str, str]
 
@@ -50,6 +50,10 @@ class MemoryRuns:
         key = (run.tenant, run.id)
         if key in self.disk.runs:
             return False
+        for other, row in self.disk.runs.items():
+            same = run.session_id and (row.tenant, row.session_id) == (run.tenant, run.session_id)
+            if same and row.status == "running" and not self.disk.owners[other].dead:
+                raise SessionTaken(f"another run of the session '{run.session_id}' goes on")
         self.disk.runs[key] = replace(run, num_entries=len(entries), changed=time.time())
         self.disk.owners[key] = self
         self.disk.entries[key] = [orjson.dumps(row) for row in entries]

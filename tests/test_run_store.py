@@ -32,6 +32,7 @@ from f1.store.runs import (
     Json,
     RunRow,
     RunStore,
+    SessionTaken,
     Write,
     open_runs,
 )
@@ -114,7 +115,7 @@ async def test_lists_are_in_order_and_narrowed(store: RunStore) -> None:
     for number in range(5):
         session = "odd" if number % 2 else ""
         await store.begin(RunRow(f"r{number}", "me", session_id=session, began=1.0 + number), [])
-    await store.write(Write("r3", "me", status="ended"))
+        await store.write(Write(f"r{number}", "me", status="ended" if number == 3 else "waiting"))
     await store.begin(RunRow("x", "you", began=0.5), [])
 
     async def ids(**asked: object) -> list[str]:
@@ -196,6 +197,28 @@ async def test_a_run_is_taken_by_one(settings: Settings) -> None:
     await other.write(Write("running", "me", [entry(1)]))
     assert "running" not in {row.id for row in await other.orphans()}
     await other.close()
+
+
+async def test_of_runs_of_one_session_one_is_running(settings: Settings) -> None:
+    """In two processes at once; what a process that is gone has left counts no more."""
+    stores = [opened(settings), opened(settings)]
+    for session in ("a", "b"):
+        new = [RunRow(f"{session}{n}", "me", session_id=session) for n in range(8)]
+        begun = await asyncio.gather(
+            *(stores[n % 2].begin(run, [entry(0)]) for n, run in enumerate(new)),
+            return_exceptions=True,
+        )
+        assert begun.count(True) == 1
+        assert [type(each) for each in begun if each is not True] == [SessionTaken] * 7
+    (run,) = await stores[0].runs("me", session_id="b")
+    assert not await stores[0].begin(run, [entry(0)])  # the same once more
+    assert await stores[0].begin(replace(run, tenant="you"), [])
+    mine = begun.index(True) % 2
+    await stores[mine].close()
+    assert await stores[1 - mine].begin(replace(run, id="next"), [])
+    await stores[1 - mine].write(Write("next", "me", status="waiting"))
+    assert await stores[1 - mine].begin(replace(run, id="last"), [])
+    await stores[1 - mine].close()
 
 
 async def test_what_waited_for_its_caller_does_until_something_happens(settings: Settings) -> None:

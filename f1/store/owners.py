@@ -7,8 +7,10 @@ nothing has to time out, and nothing is taken from who is merely slow.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
+import struct
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,9 @@ class Owners(Protocol):
 
     def lives(self, db: sa.Connection, owner: object) -> bool:
         """False also of what is no number: a row may have been made by anyone."""
+
+    def first(self, db: sa.Connection, name: str) -> bool:
+        """Whether no other transaction that is not over was told so of the same name."""
 
     def close(self) -> None: ...
 
@@ -58,6 +63,9 @@ class FileOwners:
         if not isinstance(owner, int):
             return False
         return owner == self.me or self._locked(self._folder / str(owner))
+
+    def first(self, db: sa.Connection, name: str) -> bool:
+        return True  # one writes at a time
 
     def close(self) -> None:
         """As if the process had ended."""
@@ -98,6 +106,12 @@ class ServerOwners:
             return owner == self.me
         free = sa.select(sa.func.pg_try_advisory_xact_lock_shared(sa.cast(owner, sa.BigInteger)))
         return not db.execute(free).scalar()
+
+    def first(self, db: sa.Connection, name: str) -> bool:
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+        numbers = struct.unpack_from("=ii", digest)  # locks of two numbers are none of one
+        lock = sa.func.pg_try_advisory_xact_lock(*(sa.cast(n, sa.Integer) for n in numbers))
+        return bool(db.execute(sa.select(lock)).scalar())
 
     def close(self) -> None:
         """The connection is what holds it."""

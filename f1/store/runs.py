@@ -84,12 +84,17 @@ class Conflict(Exception):
     ones, are there already; or the run is gone, or another process has taken it."""
 
 
+class SessionTaken(Conflict):
+    """A run of this session goes on in a process that lives."""
+
+
 class RunStore(Protocol):
     """Everything is kept when a method returns, also if the process is killed then. All raise
     NotStored where the database cannot be used now; the next call may succeed."""
 
     async def begin(self, run: RunRow, entries: Sequence[EntryRow]) -> bool:
-        """A new run of this process. False: this tenant has one of that id."""
+        """A new run of this process. False: this tenant has one of that id. Raises SessionTaken
+        where another run of its session is running; of two at a time one begins."""
 
     async def write(self, *writes: Write) -> None:
         """All, or none. Raises Conflict."""

@@ -35,7 +35,16 @@ from f1.store.rows import (
     wait_columns,
     waits_of,
 )
-from f1.store.runs import ApprovalRow, Conflict, EntryRow, Json, RunRow, Status, Write
+from f1.store.runs import (
+    ApprovalRow,
+    Conflict,
+    EntryRow,
+    Json,
+    RunRow,
+    SessionTaken,
+    Status,
+    Write,
+)
 from f1.store.tables import approvals, entries, messages, pins, runs, sessions, waits
 
 # Made once: to put a statement together takes longer than to do it.
@@ -79,6 +88,8 @@ class SqlRuns:
     async def begin(self, run: RunRow, entries: Sequence[EntryRow]) -> bool:
         def work(db: sa.Connection) -> None:
             self._retention.make_room(db, run.tenant, self._owners.lives)
+            if run.session_id:
+                self._check_idle(db, run)
             about = about_of(run.tenant, run.id, run.session_id, run.about)
             now = time.time()
             columns = {
@@ -91,9 +102,21 @@ class SqlRuns:
 
         try:
             await self._writing.do(work)
+        except SessionTaken:
+            raise
         except Conflict:
             return False
         return True
+
+    def _check_idle(self, db: sa.Connection, new: RunRow) -> None:
+        """Runs that broke off with their process do not count. Raises SessionTaken."""
+        others = sa.select(runs.c.owner).where(
+            runs.c.tenant == new.tenant, runs.c.session_id == new.session_id,
+            runs.c.status == "running", runs.c.id != new.id,
+        )  # fmt: skip
+        first = self._owners.first(db, f"{new.tenant}\n{new.session_id}")
+        if not first or any(self._owners.lives(db, owner) for owner in db.scalars(others).all()):
+            raise SessionTaken(f"another run of the session '{new.session_id}' goes on")
 
     async def write(self, *writes: Write) -> None:
         def work(db: sa.Connection) -> None:
