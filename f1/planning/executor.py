@@ -111,6 +111,10 @@ class Executor:
         if failure is not None:
             self._settle(failure)
 
+    def stop(self) -> None:
+        """Nothing begins any more; what runs goes on until this is left."""
+        self._left, self._missing = True, {}
+
     def know(self, result: ToolResult) -> None:
         """What came of a node elsewhere: in an earlier request, or at the caller's. `next` does
         not tell of it."""
@@ -207,6 +211,8 @@ class Executor:
         node, call, spec = running.node, running.call, running.spec
 
         async def begun() -> None:
+            if self._left:
+                raise asyncio.CancelledError
             await self._guard.launch(node, call, spec)
             running.begun = self._gates.clock()
             self._news.put_nowait(Started(node, call, running.begun))

@@ -12,10 +12,11 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from f1 import __version__
 from f1.errors import F1Error, InvalidRequest
+from f1.planning.approvals import check_known
 from f1.planning.guard import Guard
 from f1.planning.journal import Journal, segments
 from f1.planning.outcome import CallTools
@@ -23,9 +24,9 @@ from f1.planning.pending import Waiting
 from f1.planning.summary import about
 from f1.planning.tape import Diverged
 from f1.store.database import NotStored
-from f1.store.runs import Conflict, Write
-from f1.trace.entries import CODEC, Began, Ended, HandedOver
-from f1.trace.recorder import Record, Recorder
+from f1.store.runs import Conflict
+from f1.trace.entries import CODEC, Began, Ended, Entry, HandedOver
+from f1.trace.recorder import Record, Recorder, RunGone
 from f1.types import GenerateRequest, Message, ToolResult, Usage
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ class Opened:
     known: int = 0
     over: bool = False  # how it ended is written down
 
-    def handed_over(self, last: object) -> Waiting:
+    async def handed_over(self, last: object) -> Waiting:
         """How a request before the last one ended once more. Raises Diverged."""
         if not isinstance(last, CallTools) or not isinstance(last.waiting, Waiting):
             run_id = self.guard.journal.run_id
+            await self.put_back()
             raise Diverged(f"the run {run_id} does not come to hand over calls, as it did")
         return last.waiting
 
@@ -84,7 +86,11 @@ class Opened:
         if self.behind and waiting is not None:
             before = (*self.requests[-2].messages, *waiting.messages)
             request = replace(request, messages=(*before, *request.messages))
-        await self.guard.journal.take_back(request)
+        try:
+            await self.guard.journal.take_back(request)
+        except BaseException:
+            await self.put_back()
+            raise
         return request
 
     async def leave(self, error: BaseException) -> None:
@@ -129,8 +135,11 @@ class Opened:
         except NotStored as broken:
             log.warning("run %s: %s", self.guard.journal.run_id, broken)
             return False
-        except Conflict as broken:  # it went on elsewhere
+        except (Conflict, RunGone) as broken:  # it went on elsewhere
             log.warning("run %s: %s", self.guard.journal.run_id, broken)
+        except Exception:
+            log.exception("run %s could not be put back", self.guard.journal.run_id)
+            return False
         return True
 
 
@@ -191,28 +200,22 @@ async def _new(
     if not request.messages:
         told = f"f1.run_id: there is no run '{run_id}', and nothing is asked"
         raise InvalidRequest(told, param="f1.run_id", code="run_not_found")
+    check_known(request.run.verdicts, ())
     if session_id:
-        await _check_idle(recorder, tenant, session_id)
         kept = await recorder.store.messages(tenant, session_id) or []
         before = tuple(CODEC.decode(Message, message) for message in kept)
         known = len(before)
         request = replace(request, messages=(*before, *request.messages))
     record = recorder.record(tenant, run_id, session_id)
     began = Began(request, new.models, __version__, known)
-    if not await record.begin(began, about=about(request)):
+    try:
+        begun = await record.begin(began, about=about(request))
+    except Conflict as error:
+        raise SessionBusy(session_id) from error
+    if not begun:
         told = f"the run '{run_id}' has just begun"
         raise RunBusy(told, param="f1.run_id", retry_after=1.0)
     return Opened(_guard(system, tenant, Journal(run_id, record)), [request], known=known)
-
-
-async def _check_idle(recorder: Recorder, tenant: str, session_id: str) -> None:
-    """One run at a time goes on with a session. One that broke off with its process can be gone on
-    with by its id, and keeps nobody waiting. Raises SessionBusy."""
-    store = recorder.store
-    for run in await store.runs(tenant, session_id=session_id, status="running"):
-        if not await store.take(tenant, run.id):
-            raise SessionBusy(session_id)
-        await store.write(Write(run.id, tenant, status="waiting"))
 
 
 async def _named(
@@ -230,24 +233,57 @@ async def _named(
     first = found.entries[0]
     known = first.session if isinstance(first, Began) else 0
     new, asked = request.messages, requests[0].messages[known:]
-    if new:
-        if [found.hides(m) for m in new] != [found.hides(m) for m in asked]:
-            told = f"f1.run_id: there is a run '{run_id}', and it was asked something else"
-            raise InvalidRequest(told, param="f1.run_id", code="run_id_taken")
-        # As it came, for what is secret in it is not kept.
+    if not _same(found, request, replace(requests[0], messages=asked)):
+        told = f"f1.run_id: there is a run '{run_id}', and it was asked something else"
+        raise InvalidRequest(told, param="f1.run_id", code="run_id_taken")
+    if len(new) == len(asked):  # as it came, for what is secret in it is not kept
         requests[0] = replace(requests[0], messages=(*requests[0].messages[:known], *new))
     options = replace(requests[-1].run, progress=request.run.progress)
     requests[-1] = replace(requests[-1], run=options)
     if found.row.status == "ended":
         journal = Journal(run_id, found, found.entries, live=False)
         return Opened(_guard(system, tenant, journal), requests, asked_with=asked, known=known)
-    if isinstance(found.entries[-1], HandedOver):
-        told = f"f1.run_id: the run '{run_id}' waits for the results of its calls"
-        raise InvalidRequest(told, param="f1.run_id")
+    if isinstance(_last(found), HandedOver):  # its calls once more
+        journal = Journal(run_id, found, found.entries, live=False)
+        return Opened(_guard(system, tenant, journal), requests, asked_with=asked, known=known)
     record = await _take(recorder, tenant, run_id)
     past = [entry for entry in record.entries if not isinstance(entry, Ended)]
     guard = _guard(system, tenant, Journal(run_id, record, past))
-    return Opened(guard, requests, asked_with=asked, known=known)
+    opened = Opened(guard, requests, asked_with=requests[-1].messages[known:], known=known)
+    await _check_session(recorder, opened)
+    return opened
+
+
+def _same(record: Record, a: GenerateRequest, b: GenerateRequest) -> bool:
+    """Whether they ask the same, as far as it is kept: `a` may go without messages, or bring what
+    tools have returned since."""
+
+    def said(request: GenerateRequest) -> list[Any]:
+        words = [m for m in request.messages if m.role in ("user", "system")]
+        return [record.hides(message) for message in words]
+
+    plan = a.run.plan is None or record.hides(a.run.plan) == record.hides(b.run.plan)
+    return plan and (not a.messages or said(a) == said(b))
+
+
+def _last(record: Record) -> Entry:
+    """What happened last, whoever has left since."""
+    return [entry for entry in record.entries if not isinstance(entry, Ended)][-1]
+
+
+async def _check_session(recorder: Recorder, opened: Opened) -> None:
+    """A conversation that went on without the run does not take it back. Raises InvalidRequest."""
+    record = opened.guard.journal.record
+    if record is None or not record.row.session_id:
+        return
+    try:
+        kept = await recorder.store.messages(record.row.tenant, record.row.session_id) or []
+        if len(kept) != opened.known:
+            told = f"the conversation '{record.row.session_id}' has gone on without this run"
+            raise InvalidRequest(told, param="f1.session_id", code="session_gone_on")
+    except BaseException:
+        await opened.put_back()
+        raise
 
 
 async def _of_session(
@@ -261,7 +297,9 @@ async def _of_session(
     for row in await recorder.store.runs(tenant, session_id=session_id, status="waiting", limit=1):
         record = await recorder.take(tenant, row.id, lambda record: _waits_for(record, brought))
         if record is not None:
-            return _goes_on(system, record, request, behind=True)
+            opened = _goes_on(system, record, request, behind=True)
+            await _check_session(recorder, opened)
+            return opened
     told = f"messages: no call of the session '{session_id}' waits for a result"
     raise InvalidRequest(told, param="messages")
 
@@ -281,7 +319,7 @@ async def _restored(
 
 
 def _waits_for(record: Record, calls: set[str]) -> bool:
-    end = record.entries[-1]
+    end = _last(record)
     return isinstance(end, HandedOver) and {call.id for call in end.calls} <= calls
 
 

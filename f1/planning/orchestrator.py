@@ -124,7 +124,7 @@ class Orchestrator:
         for earlier in opened.requests[:-1]:  # decided all over again
             async with aclosing(self._go(opened, earlier, waiting)) as items:
                 *_, last = [item async for item in items]
-            waiting = opened.handed_over(last)
+            waiting = await opened.handed_over(last)
         request = opened.requests[-1]
         if opened.returns:
             request = await opened.take_back(request, waiting)
@@ -155,6 +155,7 @@ class Orchestrator:
                         if not run.nodes:
                             raise
                         outcome = give_up(run, "context")  # what was done is to be known
+                run.executor.stop()  # who reads slowly has nothing begin behind the end
                 await self._end(run, outcome)
                 opened.over = True
                 yield outcome
@@ -354,7 +355,7 @@ class Orchestrator:
             tuple(run.executor.results.values()),
             tuple(run.nodes),
             run.strategy,
-            run.guard,
+            run.guard if run.journal.live else None,
             run.journal.run_id,
         )
         key = self.system.pending.keep(self.tenant, run.asked_with, waiting)

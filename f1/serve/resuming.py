@@ -28,7 +28,10 @@ async def resume_runs(server: Server, loading: asyncio.Task[None]) -> None:
         log.warning("runs that broke off are not gone on with: %s", error)
         return
     for run in orphans:
-        await _resume(server, run)
+        try:
+            await _resume(server, run)
+        except Exception:  # of this one; the others go on
+            log.exception("the run %s, which broke off, cannot go on", run.id)
 
 
 async def _resume(server: Server, run: RunRow) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from f1.codec import Malformed
+from f1.errors import F1Error
 from f1.store.database import NotStored
-from f1.store.runs import ApprovalRow, EntryRow, Json, RunRow, RunStore, Status, Write
+from f1.store.runs import ApprovalRow, Conflict, EntryRow, Json, RunRow, RunStore, Status, Write
 from f1.trace.entries import CODEC, Ended, Entry, Written
 from f1.types import Usage
 
@@ -41,6 +42,14 @@ class Redacts(Protocol):
 
     def redact(self, value: Any) -> Any:
         """JSON without its secrets: the same for the same, and nothing more to redact in it."""
+
+
+class RunGone(F1Error):
+    """A run that is under way was removed, or taken by another process."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "run_gone"
 
 
 class RedactsNothing:
@@ -83,9 +92,18 @@ class Recorder:
     ) -> Record | None:
         """Of a run that can go on here: it waits, or was interrupted. None: another is at it, it
         has ended, or it is not `wanted`. Raises NotStored."""
+        taking = self.soon(self._take(tenant, run_id, wanted))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_up)
+            raise
+
+    async def _take(
+        self, tenant: str, run_id: str, wanted: Callable[[Record], bool]
+    ) -> Record | None:
         if not await self.store.take(tenant, run_id):
             return None
-        record: Record | None = None
         try:
             record = await self.read(tenant, run_id)
             if record is not None and wanted(record):
@@ -95,6 +113,12 @@ class Recorder:
             raise
         await self._put_back(tenant, run_id)
         return None
+
+    def _give_up(self, taking: asyncio.Task[Record | None]) -> None:
+        """Who took the run was gone when it was taken."""
+        failed = taking.cancelled() or taking.exception() is not None
+        if not failed and (record := taking.result()) is not None:
+            self.soon(self._put_back(record.row.tenant, record.row.id))
 
     async def _put_back(self, tenant: str, run_id: str) -> None:
         await self.store.write(Write(run_id, tenant, status="waiting"))
@@ -180,7 +204,12 @@ class Record:
             self.row.id, self.row.tenant, (), status, about, asked, waits, messages, known
         )
         # Who is cancelled meanwhile does not know; what is written counts all the same.
-        await asyncio.shield(self.soon(self._write(change, entries)))
+        try:
+            await asyncio.shield(self.soon(self._write(change, entries)))
+        except Conflict as error:
+            if messages:  # the session's
+                raise
+            raise RunGone(f"the run '{self.row.id}' is gone, or another process's") from error
         if status == "ended" and self._recorder.tell is not None:
             self._recorder.tell(replace(self.row, status="ended", about=about or {}), self.past)
 
