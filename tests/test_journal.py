@@ -19,6 +19,8 @@ from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
 from f1.planning.replay import Change, fork, replay
 from f1.planning.tape import Diverged
+from f1.store.database import NotStored
+from f1.supervised import supervised
 from f1.tools.policy import Rule, Rules
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
 from f1.trace.entries import Began, Done, HandedOver, Launched, Turned
@@ -28,6 +30,7 @@ from f1.types import (
     Message,
     Node,
     Note,
+    Plan,
     RunOptions,
     Started,
     TextDelta,
@@ -402,6 +405,87 @@ async def test_what_is_not_for_a_run_that_waits_leaves_it_waiting() -> None:
     assert disk.runs["", "r1"].status == "waiting"
 
 
+async def test_a_store_that_fails_while_a_caller_returns_leaves_the_run_waiting() -> None:
+    disk, effects = Disk(), Effects()
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    request = replace(asked(run_id=""), tools=(theirs,))
+    tools = [spec("do", effects)]
+    turns = ([call("do", "c1", x="a"), call("theirs", "c2", x="b")], "both done")
+    first = system(disk, ScriptedEngine(*turns))
+    handed = await outcome(Orchestrator(first, tools).run(request))
+    assert isinstance(handed, CallTools)
+    result = Message("tool", '"ok"', tool_call_id=handed.calls[0].id)
+    said = Message("assistant", tool_calls=handed.calls)
+    back = replace(request, messages=(*request.messages, said, result))
+    store = first.recorder.store  # type: ignore[union-attr]
+
+    def fail_once(number: int) -> None:
+        if store.num_writes == count + 2:  # the one behind the taking
+            raise NotStored("the disk is full")
+
+    count, store.before = store.num_writes, fail_once
+    with pytest.raises(NotStored):
+        await outcome(Orchestrator(first, tools).run(back))
+    (row,) = disk.runs.values()
+    assert row.status == "waiting"
+    end = await outcome(Orchestrator(first, tools).run(back))
+    assert isinstance(end, Reply)
+    assert end.completion.report.run.run_id == row.id
+    assert len(effects.calls) == 1
+
+
+async def test_a_named_run_that_handed_calls_over_tells_them_again() -> None:
+    disk = Disk()
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    request = replace(asked(run_id="r1", strategy="react"), tools=(theirs,))
+    first = system(disk, ScriptedEngine([call("theirs", "c1", x="b")]))
+    handed = await outcome(Orchestrator(first).run(request))
+    again = await outcome(Orchestrator(system(disk, ScriptedEngine("x"))).run(request))
+    assert isinstance(handed, CallTools)
+    assert isinstance(again, CallTools)
+    assert again.calls == handed.calls
+    assert disk.runs["", "r1"].status == "waiting"
+
+
+async def test_a_run_is_known_by_its_plan_too() -> None:
+    disk, effects = Disk(), Effects()
+    tools = [spec("do", effects)]
+    first = Orchestrator(system(disk, ScriptedEngine("done")), tools)
+
+    def planned(x: str) -> GenerateRequest:
+        return asked("Do it.", run_id="r1", plan=Plan((Node("1", "do", {"x": x}),)))
+
+    await outcome(first.run(planned("a")))
+    with pytest.raises(InvalidRequest, match="something else"):
+        await outcome(first.run(planned("b")))
+    assert isinstance(await outcome(first.run(planned("a"))), Reply)
+    assert [x for x, _ in effects.calls] == ["a"]
+
+
+async def test_a_person_is_asked_behind_the_callers_part() -> None:
+    disk, effects = Disk(), Effects()
+    theirs = Tool("theirs", "Theirs.", TEXT)
+    request = replace(asked(), tools=(theirs,))
+    turns = ([call("theirs", "c1", x="b")], [call("do", "c2", x="a")], "done")
+    first = Orchestrator(system(disk, ScriptedEngine(*turns), policy=ASK), [spec("do", effects)])
+    handed = await outcome(first.run(request))
+    assert isinstance(handed, CallTools)
+    result = Message("tool", '"ok"', tool_call_id=handed.calls[0].id)
+    said = Message("assistant", tool_calls=handed.calls)
+    back = replace(request, messages=(*request.messages, said, result))
+    end = await outcome(supervised(first, back, lambda approval: True))
+    assert isinstance(end, Reply)
+    assert [x for x, _ in effects.calls] == ["a"]
+
+
+async def test_verdicts_on_nothing_begin_no_run() -> None:
+    disk = Disk()
+    first = Orchestrator(system(disk, ScriptedEngine("x")))
+    with pytest.raises(InvalidRequest):
+        await outcome(first.run(asked(run_id="r1", verdicts={"apr_x": Verdict("approve")})))
+    assert disk.runs == {}
+
+
 # --- sessions ------------------------------------------------------------------------------------
 
 
@@ -437,6 +521,21 @@ async def test_one_request_at_a_time_goes_on_with_a_session() -> None:
     first.recorder.store.dead = True  # type: ignore[union-attr]
     await running.aclose()
     assert isinstance(await outcome(hello.run(asked("hello", session_id="s"))), Reply)
+
+
+async def test_a_session_that_has_gone_on_does_not_take_a_run_back() -> None:
+    disk, effects = Disk(), Effects()
+    tools = [spec("do", effects)]
+    turns = ([call("do", "c1", x="a")], "hello")
+    first = Orchestrator(system(disk, ScriptedEngine(*turns), policy=ASK), tools)
+    stopped = await outcome(first.run(asked(run_id="r1", session_id="s")))
+    assert isinstance(stopped, NeedsApproval)
+    assert isinstance(await outcome(first.run(asked("hello", session_id="s"))), Reply)
+    verdicts = {stopped.approvals[0].id: Verdict("approve")}
+    with pytest.raises(InvalidRequest, match="gone on"):
+        await outcome(first.run(asked(run_id="r1", verdicts=verdicts)))
+    assert effects.calls == []
+    assert disk.runs["", "r1"].status == "waiting"
 
 
 async def test_a_session_goes_on_with_its_callers_results() -> None:
