@@ -44,10 +44,10 @@ class Codec:
             return value
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             written: dict[str, Any] = {_IS: type(value).__name__}
-            for field in dataclasses.fields(value):
-                inner = getattr(value, field.name)
-                if inner is not _default(field) and inner != _default(field):
-                    written[field.name] = self.encode(inner)
+            for name, default in _fields(type(value)):
+                inner = getattr(value, name)
+                if inner is not default and inner != default:
+                    written[name] = self.encode(inner)
             return written
         if isinstance(value, Mapping):
             plain = {str(key): self.encode(inner) for key, inner in value.items()}
@@ -155,6 +155,12 @@ class Codec:
                 return self.decode_any(value)
             return {key: self._anything(inner) for key, inner in value.items()}
         return [self._anything(inner) for inner in value] if isinstance(value, list) else value
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Names and defaults of those of a dataclass."""
+    return tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

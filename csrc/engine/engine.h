@@ -173,6 +173,8 @@ class Engine {
   void compute_logits();
   void sample_rows();
   void read_watched(const Watches& watches);
+  bool read_sampled(Row& row, const Watch& watch);
+  void keep_reading(Row& row, const Watch& watch);
   void commit(const Pending& pending, std::vector<StepOutput>& outputs);
   StepOutput commit_token(Sequence& sequence, const Row& row);
   SampledToken token_of(const Row& row);

@@ -95,6 +95,7 @@ void Engine::read_watched(const Watches& watches) {
   watched_.clear();
   readings_.clear();
   if (watches.empty()) return;
+  host_logits_.resize(static_cast<size_t>(model_->config().vocab_size));
   for (const Pending& pending : pending_) {
     const auto found = watches.find(pending.sequence->id);
     if (found == watches.end()) continue;
@@ -104,11 +105,10 @@ void Engine::read_watched(const Watches& watches) {
       const int32_t token_id = peek(row);
       if (token_id < 0) break;
       const bool wanted = watch.always || std::ranges::binary_search(watch.token_ids, token_id);
-      if (wanted) watched_.emplace_back(&row, &watch);
+      if (wanted && !read_sampled(row, watch)) watched_.emplace_back(&row, &watch);
       if (i + 1 < pending.num_rows && token_id != pending.sequence->drafts[i]) break;
     }
   }
-  host_logits_.resize(static_cast<size_t>(model_->config().vocab_size));
   const size_t most = std::min(logits_->max_rows(), activations_->max_tokens());
   for (size_t begin = 0; begin < watched_.size(); begin += most) {
     const size_t end = std::min(begin + most, watched_.size());
@@ -116,12 +116,38 @@ void Engine::read_watched(const Watches& watches) {
     for (size_t i = begin; i < end; ++i) head_rows_.push_back({watched_[i].first->head_index, {}});
     model_->head(head_rows_, *activations_, *logits_);
     for (size_t i = begin; i < end; ++i) {
-      const auto& [row, watch] = watched_[i];
       logits_->read(static_cast<int>(i - begin), host_logits_);
-      readings_.push_back(sampler_.read(host_logits_, row->mask, peek(*row), watch->token_ids));
-      row->reading = static_cast<int>(i);
+      keep_reading(*watched_[i].first, *watched_[i].second);
     }
   }
+}
+
+// From the logits that it was sampled from, if those are all; what the mask hid of them is computed
+// once more. That goes where row 0 was: rows are read in order, so it is no longer needed.
+bool Engine::read_sampled(Row& row, const Watch& watch) {
+  if (row.is_listed) return false;
+  std::vector<int32_t> hidden;
+  if (row.mask != nullptr) {
+    const int vocab_size = model_->config().vocab_size;
+    std::vector<int32_t> illegal(row.mask, row.mask + (vocab_size + 31) / 32);
+    for (int32_t& word : illegal) word = ~word;
+    if (!list_legal_tokens(illegal.data(), vocab_size, kMaxListedTokens, hidden)) return false;
+  }
+  logits_->read(row.logits_row, host_logits_);
+  if (!hidden.empty()) {
+    head_rows_.assign(1, {row.head_index, hidden});
+    model_->head(head_rows_, *activations_, *logits_);
+    std::vector<float> found(hidden.size());
+    logits_->read(0, found);
+    for (size_t i = 0; i < hidden.size(); ++i) host_logits_[hidden[i]] = found[i];
+  }
+  keep_reading(row, watch);
+  return true;
+}
+
+void Engine::keep_reading(Row& row, const Watch& watch) {
+  row.reading = static_cast<int>(readings_.size());
+  readings_.push_back(sampler_.read(host_logits_, row.mask, peek(row), watch.token_ids));
 }
 
 // The sequence's next token, and the ones behind as long as what was sampled is what was drafted:

@@ -22,6 +22,7 @@ from f1.types import Usage
 
 T = TypeVar("T")
 log = logging.getLogger("f1.trace")
+TOGETHER = 0.05  # seconds that what is noted waits for more, or for what is written for sure
 PATIENCE = 5.0  # seconds that the end of the process waits for something to be written
 _TELLING = ("Began", "Returned", "Shown")  # they say which fields are secret
 TRACEPARENT = "traceparent"  # in what is told `about` a run: W3C's header of who asked for it
@@ -289,6 +290,7 @@ class Record:
         return told | kept
 
     async def _write_soon(self) -> None:
+        await asyncio.sleep(TOGETHER)
         async with self._turn:
             self._soon = False
             if self._noted:
