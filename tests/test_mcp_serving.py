@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,14 +17,18 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcpkit import WRITTEN
 from scripted import ScriptedEngine, call
 from serving import Running, serving, wait_until_loaded
 
 from f1.serve.access import Access, make_key
 from f1.serve.registrar import Registrar
+from f1.settings import Settings
+from f1.store.runs import open_runs
 from f1.tools.policy import Ruling
 from f1.tools.registry import OPERATOR
 from f1.tools.spec import CallLimits, Output, ToolFailure, ToolSpec
+from f1.trace.recorder import Recorder
 from f1.types import Tool
 
 PAIR = {
@@ -168,10 +173,6 @@ class Asks:
 async def test_what_a_person_has_to_allow(
     registrar: Registrar, adding: Adding, tmp_path: Any
 ) -> None:
-    from f1.settings import Settings
-    from f1.store.runs import open_runs
-    from f1.trace.recorder import Recorder
-
     store = open_runs(Settings(cache=tmp_path))
     engine = ScriptedEngine("Hello.")
     options: dict[str, Any] = {"recorder": Recorder(store), "policy": Asks()}
@@ -194,9 +195,40 @@ async def test_what_a_person_has_to_allow(
             done = await client.call_tool("add", {"a": 1, "b": 1}, meta={"f1/runId": run_id})
             assert done.structured_content == {"sum": 2}
             assert adding.calls == [{"a": 1, "b": 1}]
-            once = await client.call_tool("add", {"a": 1, "b": 1}, meta={"f1/runId": run_id})
+            once = await client.call_tool("add", {"b": 1, "a": 1}, meta={"f1/runId": run_id})
             assert once.structured_content == {"sum": 2}
+            other = await client.call_tool("add", {"a": 1, "b": 2}, meta={"f1/runId": run_id})
+            assert other.is_error
+            assert "asked something else" in other.content[0].text
+            bad = await client.call_tool("f1", {"question": "?"}, meta={"f1/runId": "r" * 81})
+            assert bad.is_error
             assert adding.calls == [{"a": 1, "b": 1}]
+
+
+async def test_the_system_goes_on_once_a_person_has_allowed_it(
+    registrar: Registrar, adding: Adding, tmp_path: Path
+) -> None:
+    """By the same call with the run's id in `_meta`, as it says."""
+    store = open_runs(Settings(cache=tmp_path))
+    engine = ScriptedEngine([call("add", a=1, b=2)], "It is 3.")
+    options: dict[str, Any] = {"recorder": Recorder(store), "policy": Asks()}
+    question = {"question": "1 + 2?", "tools": ["add"], "strategy": "react"}
+    with (
+        serving(lambda: engine, registrar=registrar, **options) as running,
+        httpx.Client(base_url=running.url) as http,
+    ):
+        wait_until_loaded(http, running)
+        async with asking(running) as client:
+            result = await client.call_tool("f1", question)
+            (waiting,) = result.structured_content["approvals"]
+            meta = {"f1/runId": result.meta["f1/runId"]}
+            again = await client.call_tool("f1", question, meta=meta)
+            assert [each["id"] for each in again.structured_content["approvals"]] == [waiting["id"]]
+            assert adding.calls == []
+            http.post(f"/v1/approvals/{waiting['id']}", json={"approve": True}).raise_for_status()
+            done = await client.call_tool("f1", question, meta=meta)
+            assert (done.is_error, done.content[0].text.strip()) == (False, "It is 3.")
+            assert adding.calls == [{"a": 1, "b": 2}]
 
 
 async def test_on_stdio(tmp_path: Path) -> None:
@@ -208,6 +240,7 @@ async def test_on_stdio(tmp_path: Path) -> None:
     (tmp_path / "f1.toml").write_text(
         "[models.m]\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n"
         "[tools.double]\npython = 'tools.py:double'\n"
+        f"[mcp.w]\ncommand = {json.dumps([*WRITTEN, '{}'])}\n"
     )
     parameters = StdioServerParameters(
         command=sys.executable,
@@ -217,7 +250,7 @@ async def test_on_stdio(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("w") as errors:
         async with Client(stdio_client(parameters, errlog=errors)) as client:
             listed = (await client.list_tools()).tools
-            assert [tool.name for tool in listed] == ["f1", "double"]
+            assert [tool.name for tool in listed] == ["f1", "double", "w__echo"]
             assert listed[1].annotations is not None
             assert listed[1].annotations.read_only_hint is True
             result = await client.call_tool("double", {"n": 4})

@@ -10,6 +10,7 @@ the run's id in `_meta` goes on with it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -132,24 +133,23 @@ class _Offered:
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         arguments = params.arguments or {}
         try:
+            run_id = _goes_on(params.meta or {})
             if params.name == SYSTEM:
-                return await self._ask(context, arguments)
+                named = {"run_id": run_id} if run_id else {}
+                return await self._ask(context, named | arguments)
             entry = self._server.registrar.registry.tool(_caller(context).tenant, params.name)
             if entry is None or entry.spec.runner is None:
                 raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}")
-            return await self._call(context, params.name, arguments, params.meta or {})
+            return await self._call(context, params.name, arguments, run_id)
         except F1Error as error:
             return _result(error.message, is_error=True)
 
     # --- one tool --------------------------------------------------------------------------------
 
     async def _call(
-        self, context: Context, name: str, arguments: Json, meta: Mapping[str, Any]
+        self, context: Context, name: str, arguments: Json, run_id: str
     ) -> CallToolResult:
         caller, server = _caller(context), self._server
-        run_id = meta.get(RUN_ID, "")
-        if not isinstance(run_id, str) or len(run_id) > 80:
-            raise InvalidRequest(f"'{RUN_ID}' is no id of a run", param=RUN_ID)
         options = RunOptions(
             "direct",
             plan=Plan((Node("1", name, arguments),)),
@@ -157,7 +157,10 @@ class _Offered:
             budget=Budget(steps=2, calls=1),
             run_id=run_id,
         )
-        request = GenerateRequest((Message("user", f"Call {name}."),), run=options)
+        # A run of that id is this one's if it was asked the same, arguments included. All of it is
+        # JSON, in which secrets are found by the names of their fields.
+        asked = json.dumps({"call": name, "arguments": arguments}, sort_keys=True)
+        request = GenerateRequest((Message("user", asked),), run=options)
         orchestrator = Orchestrator(self._calls, tenant=caller.tenant)
 
         async def work() -> list[Progress]:
@@ -193,6 +196,14 @@ class _Offered:
             return _result(f"it calls tools that nobody here can run: {names}", is_error=True)
         run_id = run.run_id if run else ""
         return _result(answer, told, run_id, is_error=not answer.strip())
+
+
+def _goes_on(meta: Mapping[str, Any]) -> str:
+    """The run that the call names; "": none. Raises InvalidRequest."""
+    run_id = meta.get(RUN_ID, "")
+    if not isinstance(run_id, str) or len(run_id) > 80:
+        raise InvalidRequest(f"'{RUN_ID}' is no id of a run", param=RUN_ID)
+    return run_id
 
 
 def _caller(context: Context) -> Caller:
