@@ -81,7 +81,7 @@ def configured(config: Config | None) -> Iterator[list[ToolSpec]]:
         closing(McpServers(tuple(config.mcp.values()), pins, told.__setitem__)) as servers,
     ):
         own = [configured_tool(name, table, workers) for name, table in config.tools.items()]
-        servers.met(max((server.start_timeout for server in config.mcp.values()), default=0))
+        servers.met()
         for status in servers.states():
             if status.state != "up":
                 print(f"mcp.{status.server.name}: {status.why}", file=sys.stderr)

@@ -89,9 +89,10 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         server.should_exit = True
 
     with (
-        _built(config, env, connect, connect_embedder, ready, stop, access) as (app, redaction),
+        _built(config, env, connect, connect_embedder, ready, stop, access) as built,
         door.listen() as listener,
     ):
+        app, redaction, _ = built
         server = DrainingServer(app, grace=config.all_settings(env).shutdown_grace)
         hide_in_logs(redaction)  # of uvicorn, too, which has set up its own by now
         server.run(sockets=[listener])
@@ -113,10 +114,11 @@ def run_on_stdio(config: Config, connect: Connect, connect_embedder: Embed) -> b
         from f1.serve.offering import speak_on_stdio  # with the SDK: half a second
 
         async with app.router.lifespan_context(app):
+            await asyncio.to_thread(servers.met)  # who speaks lists tools once, and all of them
             await speak_on_stdio(app.state.server)
 
     with _built(config, env, connect, connect_embedder, _nothing, failures.append) as built:
-        app, redaction = built
+        app, redaction, servers = built
         hide_in_logs(redaction)
         asyncio.run(speak(app))
     return not failures
@@ -135,7 +137,7 @@ def _built(
     on_ready: Callable[[str], None],
     on_load_error: Callable[[BaseException], None],
     access: Access | None = None,
-) -> Iterator[tuple[FastAPI, Redacts]]:
+) -> Iterator[tuple[FastAPI, Redacts, McpServers]]:
     """All that the file says, as an app. `env` is the environment, the keys in it included. What it
     runs is ended when this is left."""
     _share_memory()
@@ -145,7 +147,7 @@ def _built(
     registrar = Registrar(store=ToolStore(settings.tools_file))
     with closing(_register(config, registrar)):
         registrar.load()
-        with closing(_meet(config, registrar, settings)):
+        with closing(_meet(config, registrar, settings)) as servers:
             apart = settings.engine_process and os.name == "posix"
             # A fetch shows its progress here.
             models = open_models(config, settings, connect, apart=apart)
@@ -179,7 +181,7 @@ def _built(
                 log_to=sys.stderr if settings.log_requests else None,
                 log_prompts=settings.log_prompts,
             )
-            yield app, redaction
+            yield app, redaction, servers
 
 
 def _register(config: Config, registrar: Registrar) -> Workers:

@@ -191,14 +191,17 @@ class McpServers:
             raise ToolFailure("its server is closed") from None
         return await asyncio.wrap_future(future)
 
-    def met(self, seconds: float) -> None:
-        """Waits until each has told its tools, or could not; no longer than that."""
+    def met(self, seconds: float | None = None) -> None:
+        """Waits until each has told its tools, or could not; no longer than that, or than they have
+        for it."""
 
         async def work() -> None:
             await self._begun.wait()
+            given = (each.server.start_timeout for each in self._connections.values())
+            longest = max(given, default=0.0) if seconds is None else seconds
             waits = [asyncio.create_task(each.met.wait()) for each in self._connections.values()]
             if waits:
-                _, late = await asyncio.wait(waits, timeout=seconds)
+                _, late = await asyncio.wait(waits, timeout=longest)
                 for task in late:
                     task.cancel()
 
