@@ -106,7 +106,7 @@ def create_app(
             loaded = await asyncio.to_thread(load)
             server.models = loaded if isinstance(loaded, Models) else Models.of(loaded)
             await server.models.start()
-            if on_ready is not None:
+            if on_ready is not None and not server.admission.closed:  # as by a signal meanwhile
                 on_ready()
         except Exception as error:
             if not isinstance(error, F1Error):
