@@ -25,11 +25,13 @@ from f1.tools.policy import Rule, Rules
 from f1.tools.registry import OPERATOR, Registry
 from f1.tools.spec import CallLimits, Output, ToolSpec
 from f1.trace.recorder import Recorder
+from f1.trace.redaction import Redaction
 from f1.types import Tool
 
 NAMES = ("alice", "bob")
 KEYS = {"F1_API_KEYS": ",".join(f"{name}:{name}-key-0123456789" for name in NAMES)}
-SCHEMA = {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}
+TO, PIN = {"type": "string"}, {"type": "string", "writeOnly": True}
+SCHEMA = {"type": "object", "properties": {"to": TO, "pin": PIN}, "required": ["to"]}
 ASK = Rules((Rule("ask", "policy[0]", ("send",)),))
 ANN, BOB = '{"to": "ann@x.org"}', '{"to": "bob@x.org"}'
 
@@ -78,7 +80,8 @@ def asking(folder: Path, approvers: tuple[str, ...] | None = None) -> Iterator[A
     assert store is not None
     engine = ScriptedEngine([call("send", to="ann@x.org")], "It is done.")
     access = Access.from_env(dict(KEYS), "127.0.0.1")
-    options = {"recorder": Recorder(store), "policy": ASK, "registrar": registrar}
+    recorder = Recorder(store, Redaction(bytes(32)))
+    options = {"recorder": recorder, "policy": ASK, "registrar": registrar}
     with serving(
         lambda: engine, access=access, approvals=ApprovalOptions(approvers), **options
     ) as server:
@@ -110,6 +113,16 @@ def test_a_person_edits_and_the_run_goes_on(tmp_path: Path) -> None:
         assert asked.post.sent == [BOB]
         again = bob.post(f"/approvals/{id_}", json={"approve": True})
         assert (again.status_code, again.json()["error"]["code"]) == (409, "approval_decided")
+
+
+def test_what_a_tool_calls_secret_is_in_no_verdict(tmp_path: Path) -> None:
+    with asking(tmp_path) as asked, asked.http("bob") as bob:
+        id_ = asked.waiting("bob")
+        said = bob.post(f"/approvals/{id_}", json={"edit": {"to": "bob@x.org", "pin": "73-19-55"}})
+        assert (said.status_code, said.json()["error"]["param"]) == (400, "edit")
+        assert bob.get(f"/approvals/{id_}").json()["status"] == "waiting"
+    kept = b"".join(f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
+    assert b"73-19-55" not in kept
 
 
 def test_with_the_client_of_openai(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def add_routes(app: FastAPI, server: Server) -> None:
         if recorder is None or row.decided is not None:
             raise AlreadyDecided(approval_id)
         approval = CODEC.decode(Approval, row.body)
-        read_verdict(approval, verdict, time.time(), recorder.redaction)
+        redaction = recorder.redaction.for_run()
+        redaction.redact(row.body)  # the tool's schema says which of its fields are secret
+        read_verdict(approval, verdict, time.time(), redaction)
         said: Json = {"verdict": CODEC.encode(verdict), "who": who}
         if not await recorder.store.decide(row.tenant, row.id, said):
             raise AlreadyDecided(approval_id)
