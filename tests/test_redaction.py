@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import re2
 from planted import CONTEXTS, SHAPES, planted
 
 from f1.config import RemoteModel
@@ -16,7 +18,7 @@ from f1.planning.summary import about
 from f1.tools.spec import Output
 from f1.trace.entries import CODEC
 from f1.trace.known import known_values, open_redaction
-from f1.trace.redaction import Redaction, is_marked, read_key
+from f1.trace.redaction import MAX_LEARNT, Redaction, is_marked, read_key
 from f1.types import (
     ArgumentsDelta,
     CallDelta,
@@ -154,6 +156,50 @@ def test_what_a_secret_field_held_is_hidden_from_then_on(redaction: Redaction) -
     assert "12-ab-34" in dumped(
         redaction.for_run().redact(CODEC.encode(Message("user", "12-ab-34")))
     )
+
+
+def test_many_secrets_cost_few_patterns(
+    redaction: Redaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is found wherever it is told again; past a bound, in its place alone."""
+    compiled: list[str] = []
+    compile_ = re2.compile
+    monkeypatch.setattr(re2, "compile", lambda *a: (compiled.append(a[0]), compile_(*a))[1])
+    run, values = redaction.for_run(), [f"Tok{n:05d}-zq" for n in range(MAX_LEARNT + 50)]
+    rows = dumped([{"token": value} for value in values])
+    clean = run.redact(rows)
+    assert clean.count("[redacted:token#") == len(values)
+    assert not any(value in clean for value in values)
+    assert 1 <= len(compiled) <= 8
+    again = [run.redact(f"it said {value} then") for value in values]
+    assert [value in told for value, told in zip(values, again, strict=True)] == [
+        n >= MAX_LEARNT for n in range(len(values))
+    ]
+    assert len(compiled) <= 8
+
+
+def test_a_runs_texts_keep_their_form_without_being_kept(redaction: Redaction) -> None:
+    run, first = redaction.for_run(), "told before: Tok00001-zq"
+    assert run.redact(first) == first
+    run.redact(dumped({"token": "Tok00001-zq"}))
+    assert run.redact(first) == first
+    assert "Tok00001-zq" not in run.redact(first + "!")
+    tracemalloc.start()
+    try:
+        for n in range(100):
+            run.redact(f"text {n} " * 10_000)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+
+
+@pytest.mark.parametrize("levels", [600, 100_000])
+def test_deep_json_is_read_as_text(redaction: Redaction, levels: int) -> None:
+    deep = '{"a":' * levels + '{"password": "hunter-77"}' + "}" * levels
+    clean = redaction.for_run().redact(deep)
+    assert "hunter-77" not in clean
+    assert clean.count('{"a":') == levels
 
 
 def test_a_turn_without_secrets_stays_and_one_with_loses_its_tokens(redaction: Redaction) -> None:

@@ -77,6 +77,18 @@ def validate_arguments(tool: Tool, arguments: str) -> str | None:
     return validate(tool.parameters, value) or _repeated_key(arguments)
 
 
+def is_too_deep(arguments: str) -> bool:
+    """JSON in which what goes down level by level would go too far; False for what is none."""
+    if arguments.count("[") + arguments.count("{") <= MAX_ARGUMENT_DEPTH:
+        return False
+    try:
+        return deeper_than(json.loads(arguments), MAX_ARGUMENT_DEPTH)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+
+
 def validate_content(schema: JsonSchema, content: str) -> str | None:
     """None when the JSON text `content` satisfies the schema; else what is wrong."""
     try:
@@ -87,7 +99,7 @@ def validate_content(schema: JsonSchema, content: str) -> str | None:
 
 def validate(schema: JsonSchema, value: object) -> str | None:
     """None when `value` satisfies the (checked) schema; else the most telling error."""
-    if _deeper_than(value, MAX_ARGUMENT_DEPTH):
+    if deeper_than(value, MAX_ARGUMENT_DEPTH):
         return f"nested deeper than {MAX_ARGUMENT_DEPTH} levels"
     problem = check(document(schema_text(schema, "schema")), value)
     return None if problem is None else str(problem)
@@ -95,7 +107,7 @@ def validate(schema: JsonSchema, value: object) -> str | None:
 
 def schema_text(schema: JsonSchema, param: str) -> bytes:
     """The schema as compact JSON, its keys in the order given: what caches are keyed by."""
-    if _deeper_than(schema, MAX_SCHEMA_DEPTH):
+    if deeper_than(schema, MAX_SCHEMA_DEPTH):
         raise InvalidSchema(f"{param}: nested deeper than {MAX_SCHEMA_DEPTH} levels", param=param)
     try:
         text = orjson.dumps(schema)
@@ -219,7 +231,8 @@ def _in_place(parsed: Document, node: Mapping[str, Any]) -> Iterator[Any]:
     yield from node.get("dependentSchemas", {}).values()
 
 
-def _deeper_than(value: Any, levels: int) -> bool:
+def deeper_than(value: Any, levels: int) -> bool:
+    """JSON with objects or lists in each other more often than that."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [

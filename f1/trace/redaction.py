@@ -11,6 +11,7 @@ alone can try words until one fits. Redacting what is redacted changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import os
@@ -26,6 +27,7 @@ from urllib.parse import quote
 import orjson
 import re2
 
+from f1.calling.schema import deeper_than
 from f1.trace.secrets import (
     MAX_DEPTH,
     Span,
@@ -38,6 +40,10 @@ from f1.trace.secrets import (
 
 CUT = "… (cut: "  # as f1.planning.content says it
 LEAST = 6  # characters of a value that is hidden wherever it stands; shorter ones are words
+MAX_LEARNT = 256  # values of a run; those of further fields are hidden in their places alone
+MAX_SEEN = 1 << 16  # texts of a run that keep their form
+MAX_LEVELS = 64  # of JSON in a text; deeper, it is read as text
+_FEW = 64  # spellings that are looked for one by one
 _MARK = re.compile(r"\[redacted:[a-z0-9_]{1,32}#[0-9a-f]{12}\]")
 _IS = "is"
 _KEY_BYTES = 32
@@ -96,9 +102,11 @@ class Redaction:
         self._values: dict[str, str] = {}  # spellings, and what stands in their place
         self._named: re2._Regexp[str] | None = None
         self._known: re2._Regexp[str] | None = None
+        self._newer: list[str] = []  # spellings that are not in the pattern yet
         self._escaped = False  # some of them are spelled otherwise in JSON, and in JSON in that
         self._name(map(words_of, fields))
         self._know({value: self._mark(value, kind) for value, kind in (values or {}).items()})
+        self._compile()
 
     def for_run(self) -> RunRedaction:
         return RunRedaction(self)
@@ -308,7 +316,9 @@ class Redaction:
     def _knows(self, text: str) -> bool:
         """It may have a field, or a value, that was named."""
         return (
-            (self._known is not None and (CUT in text or self._known.search(text) is not None))
+            (self._known is not None and self._known.search(text) is not None)
+            or (bool(self._values) and CUT in text)
+            or any(spelling in text for spelling in self._newer)
             or (self._named is not None and self._named.search(text) is not None)
             or (self._escaped and "\\" in text)
         )
@@ -321,6 +331,8 @@ class Redaction:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
+            return None
+        if deeper_than(value, MAX_LEVELS):
             return None
         clean = self._plain(value, depth + 1)
         return None if clean == value else json.dumps(clean, ensure_ascii=False)
@@ -344,7 +356,11 @@ class Redaction:
         if self._known is not None:
             for match in self._known.finditer(text):
                 yield Span(match.start(), match.end(), "known")
-
+        for spelling in [each for each in self._newer if each in text]:
+            at = text.find(spelling)
+            while at >= 0:
+                yield Span(at, at + len(spelling), "known")
+                at = text.find(spelling, at + len(spelling))
         if (at := text.find(CUT)) >= LEAST:
             yield from self._begun(text[:at])
 
@@ -372,16 +388,26 @@ class Redaction:
 
     def _know(self, marks: Mapping[str, str]) -> None:
         """Values that are secret from now on, and their marks."""
-        new = {value: mark for value, mark in marks.items() if value and value not in self._values}
-        for value, mark in new.items():
+        for value, mark in marks.items():
+            if not value or value in self._values:
+                continue
             self._escaped |= json.dumps(value) != f'"{value}"'
-            for spelling in _spellings(value):
-                self._values.setdefault(spelling, mark)
-        if new:
-            longest_first = sorted(self._values, key=len, reverse=True)
+            for spelling in sorted(_spellings(value)):
+                if spelling not in self._values:
+                    self._values[spelling] = mark
+                    self._newer.append(spelling)
+        if len(self._newer) > max(_FEW, len(self._values) // 2):
+            self._compile()  # each time twice as many
+
+    def _compile(self) -> None:
+        """All spellings into one pattern: those that begin alike stand together, which RE2 makes
+        one of, and the longest of them comes first, which is the one that counts."""
+        if self._values:
             options = re2.Options()
             options.max_mem = 1 << 28
-            self._known = re2.compile("|".join(map(re2.escape, longest_first)), options)
+            spellings = sorted(self._values, reverse=True)
+            self._known = re2.compile("|".join(map(re2.escape, spellings)), options)
+        self._newer = []
 
 
 class RunRedaction(Redaction):
@@ -393,7 +419,8 @@ class RunRedaction(Redaction):
         super().__init__(shared._key)
         self._fields, self._named = shared._fields, shared._named
         self._shared = shared
-        self._seen: dict[tuple[str, int], str] = {}
+        self._seen: dict[bytes, str | None] = {}  # by digest; None: it stays as it is
+        self._learnt = 0
         self._held = False  # there was a secret: prompts may have it from then on
 
     def _knows(self, text: str) -> bool:
@@ -404,10 +431,17 @@ class RunRedaction(Redaction):
         yield from super()._exact(text)
 
     def _text(self, text: str, depth: int) -> str:
-        clean = self._seen.get((text, depth))
-        if clean is None:
-            clean = self._seen[text, depth] = super()._text(text, depth)
-            self._held = self._held or clean != text or "[redacted:" in text
+        if len(text) < LEAST:  # no value that is learnt is in it
+            return super()._text(text, depth)
+        data = text.encode(errors="surrogatepass")
+        key = hashlib.blake2b(data, digest_size=16, salt=bytes([depth])).digest()
+        if key in self._seen:
+            seen = self._seen[key]
+            return text if seen is None else seen
+        clean = super()._text(text, depth)
+        self._held = self._held or clean != text or "[redacted:" in text
+        if len(self._seen) < MAX_SEEN:
+            self._seen[key] = None if clean == text else clean
         return clean
 
     def _in_place(self, value: str, kind: str) -> str:
@@ -419,7 +453,9 @@ class RunRedaction(Redaction):
     def _found(self, value: str, kind: str) -> str:
         mark = self._in_place(value, kind)
         self._held = True
-        if len(value) >= LEAST and not (value.isalpha() and value.islower() and len(value) < 12):
+        plain = value.isalpha() and value.islower() and len(value) < 12
+        if len(value) >= LEAST and not plain and self._learnt < MAX_LEARNT:
+            self._learnt += value not in self._values
             self._know({value: mark})
         return mark
 

@@ -264,6 +264,7 @@ def seems_random(value: str, least: int = 8) -> bool:
     """Letters and digits mixed, or upper and lower case in the middle of a word: no word."""
     if len(value) < least:
         return False
+    value = value[:1000]  # enough to tell by
     digits = sum(c.isdigit() for c in value)
     letters = sum(c.isalpha() for c in value)
     mixed = not (value.islower() or value.isupper() or value.istitle())
