@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from f1.types import Node, Ref, Started, Tool, ToolResult
 
 READ = Annotations(read_only=True)
 OBJECT = {"type": "object"}
+DEEP: dict[str, Any] = reduce(lambda inner, _: {"a": inner}, range(2000), {})
 
 
 @dataclass
@@ -179,6 +181,7 @@ PRICE = {
         (node("1", "pay", "7", price=1), "bad_reference", "$7"),
         (node("1", "pay", "1", price=1), "bad_reference", "$1"),
         (node("1", "lax", price=1), "refused", "schema"),
+        (node("1", "pay", price=DEEP), "invalid_arguments", "deeper"),
     ],
 )
 def test_5_what_is_wrong_with_a_node_is_its_result(bad: Node, kind: str, said: str) -> None:

@@ -25,6 +25,7 @@ from f1.tools.policy import Rule, Rules
 from f1.tools.spec import INVOCATION, Annotations, CallLimits, Output, ToolSpec
 from f1.trace.entries import Began, Done, HandedOver, Launched, Turned
 from f1.trace.recorder import Recorder
+from f1.trace.redaction import Redaction
 from f1.types import (
     GenerateRequest,
     Message,
@@ -33,8 +34,10 @@ from f1.types import (
     Plan,
     RunOptions,
     Started,
+    StrategyName,
     TextDelta,
     Tool,
+    ToolCall,
     ToolResult,
     Verdict,
 )
@@ -340,6 +343,31 @@ async def test_a_person_is_asked(
 
 
 # --- the caller's calls --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [65, 400, 100_000])
+@pytest.mark.parametrize("strategy", ["direct", "react", "plan"])
+@pytest.mark.parametrize("ours", [False, True])
+async def test_a_call_that_nests_too_deep_is_a_result(
+    levels: int, strategy: StrategyName, ours: bool
+) -> None:
+    deep = '{"x":' * (levels - 1) + '{"password": "hunter-77"}' + "}" * (levels - 1)
+    disk, effects = Disk(), Effects()
+    engine = ScriptedEngine([ToolCall("c1", "do", deep)], "That was too much.")
+    recorder = Recorder(MemoryRuns(disk), Redaction(bytes(32)))
+    tools = [ToolSpec(Tool("do", "Does.", {"type": "object"}), effects)] if ours else []
+    theirs = () if ours else (Tool("do", "Does.", {"type": "object"}, strict=False),)
+    request = replace(asked(run_id="r1", strategy=strategy), tools=theirs)
+    for each in (engine, nobody := ScriptedEngine("nobody asked")):
+        orchestrator = Orchestrator(replace(System.of(each), recorder=recorder), tools)
+        end = await outcome(orchestrator.run(request))
+        assert isinstance(end, Reply)
+        (result,) = end.completion.report.run.results
+        assert (result.failed, result.tries) == ("invalid_arguments", 0)
+        assert end.completion.message.content.strip() == "That was too much."
+    assert effects.calls == []
+    assert nobody.requests == []
+    assert not any(b"hunter-77" in row for rows in disk.entries.values() for row in rows)
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -100,6 +100,10 @@ def put(index: int, name: str, value: Any) -> Change:
     return lambda nodes: nodes[index]["arguments"].update({name: value})
 
 
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels else {}
+
+
 REFUSED: list[tuple[str, Change]] = [
     ("[0].tool", lambda n: n[0].update(tool="serch")),
     ("[1].id", lambda n: n[1].update(id="1")),
@@ -132,6 +136,8 @@ REFUSED: list[tuple[str, Change]] = [
     ("[4].arguments.body.text", put(4, "body", {"text": {"no": ref("2")}, "amount": 1})),
     ("[5].arguments.any", put(5, "any", float("nan"))),
     ("[5].arguments.any[0]", put(5, "any", [{1, 2}])),
+    ("[5].arguments.any", put(5, "any", {"literal": nested(65)})),
+    ("[5].arguments.any" + ".a" * 64, put(5, "any", nested(65))),
     ("", lambda n: n.extend(node(str(i), "keep", any=1) for i in range(10, 300))),
 ]  # fmt: skip
 

@@ -14,11 +14,16 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-from f1.calling.schema import validate_arguments
+from f1.calling.schema import (
+    MAX_ARGUMENT_DEPTH,
+    deeper_than,
+    is_too_deep,
+    validate_arguments,
+)
 from f1.errors import F1Error
 from f1.planning.content import write_failure, write_output
 from f1.planning.gates import Gates
@@ -90,6 +95,11 @@ class Executor:
             raise RuntimeError("the run is over")
         if node.id in self._nodes or node.id in self.results:
             raise ValueError(f"there is a node {node.id!r} already")
+        if deeper_than(node.arguments, MAX_ARGUMENT_DEPTH):
+            self._nodes[node.id] = replace(node, arguments={})
+            told = f"the arguments nest deeper than {MAX_ARGUMENT_DEPTH} levels"
+            self._settle(self._failure(node.id, "invalid_arguments", told))
+            return
         needed = needs(node)
         unknown = [n for n in needed if n not in self._nodes and n not in self.results]
         failed = [n for n in needed if n in self.results and self.results[n].failed]
@@ -179,7 +189,7 @@ class Executor:
         if spec.runner is not None and not spec.tool.strict:
             message = "its arguments are held to no schema, so it is not run"
             return self._failure(node.id, "refused", message, call)
-        if spec.tool.strict and (problem := _problem(spec, call)) is not None:
+        if (problem := _problem(spec, call)) is not None:
             message = f"the arguments do not fit the schema: {problem}"
             return self._failure(node.id, "invalid_arguments", message, call)
         if spec.runner is None:
@@ -341,6 +351,8 @@ def _unbound(node: Node) -> ToolCall:
 
 def _problem(spec: ToolSpec, call: ToolCall) -> str | None:
     """A grammar is not a validator: nothing runs before its arguments are checked in full."""
+    if not spec.tool.strict:
+        return "nested too deep" if is_too_deep(call.arguments) else None
     return validate_arguments(spec.tool, call.arguments)
 
 

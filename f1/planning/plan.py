@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from f1.calling.document import document
-from f1.calling.schema import MAX_ARGUMENT_DEPTH, schema_text
+from f1.calling.schema import MAX_ARGUMENT_DEPTH, deeper_than, schema_text
 from f1.calling.validating import check
 from f1.errors import InvalidRequest
 from f1.planning.checking import check_nodes, shown, unchecked
@@ -146,6 +146,8 @@ def _read(value: Any, param: str, level: int) -> Any:
             ref = _text(value["ref"], f"{param}.ref")
             return Ref(ref, _path(value.get("path", ""), f"{param}.path"))
         case Mapping() if _is_literal(value):
+            if deeper_than(value["literal"], MAX_ARGUMENT_DEPTH - level):
+                raise _refuse(param, f"is nested deeper than {MAX_ARGUMENT_DEPTH} levels")
             return value["literal"]
         case Mapping():
             return {str(k): _read(v, f"{param}.{k}", level + 1) for k, v in value.items()}

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from f1.calling.schema import MAX_ARGUMENT_DEPTH, is_too_deep
 from f1.planning.collect import add_usage, gather
 from f1.planning.content import write_failure
 from f1.planning.executor import Executor
@@ -22,9 +23,11 @@ from f1.tools.spec import ToolSpec
 from f1.trace.entries import Shown
 from f1.types import (
     Budget,
+    CallDelta,
     Completion,
     Ending,
     Event,
+    FailureKind,
     Finished,
     GenerateRequest,
     Message,
@@ -87,6 +90,7 @@ class Run:
     completion: Completion = NOTHING  # what the last step said
     spoke: int = 0  # the last step with words for the user
     calls: dict[str, ToolCall] = field(default_factory=dict)  # as the model wrote them, by id
+    too_deep: set[str] = field(default_factory=set)  # ids of calls that came without arguments
     began: float = field(default_factory=time.perf_counter)
     began_with: tuple[Message, ...] = ()  # the whole conversation before it
     known: int = 0  # messages of that which a session keeps
@@ -128,7 +132,8 @@ class Run:
         self, request: GenerateRequest, role: Role = "caller"
     ) -> AsyncGenerator[Event]:
         """The events of one turn, decoded by the model of that role and counted in `usage`. Raises
-        Spent where no token of the budget is left."""
+        Spent where no token of the budget is left. Arguments that nest too deep are left out here,
+        before anything goes down in them; the call is not made."""
         bounds = [] if request.max_tokens is None else [request.max_tokens]
         if self.tokens_left is not None:
             bounds.append(self.tokens_left // request.n)
@@ -145,6 +150,9 @@ class Run:
                     if isinstance(event, Finished):
                         finished += 1
                         self.usage = add_usage(self.usage, event.usage)
+                    elif isinstance(event, CallDelta) and is_too_deep(event.call.arguments):
+                        self.too_deep.add(event.call.id)
+                        event = replace(event, call=replace(event.call, arguments="{}"))
                     yield event
         finally:
             if not finished:  # it was left; what it took is known to an event
@@ -256,7 +264,11 @@ class Run:
                 yield Note(text)
                 return
             case Refused():
-                yield from self._refuse(move)
+                yield from self._refuse(move.node, "refused", move.why)
+                return
+            case Node() if move.call_id in self.too_deep:
+                told = f"its arguments nest deeper than {MAX_ARGUMENT_DEPTH} levels"
+                yield from self._refuse(move, "invalid_arguments", told)
                 return
             case Node():
                 self._plan(move)
@@ -268,11 +280,10 @@ class Run:
                 self.spoke = self.step
         yield move
 
-    def _refuse(self, refused: Refused) -> Iterator[Note | Node]:
-        node, why = refused.node, refused.why
+    def _refuse(self, node: Node, kind: FailureKind, why: str) -> Iterator[Note | Node]:
         self._plan(node)
         call, now = self.calls[node.call_id], time.perf_counter()
-        result = ToolResult(call, write_failure(why), "refused", now, 0.0, node_id=node.id, tries=0)
+        result = ToolResult(call, write_failure(why), kind, now, 0.0, node_id=node.id, tries=0)
         self.guard.settled(result)
         self.executor.know(result)
         self.note(f"{node.tool} was not called: {why}")
