@@ -20,6 +20,7 @@ import pytest
 from scripted import ScriptedEngine
 from serving import HELLO, leave_after_sending, serving, wait_until_loaded
 
+from f1.serve.app import create_app
 from f1.serve.connection import Connection
 from f1.types import Event, GenerateRequest, TextDelta
 
@@ -117,10 +118,29 @@ def test_sigterm_while_the_model_is_loading(smollm_path: Path, _time: int) -> No
             while not (engines := children(process.pid)):
                 pass
             process.send_signal(signal.SIGTERM)
-            assert process.wait(120) == 0
+            code, said = process.wait(120), "".join(process.stderr or ())
+            assert code == 0, said
             assert not any(Path(f"/proc/{engine}").exists() for engine in engines)
         finally:
             process.kill()
+
+
+async def test_who_was_told_to_stop_while_loading_is_not_ready_any_more() -> None:
+    """By the time it has loaded nobody listens: where it did is closed."""
+    told: list[object] = []
+    stopped = threading.Event()
+
+    def load() -> ScriptedEngine:
+        stopped.wait(60)
+        return engine
+
+    engine = ScriptedEngine("Hello.")
+    app = create_app(load, on_ready=lambda: told.append("ready"), on_load_error=told.append)
+    async with app.router.lifespan_context(app):
+        app.state.server.admission.closed = True
+        stopped.set()
+    assert engine.closed
+    assert told == []
 
 
 TOOL = """

@@ -81,7 +81,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
     failures: list[BaseException] = []
 
     def ready(names: str) -> None:
-        address = f"http://{door.host}:{listener.getsockname()[1]}/v1"
+        address = f"http://{door.host}:{port}/v1"
         console.print(f"[green]ready[/] {escape(names)} at [bold]{escape(address)}[/]")
 
     def stop(error: BaseException) -> None:
@@ -93,6 +93,7 @@ def run_server(config: Config, connect: Connect, connect_embedder: Embed, door: 
         door.listen() as listener,
     ):
         app, redaction, _ = built
+        port = listener.getsockname()[1]  # now: at the end the socket is closed before the app
         server = DrainingServer(app, grace=config.all_settings(env).shutdown_grace)
         hide_in_logs(redaction)  # of uvicorn, too, which has set up its own by now
         server.run(sockets=[listener])
