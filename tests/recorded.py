@@ -26,6 +26,7 @@ from f1.types import (
     Report,
     ResponseFormat,
     RunOptions,
+    SamplingParams,
 )
 
 QUESTION = "Book a flight from Oslo to Lisbon on 14 May for ann lee, KL7 or so"
@@ -79,6 +80,7 @@ async def record(
     tenant: str = "",
     own: Sequence[ToolSpec] = (find_flights.spec, book.spec),
     policy: Policy | None = None,
+    sampling: SamplingParams | None = None,
     **options: Any,
 ) -> None:
     engine = Deciding(*turns)
@@ -89,6 +91,7 @@ async def record(
     tools = tuple(spec.tool for spec in own)  # named in the request, too, as the client does
     said = (Message("user", question),)
     request = GenerateRequest(said, tools, response_format=form, max_tokens=24, run=run)
+    request = replace(request, sampling=sampling or request.sampling)
     async for _ in Orchestrator(system, own, tenant=tenant, run_id=run_id).run(request):
         pass
 

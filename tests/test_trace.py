@@ -34,7 +34,7 @@ from f1.trace.prompts import prompts_of
 from f1.trace.recorder import Recorder
 from f1.trace.show import _origin, show, why
 from f1.trace.story import Story, tell
-from f1.types import GenerateRequest, Message, StrategyName, Tool, Usage, Verdict
+from f1.types import GenerateRequest, Message, SamplingParams, StrategyName, Tool, Usage, Verdict
 
 
 def printed(story: Story, node: str | None = None) -> str:
@@ -75,6 +75,7 @@ async def test_a_wrong_call_is_found_at_a_glance() -> None:
     assert "2 values nobody said and nothing returned: flight, seats" in text
     assert "it had read $1 find_flights" in text
     assert "which tool: book 74% over find_flights 30%" in text
+    assert "step 2, turn 2 of the caller" in text  # both count from 1
     with pytest.raises(NotFound, match=r"\$1, \$2"):
         printed(await told(), "7")
 
@@ -193,6 +194,32 @@ async def test_where_two_runs_part_is_said_first_things_first() -> None:
     ]
     other = list(compare(a, await told(question="Something else")))
     assert other[0].where == "message 0 (user)"
+
+
+async def test_seeds_count_where_something_is_drawn() -> None:
+    """A request without one has one of its own: two greedy runs do not differ by that."""
+
+    async def drawn(seed: int, temperature: float) -> Story:
+        sampling = SamplingParams(temperature, seed=seed)
+        return await told(sampling=sampling)
+
+    assert list(compare(await drawn(1, 0.0), await drawn(2, 0.0))) == []
+    assert list(compare(await drawn(0, 0.0), await drawn(2, 0.0))) == []
+    for other in (drawn(2, 1.0), drawn(1, 0.0)):
+        wheres = [found.where for found in compare(await drawn(1, 1.0), await other)]
+        assert wheres[0] == "sampling"
+        assert "step 1, turn 1, what was asked of it" in wheres
+
+
+async def test_what_was_waited_for_between_requests_is_told() -> None:
+    story = await told()
+    ended = story.ended
+    assert ended is not None
+    assert "  answered in " in printed(story)
+    *most, last = story.written
+    later = [*most, replace(last, at=story.written[0].at + 51, entry=replace(ended, seconds=8.2))]
+    text = printed(replace(story, written=tuple(later)))
+    assert "  answered after 51 s, 8.2 s of it in the last request" in text
 
 
 async def test_what_is_exported_reads_as_it_was() -> None:

@@ -1,6 +1,6 @@
 """Where two runs part: side by side, step by step and call by call, in words.
 
-request ─ models ─ shown at step 1 ─ turn 0 ─ $1 ─ … ─ $2 ─ … ─ ending
+request ─ models ─ shown at step 1 ─ turn 1 ─ $1 ─ … ─ $2 ─ … ─ ending
                                         ╰ what first differs explains most of what follows
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from f1.trace.entries import Shown, Turned
+from f1.trace.entries import CODEC, Shown, Turned
 from f1.trace.story import Story, Told
-from f1.types import CallDelta, GenerateRequest, ReasoningDelta, TextDelta
+from f1.types import CallDelta, GenerateRequest, ReasoningDelta, SamplingParams, TextDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,11 @@ def _begun(a: Story, b: Story) -> Iterator[Difference]:
         yield from _differ(f"message {index} ({said_by})", *contents)
     names = ([tool.name for tool in each.request.tools] for each in (one, other))
     yield from _differ("the caller's tools", *names)
-    for name in ("sampling", "max_tokens", "tool_choice", "response_format"):
+    samplings = [each.request.sampling for each in (one, other)]
+    if all(each.temperature == 0 for each in samplings):  # nothing is drawn
+        samplings = [replace(each, seed=0) for each in samplings]
+    yield from _differ("sampling", *map(str, samplings))
+    for name in ("max_tokens", "tool_choice", "response_format"):
         yield from _differ(name, *(str(getattr(each.request, name)) for each in (one, other)))
     yield from _options(one.request, other.request)
 
@@ -79,10 +83,24 @@ def _turns(where: str, a: Turned | None, b: Turned | None) -> Iterator[Differenc
     if a is None or b is None:
         yield from _differ(where, *(None if turn is None else _written(turn) for turn in (a, b)))
         return
-    yield from _differ(f"{where}, what was asked of it", *(dict(turn.asked) for turn in (a, b)))
+    yield from _differ(f"{where}, what was asked of it", *_asked(a, b))
     yield from _differ(f"{where}, what it wrote", _written(a), _written(b))
     if _written(a) == _written(b):
         yield from _differ(f"{where}, its tokens", *(_ids(turn) for turn in (a, b)))
+
+
+def _asked(*turns: Turned) -> list[dict[str, Any]]:
+    """What stands there is what is not usual. Where nothing is drawn, seeds are left out."""
+    samplings: list[dict[str, Any]] = [dict(turn.asked.get("sampling") or {}) for turn in turns]
+    if not any(each.get("temperature") for each in samplings):
+        for each in samplings:
+            each.pop("seed", None)
+    usual = CODEC.encode(SamplingParams())
+    rest = [{k: v for k, v in turn.asked.items() if k != "sampling"} for turn in turns]
+    return [
+        others | ({"sampling": each} if each and each != usual else {})
+        for others, each in zip(rest, samplings, strict=True)
+    ]
 
 
 def _written(turn: Turned) -> str:

@@ -116,7 +116,7 @@ class Turned:
     ids are packed (`unpack_ids`). Not `whole`: it was interrupted, or left, after these events, or
     is written once more when it is. The last of a `number` counts."""
 
-    number: int  # from 0
+    number: int  # from 0; people are told it from 1
     step: int
     role: str
     key: str  # of what was asked: a replay gives this turn to who asks the same

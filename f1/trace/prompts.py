@@ -35,7 +35,7 @@ def show_prompts(story: Story, step: int, console: Console) -> None:
             tokenizers[model] = _tokenizer(model)
         tokenizer = None if turn.number in theirs else tokenizers[model]
         ids = prompts.get(turn.number)
-        head = f"step {step}, turn {turn.number} of the {turn.role} ({model})"
+        head = f"step {step}, turn {turn.number + 1} of the {turn.role} ({model})"
         console.rule(Text(visible(head)), style="dim")
         if turn.number in theirs:
             console.print(

@@ -104,9 +104,8 @@ def _head(story: Story, console: Console) -> None:
     ending = ended.ending if ended is not None else story.row.status
     models = sorted(set(began.models.values())) if began is not None else []
     strategy = str(about.get("strategy", began.request.run.strategy if began else ""))
-    took = "" if ended is None else f" in {ended.seconds:.2f} s"
     head = Text(f"run {visible(story.row.id)}", "bold")
-    console.print(head.append(f"  {ending}{took}", "not bold"))
+    console.print(head.append(f"  {ending}{_took(story)}", "not bold"))
     tokens = f"{len(story.turns)} turns, {read} tokens read ({reused} reused), {wrote} written"
     parts = [", ".join(map(visible, models)), visible(strategy), tokens]
     console.print(Text(" · ".join(filter(None, parts)), "dim"))
@@ -115,6 +114,21 @@ def _head(story: Story, console: Console) -> None:
     if began is not None:
         asked = [m.content for m in began.request.messages if m.role == "user"]
         console.print(Text(_line(asked[-1] if asked else "", _SCREEN), "italic"))
+
+
+def _took(story: Story) -> str:
+    """From the first entry to the end, where that is clearly more than what the last request took:
+    one before it left the run, which waited then or was interrupted."""
+    if story.ended is None:
+        return ""
+    seconds, whole = story.ended.seconds, story.since(story.written[-1])
+    if whole - seconds < max(1.0, 0.1 * whole):
+        return f" in {seconds:.2f} s"
+    return f" after {_seconds(whole)}, {_seconds(seconds)} of it in the last request"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _step(story: Story, written: Written, shown: Shown) -> Text:
@@ -338,7 +352,7 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
         yield Text(f"step {step}: no turn of a model is known to have written it{given}")
     else:
         yield Text(
-            f"step {step}, turn {turn.number} of the {visible(turn.role)}, {turn.seconds:.2f} s"
+            f"step {step}, turn {turn.number + 1} of the {visible(turn.role)}, {turn.seconds:.2f} s"
         )
     if shown is not None:
         best = sorted(shown.selected, key=lambda each: -each.score)
@@ -356,7 +370,7 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
     for earlier_turn, call in _not_made(story):
         if call.name == told.node.tool and (turn is None or earlier_turn.number <= turn.number):
             arguments = _line(call.arguments, _LINE)
-            yield Text(f"before, in turn {earlier_turn.number}, not called: {arguments}", "yellow")
+            yield Text(f"before, in turn {earlier_turn.number + 1}, not called: {arguments}", "yellow")
     for _, noted in story.each(Noted):
         if told.node.tool in noted.text:
             yield Text(f"note: {_line(noted.text)}", "dim")
