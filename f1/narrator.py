@@ -143,7 +143,7 @@ class Narrator:
         table.add_column(no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         nodes = tuple(self.nodes)
-        rows = list(zip(draw(Plan(nodes)), nodes, strict=True))
+        rows = list(zip(draw(Plan(nodes), self.results), nodes, strict=True))
         for row, node in rows[-max_rows:] if max_rows else rows:
             table.add_row(Text(row), self._state(node))
         return table

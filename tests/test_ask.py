@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from memory_runs import MemoryRuns
 from rich.console import Console
 from scripted import ScriptedEngine, call
 
@@ -19,8 +21,11 @@ from f1.errors import InvalidRequest
 from f1.narrator import Narrator
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import GiveUp, Outcome, Reply
+from f1.supervised import supervised
 from f1.tools.function import tool
-from f1.types import Budget, GenerateRequest, Message, RunOptions
+from f1.tools.policy import Rule, Rules
+from f1.trace.recorder import Recorder
+from f1.types import Approval, Budget, GenerateRequest, Message, RunOptions, Verdict
 
 MARKED = '''
 from f1 import tool
@@ -96,6 +101,12 @@ def price(item: str) -> int:
     return {"tea": 3, "cake": 4}[item]
 
 
+@tool(read_only=True)
+def favourite() -> str:
+    """What they like best."""
+    return "tea"
+
+
 async def narrated(
     engine: ScriptedEngine, *, terminal: bool, steps: int = 8
 ) -> tuple[str, Outcome]:
@@ -125,6 +136,36 @@ async def test_a_person_sees_calls_results_and_the_answer(terminal: bool) -> Non
     assert ("● 1  price" in text) == terminal  # the graph
     assert ("→ price" in text) != terminal  # the lines
     assert ("\x1b[" in text) == terminal
+
+
+async def test_a_person_sees_the_arguments_that_ran() -> None:
+    """Those that were edited, once they ran; and references where they led to what ran."""
+    screen = io.StringIO()
+    console = Console(file=screen, width=120, force_terminal=True, color_system=None)
+
+    def approve(approval: Approval) -> Verdict:
+        edits = approval.node_id == "3"
+        return Verdict("edit", arguments='{"item": "cake"}') if edits else Verdict("approve")
+
+    plan = {
+        "nodes": [
+            {"id": "1", "tool": "favourite", "arguments": {}},
+            {"id": "2", "tool": "price", "arguments": {"item": {"ref": "1"}}},
+            {"id": "3", "tool": "price", "arguments": {"item": "tea"}},
+        ]
+    }
+    rules = Rules((Rule("ask", "policy[0]", tools=("price",)),))
+    recorder = Recorder(MemoryRuns())
+    system = replace(System.of(ScriptedEngine("Done.")), policy=rules, recorder=recorder)
+    request = GenerateRequest((Message("user", "?"),), run=RunOptions(plan=plan))
+    orchestrator = Orchestrator(system, [favourite.spec, price.spec])
+    Narrator(console).tell([item async for item in supervised(orchestrator, request, approve)])
+    await recorder.close()
+    text = screen.getvalue()
+    last = text[text.rindex("favourite()") :]
+    assert "price(item=$1)" in last
+    assert 'price(item="cake")' in last
+    assert 'price(item="tea")' not in last
 
 
 async def test_a_run_without_an_answer_says_why() -> None:

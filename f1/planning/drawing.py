@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from f1.planning.plan import needs, show_ref
-from f1.types import Node, Plan, Ref
+from f1.planning.plan import BadReference, bind, needs, show_ref
+from f1.types import Node, Plan, Ref, ToolResult
 
 _MAX_VALUE_CHARS = 60
 
 
-def draw(plan: Plan) -> list[str]:
-    """Rows of text, one a node, in the plan's order."""
+def draw(plan: Plan, results: Mapping[str, ToolResult] | None = None) -> list[str]:
+    """Rows of text, one a node, in the plan's order. `results`, by node id: where there is one, what
+    ran stands there, if that is not what was planned: a person may have edited it."""
+    results = results or {}
     last_use = {needed: index for index, node in enumerate(plan.nodes) for needed in needs(node)}
     lanes: list[str | None] = []  # which node's line goes down in this column
     rows = []
@@ -36,7 +39,7 @@ def draw(plan: Plan) -> list[str]:
     width = max(map(len, rows), default=0)
     wide = max((len(node.id) for node in plan.nodes), default=0)
     return [
-        f"{row:<{width}} {node.id:>{wide}}  {show_node(node)}"
+        f"{row:<{width}} {node.id:>{wide}}  {show_node(_as_run(node, results))}"
         for row, node in zip(rows, plan.nodes, strict=True)
     ]
 
@@ -46,6 +49,21 @@ def show_node(node: Node) -> str:
     inside = ", ".join(f"{name}={_show(value)}" for name, value in node.arguments.items())
     after = f" after {', '.join(node.after)}" if node.after else ""
     return f"{node.tool}({inside}){after}"
+
+
+def _as_run(node: Node, results: Mapping[str, ToolResult]) -> Node:
+    """References that were followed stay: they say more than the values they led to."""
+    if (result := results.get(node.id)) is None or result.tries == 0:  # it did not run
+        return node
+    try:
+        values = {name: result.value for name, result in results.items()}
+        planned = json.loads(bind(node, values).arguments)
+    except BadReference:
+        planned = {}
+    ran = json.loads(result.call.arguments)
+    kept = {name for name, value in ran.items() if name in planned and planned[name] == value}
+    arguments = {name: node.arguments[name] if name in kept else ran[name] for name in ran}
+    return replace(node, arguments=arguments)
 
 
 def _row(lanes: list[str | None], inputs: set[int], going_on: set[int]) -> str:
