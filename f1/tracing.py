@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from f1.trace.sources import Source
     from f1.trace.story import Story
 
-_ID_HELP = "Its id, as much of it as no other begins with, or `last`."
+_ID_HELP = "Its id, as much of it as no other begins with, TENANT/ID, or `last`."
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=_ID_HELP)]
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="Ask this server; else this machine's store is read.")

@@ -366,6 +366,31 @@ def test_the_command_lists_shows_compares_and_forgets(cache: Path, tmp_path: Pat
     assert f1_trace(cache, "show", "run_abd2")[0] == 1
 
 
+def test_runs_of_two_tenants_are_told_apart(tmp_path: Path) -> None:
+    async def fill() -> None:
+        store = open_store(tmp_path)
+        for tenant in ("", "alice", "bob"):
+            await record(store, "run_1", ["Hello."], question=f"I am {tenant}", tenant=tenant)
+        await record(store, "run_12", ["Hello."], question="Hi")
+        await store.close()
+
+    asyncio.run(fill())
+    code, out, _ = f1_trace(tmp_path, "list")
+    head, *rows = [line.split()[:2] for line in out.splitlines()]
+    assert (code, head) == (0, ["run", "tenant"])
+    assert ["run_1", "alice"] in rows
+    assert ["run_1", "bob"] in rows
+    code, _, err = f1_trace(tmp_path, "rm", "run_1")
+    assert code == 1
+    assert "may be any of 3 runs: bob/run_1, alice/run_1, /run_1" in err
+    code, out, _ = f1_trace(tmp_path, "show", "alice/run_1")
+    assert "I am alice" in out
+    assert f1_trace(tmp_path, "rm", "bob/run_1")[0] == 0
+    assert f1_trace(tmp_path, "rm", "/run_1")[0] == 0
+    _, out, _ = f1_trace(tmp_path, "show", "run_1")  # one alone is left: no choice
+    assert "I am alice" in out
+
+
 def test_a_fork_goes_on_in_earnest_and_is_a_run_like_any(cache: Path) -> None:
     tools = str(Path(__file__).parent / "recorded.py")
     code, _, err = f1_trace(cache, "fork", "run_abc1", "--at", "$1", "--result", "[]")

@@ -27,21 +27,31 @@ def list_rows(
     failed: bool,
     console: Console,
 ) -> None:
-    """Those that began last first."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("run", "began", "status", "calls", "tokens", "s"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("asked")  # it gives way where the terminal is narrow
-    left, before = limit, None
-    while left:
+    """Those that began last first; whose they are, where they are not all of one tenant."""
+    rows: list[RunRow] = []
+    before = None
+    while len(rows) < limit:
         page = source.page(_PAGE, before, session_id, status)
-        rows = [row for row in page if not failed or _went_wrong(row)][:left]
-        for row in rows:
-            table.add_row(*_cells(row))
-        left -= len(rows)
+        rows += [row for row in page if not failed or _went_wrong(row)][: limit - len(rows)]
         if len(page) < _PAGE or page[-1].began == before:
             break
         before = page[-1].began
+    several = len({row.tenant for row in rows}) > 1
+    table = Table(box=None, pad_edge=False)
+    for name in (
+        "run",
+        *(["tenant"] if several else []),
+        "began",
+        "status",
+        "calls",
+        "tokens",
+        "s",
+    ):
+        table.add_column(name, no_wrap=True)
+    table.add_column("asked")  # it gives way where the terminal is narrow
+    for row in rows:
+        run, *rest = _cells(row)
+        table.add_row(run, *([Text(visible(row.tenant), no_wrap=True)] if several else []), *rest)
     console.print(table)
 
 

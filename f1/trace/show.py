@@ -370,7 +370,9 @@ def _led_to(story: Story, told: Told) -> Iterator[Text]:
     for earlier_turn, call in _not_made(story):
         if call.name == told.node.tool and (turn is None or earlier_turn.number <= turn.number):
             arguments = _line(call.arguments, _LINE)
-            yield Text(f"before, in turn {earlier_turn.number + 1}, not called: {arguments}", "yellow")
+            yield Text(
+                f"before, in turn {earlier_turn.number + 1}, not called: {arguments}", "yellow"
+            )
     for _, noted in story.each(Noted):
         if told.node.tool in noted.text:
             yield Text(f"note: {_line(noted.text)}", "dim")

@@ -24,7 +24,9 @@ LAST = "last"
 
 
 class Source(Protocol):
-    """Runs, those that began last first. All raise F1Error."""
+    """Runs, those that began last first. `one_tenant`: of nobody else. All raise F1Error."""
+
+    one_tenant: bool
 
     def page(
         self,
@@ -39,20 +41,31 @@ class Source(Protocol):
 
 
 def find(source: Source, name: str) -> RunRow:
-    """The run of that id, or the only one whose id begins so; `last` is the latest. Raises
-    NotFound."""
+    """The run of that id, or the only one whose id begins so; `last` is the latest. Two tenants may
+    have runs of one id: `TENANT/ID` is that tenant's. Raises NotFound."""
     shown = visible(name[:100])
-    found: dict[tuple[str, str], RunRow] = {}
+    tenant, slash, run_id = name.rpartition("/")
+    exact: list[RunRow] = []
+    begun: list[RunRow] = []
     for row in _all(source):
-        if row.id == name or name == LAST:
+        if name == LAST:
             return row
-        if name and row.id.startswith(name):
-            found[row.tenant, row.id] = row
+        if slash and row.tenant != tenant:
+            continue
+        if row.id == run_id:
+            exact.append(row)
+            if source.one_tenant or slash:
+                break
+        elif run_id and row.id.startswith(run_id):
+            begun.append(row)
+    found = exact or begun
     if len(found) == 1:
-        return found.popitem()[1]
+        return found[0]
     if not found:
         raise NotFound(f"no run '{shown}' is kept", param="id")
-    some = ", ".join(visible(row.id) for row in list(found.values())[:5])
+    twice = len({row.id for row in found}) < len(found)
+    names = (f"{row.tenant}/{row.id}" if twice else row.id for row in found[:5])
+    some = ", ".join(map(visible, names))
     raise NotFound(f"'{shown}' may be any of {len(found)} runs: {some}", param="id")
 
 
@@ -72,6 +85,8 @@ def _all(source: Source) -> Iterator[RunRow]:
 
 class LocalRuns:
     """Of this machine's store, whosever they are."""
+
+    one_tenant = False
 
     def __init__(self, store: RunStore):
         self.store = store
@@ -112,6 +127,8 @@ class LocalRuns:
 
 class ServedRuns:
     """Of the server at `base_url`, as far as they are the key's."""
+
+    one_tenant = True
 
     def __init__(self, base_url: str, api_key: str | None = None):
         base_url = base_url.rstrip("/")
