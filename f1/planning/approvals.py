@@ -72,6 +72,7 @@ class AlreadyDecided(F1Error):
     """Somebody has said something else to it."""
 
     status = 409
+    type = "invalid_request_error"
     code = "approval_decided"
 
     def __init__(self, approval_id: str):

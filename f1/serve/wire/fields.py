@@ -82,11 +82,11 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
 
 def describe(value: object) -> str:
     """A value as an error message may show it: its JSON type, and itself when short."""
-    names = {type(None): "null", bool: "a boolean", str: "a string", list: "an array"}
+    names = {type(None): "null", bool: "a boolean", list: "an array"}
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "a huge number" if abs(value) >= 1e21 else repr(value)
-    if isinstance(value, str) and len(value) <= 40:
-        return repr(value)
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 40 else f"a string of {len(value)} characters"
     return names.get(type(value), "an object" if isinstance(value, Mapping) else "something else")
 
 
