@@ -19,8 +19,8 @@ _MAX_VALUE_CHARS = 60
 
 
 def draw(plan: Plan, results: Mapping[str, ToolResult] | None = None) -> list[str]:
-    """Rows of text, one a node, in the plan's order. `results`, by node id: where there is one, what
-    ran stands there, if that is not what was planned: a person may have edited it."""
+    """Rows of text, one a node, in the plan's order. `results`, by node id: where there is one,
+    what ran stands there, if that is not what was planned: a person may have edited it."""
     results = results or {}
     last_use = {needed: index for index, node in enumerate(plan.nodes) for needed in needs(node)}
     lanes: list[str | None] = []  # which node's line goes down in this column
