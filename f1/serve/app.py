@@ -203,12 +203,11 @@ def _error_body(request: Request, error: F1Error, status: int) -> dict[str, Any]
 
 def _advice(error: F1Error) -> dict[str, str]:
     """Headers that say whether, and when, to try again."""
-    if isinstance(error, DeadlineExceeded | NotStored):
-        # OpenAI's clients would try again, and it would take as long again.
-        return {"x-should-retry": "false"}
-    if error.status in (429, 503):
-        return {"retry-after": str(math.ceil(error.retry_after or 1.0))}
-    return {}
+    # OpenAI's clients would try again at once, and it would take as long again.
+    at_once = not isinstance(error, DeadlineExceeded | NotStored)
+    advice = {} if at_once else {"x-should-retry": "false"}
+    after = error.retry_after or (1.0 if at_once and error.status in (429, 503) else None)
+    return advice if after is None else advice | {"retry-after": str(math.ceil(after))}
 
 
 def _methods(app: FastAPI, scope: Scope) -> set[str]:
