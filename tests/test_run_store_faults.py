@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import json
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import postgres
@@ -396,3 +398,30 @@ async def test_a_server_that_goes_and_comes_back(
     with pytest.raises(NotStored, match="stopping"):
         await store.write(Write("a", "me"))
     await other.close()
+
+
+async def test_what_a_server_refuses_costs_no_connection(
+    postgresql: postgres.Postgres, tmp_path: Path
+) -> None:
+    """With the connection the lock would go, and others would take the runs for orphans."""
+    store = opened(Settings(cache=tmp_path, runs_url=(url := postgresql.new())))
+    held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    with postgresql.connect(url) as db:
+        before = set(db.execute(held).fetchall())
+        await store.begin(RunRow("a", "me"), [])
+        lock = set(db.execute(held).fetchall()) - before
+        assert len(lock) == 1
+        outcomes = await asyncio.gather(
+            store.delete_session("me", "x\0y"),
+            store.write(Write("a", "me", [EntryRow(0, 1.0, "Noted", {})])),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [NotStored, NoneType]
+        db.execute("ALTER TABLE pins RENAME TO away")
+        with pytest.raises(NotStored):
+            await store.pin("a", "b")
+        db.execute("ALTER TABLE away RENAME TO pins")
+        await store.pin("a", "b")
+        await store.write(Write("a", "me", status="ended"))
+        assert lock <= set(db.execute(held).fetchall())
+    await store.close()

@@ -14,6 +14,7 @@ from serving import HELLO, Running, serving, wait_until_loaded
 from f1.serve.access import Access
 from f1.settings import Settings
 from f1.store.runs import open_runs
+from f1.store.sql_runs import SqlRuns
 from f1.trace.recorder import Recorder
 
 KEYS = {"F1_API_KEYS": "alice:alice-key-0123456789,bob:bob-key-0123456789"}
@@ -101,6 +102,22 @@ def test_lists_are_paged_the_last_used_first(clients: list[httpx.Client]) -> Non
     for wrong in ({"limit": 0}, {"limit": "x"}, {"order": "asc"}, {"tenant": "bob"}):
         answer = alice.get("/sessions", params=wrong)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(wrong)))
+
+
+@pytest.mark.parametrize("name", ["x%00y", "%00"])
+def test_names_that_no_database_takes_are_not_there(
+    clients: list[httpx.Client], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        pytest.fail("the database was asked")
+
+    for asked in ("session", "messages", "sessions", "delete_session", "approval"):
+        monkeypatch.setattr(SqlRuns, asked, refuse)
+    alice, _ = clients
+    assert alice.get(f"/sessions/{name}").status_code == 404
+    assert alice.delete(f"/sessions/{name}").status_code == 404
+    assert ids(alice.get(f"/sessions?after={name}")) == []
+    assert alice.get(f"/approvals/{name}").status_code == 404
 
 
 def test_where_nothing_is_kept_there_is_nothing() -> None:

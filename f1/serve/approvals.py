@@ -65,7 +65,7 @@ async def _waiting(server: Server, tenant: str) -> list[ApprovalRow]:
 
 async def _find(server: Server, tenant: str, approval_id: str) -> ApprovalRow:
     """Raises NotFound also for those of others: that they are there is theirs."""
-    if (recorder := server.system.recorder) is not None:
+    if (recorder := server.system.recorder) is not None and "\0" not in approval_id:
         row = await recorder.store.approval(tenant, approval_id)
         if row is None:
             rows = await _waiting(server, tenant)

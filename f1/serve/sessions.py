@@ -34,7 +34,8 @@ def add_routes(app: FastAPI, server: Server) -> None:
         Fields(dict(query)).only(_LISTED)
         limit, after = parse_limit(query.get("limit", "20")), query.get("after")
         found: list[Json] = []
-        if (store := _store(server)) is not None:
+        store = _store(server)
+        if store is not None and "\0" not in (after or ""):
             tenant = caller_of(request).tenant
             found = await store.sessions(tenant, limit=limit + 1, after=after)
         data = [_write(session) for session in found[:limit]]
@@ -45,7 +46,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.get("/v1/sessions/{session_id}")
     async def one(request: Request, session_id: str) -> Response:
         tenant = caller_of(request).tenant
-        if (store := _store(server)) is not None:
+        if (store := _store(server)) is not None and "\0" not in session_id:
             found = await store.session(tenant, session_id)
             said = await store.messages(tenant, session_id)
             if found is not None and said is not None:
@@ -54,8 +55,10 @@ def add_routes(app: FastAPI, server: Server) -> None:
 
     @app.delete("/v1/sessions/{session_id}")
     async def delete(request: Request, session_id: str) -> Response:
-        store = _store(server)
-        if store is None or not await store.delete_session(caller_of(request).tenant, session_id):
+        tenant = caller_of(request).tenant
+        if (store := _store(server)) is None or "\0" in session_id:
+            raise _not_found(session_id)
+        if not await store.delete_session(tenant, session_id):
             raise _not_found(session_id)
         return json_response({"id": session_id, "object": "session", "deleted": True})
 

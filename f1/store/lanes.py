@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from f1.store.database import NotStored
 from f1.store.places import Place
@@ -78,7 +78,8 @@ class Lane:
             outcomes = self._transaction(jobs)
         except Exception as error:
             identity, was_connected = self._identity, self._db is not None
-            self._disconnect()
+            if not self._place.goes_on_after(error):
+                self._disconnect()
             if again and not isinstance(error, NotStored) and self._mend(identity, error):
                 self._do(jobs, again=False)
             elif len(jobs) > 1 and was_connected and not _lost(error):
@@ -150,6 +151,10 @@ def _outcome(work: Work[Any], db: sa.Connection) -> tuple[Any, Exception | None]
         conflict = Conflict("it is there already, or what it belongs to is gone")
         conflict.__cause__ = error
         return None, conflict
+    except DataError as error:
+        refused = NotStored("the database refuses a value")
+        refused.__cause__ = error
+        return None, refused
     except (SQLAlchemyError, OSError):
         raise  # of the database, not of the work
     except Exception as error:

@@ -48,6 +48,9 @@ class Place(Protocol):
     def identity(self) -> object:
         """Changes when what was connected to is no longer what is there."""
 
+    def goes_on_after(self, error: Exception) -> bool:
+        """Whether a connection can be used on: what it holds is kept then."""
+
     def repair(self, identity: object, error: Exception) -> bool:
         """Whether trying again with a new connection may help."""
 
@@ -84,6 +87,9 @@ class SqliteFile:
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
+
+    def goes_on_after(self, error: Exception) -> bool:
+        return False
 
     def repair(self, identity: object, error: Exception) -> bool:
         if _sqlite_code(error) not in BROKEN:
@@ -168,6 +174,9 @@ class PostgresServer:
 
     def identity(self) -> object:
         return self._engine
+
+    def goes_on_after(self, error: Exception) -> bool:
+        return isinstance(error, DBAPIError) and not error.connection_invalidated
 
     def repair(self, identity: object, error: Exception) -> bool:
         return False
