@@ -122,6 +122,9 @@ class MemoryRuns:
         return [r for key, r in runs if r.status == "running" and self.disk.owners[key].dead]
 
     async def delete(self, tenant: str, run_id: str) -> bool:
+        run = self.disk.runs.get((tenant, run_id))
+        if run and run.status == "running" and not self.disk.owners[tenant, run_id].dead:
+            raise Conflict(f"the run '{run_id}' is under way")
         return self.disk.runs.pop((tenant, run_id), None) is not None
 
     async def waiting(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, tuple[str, Json]]:

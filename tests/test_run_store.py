@@ -188,6 +188,10 @@ async def test_a_run_is_taken_by_one(settings: Settings) -> None:
     assert await other.waiting("me", keys) == {}
     assert [await other.take("me", name) for name in ("running", "ended", "none")] == [False] * 3
     assert await other.orphans() == []
+    for store in (one, other):  # its calls go on
+        with pytest.raises(Conflict):
+            await store.delete("me", "running")
+    assert len(await other.entries("me", "running")) == 1
 
     await one.close()  # as far as others can tell, its process is gone
     gone = {"running"} | ({"waits"} if took[0] or took[2] else set())
@@ -197,6 +201,9 @@ async def test_a_run_is_taken_by_one(settings: Settings) -> None:
     await other.write(Write("running", "me", [entry(1)]))
     assert "running" not in {row.id for row in await other.orphans()}
     await other.close()
+    third = opened(settings)
+    assert await third.delete("me", "running")
+    await third.close()
 
 
 async def test_of_runs_of_one_session_one_is_running(settings: Settings) -> None:
@@ -248,6 +255,7 @@ async def test_a_call_is_decided_once(store: RunStore) -> None:
     found = await store.approval("me", "x")
     assert found == replace(asked[0], decided=verdicts[won.index(True)])
     assert await store.approvals("me") == asked[1:]
+    await store.write(Write("a", "me", status="waiting"))
     await store.delete("me", "a")
     assert await store.approval("me", "x") is None
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,10 +17,14 @@ from recorded import open_store, record, wrong_turns
 from scripted import ScriptedEngine
 from serving import HELLO, Running, serving, wait_until_loaded
 
+from f1.errors import F1Error
 from f1.serve import answers
 from f1.serve.access import Access
+from f1.store.database import NotStored
+from f1.store.runs import RunRow, Write
 from f1.trace.export import write_entry
 from f1.trace.recorder import Recorder
+from f1.trace.sources import LocalRuns
 
 KEYS = {"F1_API_KEYS": "alice:alice-key-0123456789,bob:bob-key-0123456789"}
 
@@ -92,6 +97,40 @@ def test_what_a_server_has_done_is_there_for_who_asked(clients: list[httpx.Clien
     assert alice.delete("/traces/mine").json() == {"id": "mine", "object": "trace", "deleted": True}
     for answer in (alice.get("/traces/mine"), alice.delete("/traces/mine")):
         assert (answer.status_code, answer.json()["error"]["param"]) == (404, "run_id")
+
+
+def test_a_run_that_is_under_way_is_not_forgotten(
+    clients: list[httpx.Client], server: Running
+) -> None:
+    recorder = server.state.recorder
+    assert recorder is not None
+    store = recorder.store
+    asyncio.run(store.begin(RunRow("busy", "alice"), []))
+    answer = clients[0].delete("/traces/busy")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "run_busy")
+    assert answer.headers["retry-after"] == "1"
+    source = LocalRuns(store)
+    with closing(source._loop), pytest.raises(F1Error, match="under way"):
+        source.delete(RunRow("busy", "alice"))
+    asyncio.run(store.write(Write("busy", "alice", status="ended")))
+    assert clients[0].delete("/traces/busy").status_code == 200
+
+
+def test_when_to_try_again_is_told(clients: list[httpx.Client], server: Running) -> None:
+    """A store that has no room knows when it may have some."""
+    recorder = server.state.recorder
+    assert recorder is not None
+
+    async def full(*_: object) -> bool:
+        raise NotStored("no room", retry_after=59.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder.store, "begin", full)
+        body = HELLO | {"f1": {"run_id": "new", "strategy": "react"}}
+        answer = clients[0].post("/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_stored")
+    advice = (answer.headers["retry-after"], answer.headers["x-should-retry"])
+    assert advice == ("60", "false")
 
 
 @pytest.mark.parametrize(

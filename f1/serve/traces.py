@@ -2,7 +2,7 @@
 
 GET    /v1/traces         those of the caller, the last begun first
 GET    /v1/traces/{id}    one, with all its entries
-DELETE /v1/traces/{id}    forgotten
+DELETE /v1/traces/{id}    forgotten; 409 where it is under way
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 
 from f1.errors import NotFound
+from f1.planning.opening import RunBusy
 from f1.serve.exchange import caller_of, json_response
 from f1.serve.server import Server
 from f1.serve.wire.fields import Fields, refuse
 from f1.serve.wire.responses.listing import parse_limit
-from f1.store.runs import RunStore, Status
+from f1.store.runs import Conflict, RunStore, Status
 from f1.trace.export import write_entry, write_run
 
 Json = dict[str, Any]
@@ -48,8 +49,11 @@ def add_routes(app: FastAPI, server: Server) -> None:
     @app.delete("/v1/traces/{run_id}")
     async def delete(request: Request, run_id: str) -> Response:
         store, tenant = _store(server), caller_of(request).tenant
-        if store is None or "\0" in run_id or not await store.delete(tenant, run_id):
-            raise _not_found(run_id)
+        try:
+            if store is None or "\0" in run_id or not await store.delete(tenant, run_id):
+                raise _not_found(run_id)
+        except Conflict as error:
+            raise RunBusy(str(error), param="run_id", retry_after=1.0) from error
         return json_response({"id": run_id, "object": "trace", "deleted": True})
 
 

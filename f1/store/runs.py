@@ -122,7 +122,9 @@ class RunStore(Protocol):
     async def orphans(self) -> list[RunRow]:
         """Runs that were running in processes that are gone."""
 
-    async def delete(self, tenant: str, run_id: str) -> bool: ...
+    async def delete(self, tenant: str, run_id: str) -> bool:
+        """False: there is none. Raises Conflict where it is running in a process that lives."""
+
     async def waiting(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, tuple[str, Json]]:
         """Of runs that wait for their caller, or did when their process went: the id, and what was
         kept with the key."""

@@ -217,13 +217,20 @@ class SqlRuns:
         return await self._writing.do(work)
 
     async def delete(self, tenant: str, run_id: str) -> bool:
-        return await self._remove(runs, tenant, run_id)
+        def work(db: sa.Connection) -> bool:
+            asked = sa.select(runs).where(_of(runs, tenant, run_id)).with_for_update()
+            run = db.execute(asked).first()
+            if run is None:
+                return False
+            if run.status == "running" and self._owners.lives(db, run.owner):
+                raise Conflict(f"the run '{run_id}' is under way")
+            db.execute(runs.delete().where(runs.c.key == run.key))
+            return True
+
+        return await self._writing.do(work)
 
     async def delete_session(self, tenant: str, session_id: str) -> bool:
-        return await self._remove(sessions, tenant, session_id)
-
-    async def _remove(self, table: sa.Table, tenant: str, name: str) -> bool:
-        removal = table.delete().where(_of(table, tenant, name))
+        removal = sessions.delete().where(_of(sessions, tenant, session_id))
         return await self._writing.do(lambda db: db.execute(removal).rowcount > 0)
 
     async def pin(self, name: str, digest: str | None) -> None:

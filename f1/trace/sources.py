@@ -12,7 +12,7 @@ import httpx
 
 from f1.errors import EngineStopped, F1Error, InvalidRequest, NotFound
 from f1.settings import Settings
-from f1.store.runs import EntryRow, RunRow, RunStore, Status, open_runs
+from f1.store.runs import Conflict, EntryRow, RunRow, RunStore, Status, open_runs
 from f1.trace.export import read_entry, read_run
 from f1.trace.visible import visible
 
@@ -115,7 +115,10 @@ class LocalRuns:
         return self._do(self.store.entries(run.tenant, run.id))
 
     def delete(self, run: RunRow) -> bool:
-        return self._do(self.store.delete(run.tenant, run.id))
+        try:
+            return self._do(self.store.delete(run.tenant, run.id))
+        except Conflict as error:
+            raise F1Error(str(error)) from error
 
     def close(self) -> None:
         self._do(self.store.close())
