@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 
 class F1Error(Exception):
     """Base of every error a user of F1 may see. `param` names the field that is wrong."""
@@ -134,3 +136,11 @@ class ShuttingDown(F1Error):
 
     status = 503
     code = "shutting_down"
+
+
+def meant(word: str, known: list[str]) -> str:
+    """Behind "… is not known": the word that it may have been, or all that there are."""
+    near = difflib.get_close_matches(word, known, 1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"

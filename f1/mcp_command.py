@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from f1.errors import F1Error, InvalidRequest
+from f1.errors import F1Error, InvalidRequest, meant
 
 if TYPE_CHECKING:
     from f1.tools.mcp.servers import McpServers, Offer
@@ -70,7 +70,8 @@ def approve(
             for offer in waiting:
                 _show(offer, console)
             if not waiting:
-                console.print(f"nothing of {escape(name)} waits for it")
+                there = _there(servers, server, tool)
+                console.print(f"nothing of {escape(name)} waits for it: {escape(there)}")
             elif yes or typer.confirm(f"Approve {len(waiting)} of {server}?"):
                 try:
                     servers.approve(server, [offer.definition for offer in waiting])
@@ -126,6 +127,19 @@ def _met(file: Path) -> Iterator[McpServers]:
 
 def _waiting(offers: list[Offer]) -> list[Offer]:
     return [offer for offer in offers if offer.standing in ("new", "changed")]
+
+
+def _there(servers: McpServers, server: str, tool: str) -> str:
+    """What there is of it. Raises InvalidRequest where there is no such tool."""
+    (status,) = (each for each in servers.states() if each.server.name == server)
+    if status.state != "up":
+        return f"{server} is {status.state}: {status.why}"
+    standing = {offer.definition.name: offer.standing for offer in servers.offers(server)}
+    known = standing.keys() | {offer.definition.public for offer in servers.offers(server)}
+    if tool and tool not in known:
+        told = f"{server} has no tool '{_seen(tool)[:100]}'{meant(tool, [*map(_seen, standing)])}"
+        raise InvalidRequest(told, param="name")
+    return ", ".join(f"{_seen(name)} is {each}" for name, each in standing.items()) or "no tools"
 
 
 def _show(offer: Offer, console: Console) -> None:

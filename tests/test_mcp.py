@@ -238,7 +238,8 @@ def test_the_operator_says_what_a_tool_does() -> None:
         ("s", {"command": ["c"], "timeout": 0}, "seconds"),
         ("s", {"command": ["c"], "restarts": -1}, "integer"),
         ("s", {"command": ["c"], "tools": {"t": {"readonly": True}}}, "mcp.s.tools.t"),
-        ("s", {"command": ["c"], "shell": True}, "'mcp.s.shell' is not known"),
+        ("s", {"command": ["c"], "shell": True}, "'mcp.s.shell' is not known; there are api_key"),
+        ("s", {"comand": ["c"]}, "'mcp.s.comand' is not known; did you mean 'command'?"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(name: str, table: dict[str, Any], told: str) -> None:
@@ -298,6 +299,8 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "changed" in f1("list")
     assert "approved 1" in f1("approve", "w.echo", "--yes")
     assert "changed" not in f1("list")
+    assert "nothing of w waits for it: echo is approved" in f1("approve", "w")
+    f1("approve", "w.ecko", code=1)
     f1("approve", "v", code=1)
 
 

@@ -475,11 +475,15 @@ def test_a_function_describes_itself(workers: Workers) -> None:
         ("badtools:some.thing", "some"),
     ],
 )
-def test_what_is_not_there_is_refused(workers: Workers, path: str, told: str) -> None:
+def test_what_is_not_there_is_refused(
+    workers: Workers, path: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(InvalidRequest, match=told) as refused:
         workers.tool(path)
     assert refused.value.param == "python"
     assert path in str(refused.value)
+    if path.startswith("not_there"):
+        assert caplog.text == ""  # no trace of what looked for it: the error says it all
 
 
 def test_where_no_process_can_be_started(tmp_path: Path) -> None:

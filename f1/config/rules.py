@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import cast, get_args
 
 from f1.config import values
-from f1.config.where import Reader, Where, meant
+from f1.config.where import Reader, Where
+from f1.errors import meant
 from f1.tools.policy import Action, AllowAll, Condition, Policy, Rule, Rules, TaintKind, Test
 from f1.tools.spec import Annotations
 

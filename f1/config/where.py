@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from f1.errors import InvalidRequest
+from f1.errors import InvalidRequest, meant
 
 Table = Mapping[str, Any]
 Reader = Callable[[Any], Any]  # of one value; raises Unfit
@@ -65,13 +64,6 @@ class Where:
     def check_name(self, name: str, known: Mapping[str, object], what: str) -> None:
         if name not in known:
             raise self.wrong(f"names no {what}: {name!r}{meant(name, list(known))}")
-
-
-def meant(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    return f"; there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
 
 
 def _quoted(name: str) -> str:

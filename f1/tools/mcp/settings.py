@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from f1.errors import InvalidRequest
+from f1.errors import InvalidRequest, meant
 from f1.tools.spec import Annotations, CallLimits
 from f1.tools.tables import read_table
 
@@ -71,7 +71,7 @@ def read_server(name: str, table: Table, folder: Path) -> McpServer:
         raise reader.wrong("", f"is no name: 1 to {_MAX_NAME} of A-Z a-z 0-9 - and single _ inside")
     for key in table:
         if key not in _KEYS:
-            raise reader.wrong(key, f"is not known; there are {', '.join(sorted(_KEYS))}")
+            raise reader.wrong(key, f"is not known{meant(key, sorted(_KEYS))}")
     command, url = reader.texts("command"), reader.text("url")
     if bool(command) == bool(url):
         raise reader.wrong("command", "or 'url' is needed, and not both")

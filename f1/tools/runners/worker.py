@@ -44,6 +44,7 @@ REQUEST = struct.Struct("!I")
 REPLY = struct.Struct("!cQQI")
 MAX_FAILURE = 1 << 18  # bytes of a failure's frame
 _MAX_MESSAGE = 4000  # characters
+_NOT_THEIRS = ("f1.", "importlib")  # modules at the outer end of a trace
 _MAX_TRACE = 12_000
 
 
@@ -153,6 +154,7 @@ def _load(module: str, folder: str) -> ModuleType:
     sys.path.insert(0, folder)
     if not module.endswith(".py"):
         return importlib.import_module(module)
+    os.stat(module)  # raises what tells it best where there is none
     spec = importlib.util.spec_from_file_location("f1_operator_tools", module)
     if spec is None or spec.loader is None:
         raise ImportError(f"{module} is no Python file")
@@ -193,9 +195,11 @@ def _failure(error: BaseException, fit: bool) -> bytes:
         told, trace = "MemoryError: it takes more memory than it may", ""
     else:
         ours = error.__traceback__
-        while ours and ours.tb_frame.f_globals.get("__name__", "").startswith("f1."):
+        while ours and ours.tb_frame.f_globals.get("__name__", "").startswith(_NOT_THEIRS):
             ours = ours.tb_next
-        trace = "".join(traceback.format_exception(error.with_traceback(ours)))[-_MAX_TRACE:]
+        trace = ""  # where nothing of theirs was at work, it tells no more than the error
+        if ours or isinstance(error, SyntaxError):
+            trace = "".join(traceback.format_exception(error.with_traceback(ours)))[-_MAX_TRACE:]
         told = type(error).__name__
         with suppress(Exception):  # its text is foreign code, too
             told = f"{told}: {error}"[:_MAX_MESSAGE]

@@ -202,7 +202,9 @@ class Worker:
         except (EOFError, OSError) as error:
             await self.end()
             raise ToolFailure(self._ending()) from error
-        log.warning("%s:%s: %s\n%s", self._module, function, _plain(told), _plain(trace))
+        if function or trace:  # an import that fails is told to who waits for it
+            place = f"{self._module}:{function}" if function else self._module
+            log.warning("%s: %s", place, _plain(f"{told}\n{trace}".rstrip()))
         if not is_fit:
             await self.end()
         raise ToolFailure(told)
