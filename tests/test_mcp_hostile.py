@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from mcpkit import Met, Note, forget_peak, num_files, peak, written
 from f1.planning.executor import Executor
 from f1.planning.gates import Gates
 from f1.tools.mcp.pins import Pins
+from f1.tools.mcp.servers import Status
 from f1.types import Node, ToolResult
 
 LIMIT = 1.0  # seconds of a call
@@ -27,6 +34,15 @@ MB = 1 << 20
 @pytest.fixture
 def note(tmp_path: Path) -> Note:
     return Note(tmp_path / "note")
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[ProcessPoolExecutor]:
+    """A process that has nothing else in its memory: what other tests have left in this one (or
+    have mapped, or comes to be collected meanwhile) is larger than what is looked for."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(os.getpid).result()  # it is there before threads and files are counted
+        yield pool
 
 
 @pytest.fixture
@@ -49,6 +65,32 @@ def meet(tmp_path: Path, note: Note) -> Iterator[Callable[..., Met]]:
     assert note.alive() == []
     assert threading.enumerate() == threads
     assert num_files() == files
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """`growth`: bytes that the process had more, at most, than before it met the servers;
+    `num_tools`: of the bad one."""
+
+    results: list[ToolResult]
+    growth: int
+    status: Status
+    num_tools: int
+
+
+def in_it(said: dict[str, Any], folder: Path, calls: list[list[str]], **table: Any) -> Ran:
+    """In the process that `apart` is: meets the bad one beside a good one, and calls them."""
+    import f1.tools.mcp.connection  # noqa: F401 - what is imported counts as there
+
+    table = {"timeout": 60.0, "start_timeout": 20.0, "restarts": 1} | table
+    servers = [written("bad", said, **table), written("good", {"note": said["note"]})]
+    before = forget_peak()
+    met = Met(servers, Pins(folder / "pins.json"))
+    with closing(met.servers):
+        results = [result for tools in calls for result in asyncio.run(run(met, *tools))]
+        growth = peak() - before
+        (status,) = [each for each in met.servers.states() if each.server.name == "bad"]
+        return Ran(results, growth, status, len(met.specs["bad"]))
 
 
 async def run(met: Met, *tools: str) -> list[ToolResult]:
@@ -145,20 +187,23 @@ CI_CALL = {"crash", "hang", "endless", "requests", "is_error"}
 
 
 @pytest.mark.parametrize("fault", some(IN_A_CALL, CI_CALL))
-async def test_a_call_that_goes_wrong(
-    fault: tuple[Any, str], meet: Callable[..., Met], note: Note
+def test_a_call_that_goes_wrong(
+    fault: tuple[Any, str], apart: ProcessPoolExecutor, tmp_path: Path, note: Note
 ) -> None:
     said, told = fault
-    met = meet({"tools/call": said, "grandchildren": 1, "ignore_sigterm": True})
-    before = forget_peak()
-    bad, good = await run(met, "bad__echo", "good__echo")
+    server = {"tools/call": said, "grandchildren": 1, "ignore_sigterm": True}
+    server |= {"note": str(note.file)}
+    calls = [["bad__echo", "good__echo"]]
+    ran = apart.submit(in_it, server, tmp_path, calls, timeout=LIMIT).result()
+    bad, good = ran.results
     assert json.dumps(said) in note.lines("did")
     assert bad.failed in ("error", "timeout")
     assert re.search(told, bad.content), bad.content
     assert len(bad.content) < 10_000
     assert good.value == {"text": "hi"}
     assert bad.seconds < LIMIT + 5
-    assert peak() - before < 16 * MB
+    assert ran.growth < 16 * MB
+    assert note.alive() == []
 
 
 @pytest.mark.parametrize(
@@ -169,32 +214,34 @@ async def test_a_call_that_goes_wrong(
         pytest.param({"big": 60 * MB}, id="60 MB", marks=pytest.mark.full),
     ],
 )
-async def test_a_long_result_is_cut_and_the_server_stays(
-    said: dict[str, int], meet: Callable[..., Met], note: Note
+def test_a_long_result_is_cut_and_the_server_stays(
+    said: dict[str, int], apart: ProcessPoolExecutor, tmp_path: Path, note: Note
 ) -> None:
-    met = meet({"tools/call": said}, timeout=20.0)
-    before = forget_peak()
-    for _ in range(2):  # the same process
-        (result,) = await run(met, "bad__echo")
+    server = {"note": str(note.file), "tools/call": said}
+    ran = apart.submit(in_it, server, tmp_path, [["bad__echo"]] * 2).result()
+    for result in ran.results:
         assert result.failed is None
         assert result.cut
         assert not result.whole
         assert set(str(result.value)) == {"y"}
         assert MB <= len(str(result.value)) <= 2 * MB
         assert len(result.content) < 64_000
-    assert len(note.lines("pid")) == 2
-    assert peak() - before < 16 * MB
+    assert len(ran.results) == 2
+    assert len(note.lines("pid")) == 2  # the same process
+    assert ran.growth < 16 * MB
+    assert note.alive() == []
 
 
 @pytest.mark.full
-async def test_a_gigabyte(meet: Callable[..., Met], note: Note) -> None:
-    met = meet({"tools/call": {"big": 1 << 30}}, timeout=60.0)
-    before = forget_peak()
-    bad, good = await run(met, "bad__echo", "good__echo")
+def test_a_gigabyte(apart: ProcessPoolExecutor, tmp_path: Path, note: Note) -> None:
+    server = {"note": str(note.file), "tools/call": {"big": 1 << 30}}
+    ran = apart.submit(in_it, server, tmp_path, [["bad__echo", "good__echo"]]).result()
+    bad, good = ran.results
     assert note.lines("did")
     assert bad.failed == "error"
     assert good.value == {"text": "hi"}
-    assert peak() - before < 16 * MB
+    assert ran.growth < 16 * MB
+    assert note.alive() == []
 
 
 @pytest.mark.parametrize(
@@ -205,20 +252,22 @@ async def test_a_gigabyte(meet: Callable[..., Met], note: Note) -> None:
         pytest.param({"pages": "for ever"}, 64, id="pages without end"),
     ],
 )
-async def test_lists_that_do_not_end(
-    listed: dict[str, Any], num_tools: int | None, meet: Callable[..., Met], note: Note
+def test_lists_that_do_not_end(
+    listed: dict[str, Any],
+    num_tools: int | None,
+    apart: ProcessPoolExecutor,
+    tmp_path: Path,
+    note: Note,
 ) -> None:
-    import f1.tools.mcp.connection  # noqa: F401 - what is imported counts as there
-
-    before = forget_peak()
-    met = meet({"tools/list": listed}, start_timeout=20.0)
+    server = {"note": str(note.file), "tools/list": listed}
+    ran = apart.submit(in_it, server, tmp_path, [["good__echo"]]).result()
     assert json.dumps(listed) in note.lines("did")
-    assert peak() - before < 16 * MB
-    (told,) = [status for status in met.servers.states() if status.server.name == "bad"]
-    assert told.state == ("down" if num_tools is None else "up"), told.why
-    assert len(met.specs["bad"]) == (num_tools or 0)
-    (result,) = await run(met, "good__echo")
+    assert ran.growth < 16 * MB
+    assert ran.status.state == ("down" if num_tools is None else "up"), ran.status.why
+    assert ran.num_tools == (num_tools or 0)
+    (result,) = ran.results
     assert result.value == {"text": "hi"}
+    assert note.alive() == []
 
 
 def tool(name: str = "echo", description: str = "Says it.", **schema: Any) -> dict[str, Any]:
