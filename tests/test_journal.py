@@ -370,6 +370,34 @@ async def test_a_call_that_nests_too_deep_is_a_result(
     assert not any(b"hunter-77" in row for rows in disk.entries.values() for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("size", "kept", "live"), [(500_000, True, False), (500_000, False, True), (100, True, True)]
+)
+async def test_what_waits_with_a_large_conversation_is_counted_or_rebuilt(
+    size: int, kept: bool, live: bool
+) -> None:
+    """It stays in memory where it is nowhere else."""
+    effects = Effects()
+    engine = ScriptedEngine([call("do", "c1", x="a"), call("theirs", "c2", x="b")], "ok")
+    owner = system(Disk(), engine)
+    owner = owner if kept else replace(owner, recorder=None)
+    runs = Orchestrator(owner, [spec("do", effects)])
+    text = "do it with a and b " + "x" * size
+    request = replace(asked(text), tools=(Tool("theirs", "Theirs.", TEXT),))
+    handed = await outcome(runs.run(request))
+    assert isinstance(handed, CallTools)
+    (held,) = owner.pending._kept.values()
+    assert (held.waiting.guard is not None) == (held.waiting.strategy is not None) == live
+    assert (size < held.num_bytes) == live
+    made = Message("assistant", tool_calls=tuple(handed.calls))
+    said = Message("tool", '"theirs did b"', tool_call_id=handed.calls[0].id)
+    end = await outcome(runs.run(replace(request, messages=(*request.messages, made, said))))
+    assert isinstance(end, Reply)
+    assert end.completion.message.content.strip() == "ok"
+    assert len(effects.calls) == 1
+    assert [m.role for m in engine.requests[-1].messages] == ["user", "assistant", "tool", "tool"]
+
+
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_run_waits_for_its_caller_across_a_restart(restart: bool) -> None:
     disk, effects = Disk(), Effects()

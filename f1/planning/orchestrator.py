@@ -357,6 +357,7 @@ class Orchestrator:
             run.strategy,
             run.guard if run.journal.live else None,
             run.journal.run_id,
+            run.request.messages,
         )
         key = self.system.pending.keep(self.tenant, run.asked_with, waiting)
         done = run.completed("client_calls")

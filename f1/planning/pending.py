@@ -27,6 +27,7 @@ from f1.types import Message, Node, ToolCall, ToolResult
 MAX_RUNS = 1000
 MAX_BYTES = 64 << 20
 MAX_SECONDS = 3600.0
+MAX_LIVE = 64 << 10  # bytes of a run that is kept as it is though it can be rebuilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Waiting:
     strategy: Strategy | None = None  # and what it knows
     guard: Guard | None = None  # None: the run is to be rebuilt of what is written of `run_id`
     run_id: str = ""
+    before: tuple[Message, ...] = ()  # what `guard` and `strategy` remember of the conversation
 
 
 class Pending:
@@ -57,6 +59,9 @@ class Pending:
         for message in messages:
             said.add(message)
         key = said.key({call.id for _, call in waiting.theirs})
+        record = None if waiting.guard is None else waiting.guard.journal.record
+        if record is not None and _size(waiting) > MAX_LIVE:
+            waiting = Waiting(waiting.messages, run_id=waiting.run_id)
         self.put(tenant, key, waiting)
         return key
 
@@ -139,9 +144,14 @@ class _Said:
 
 
 def _size(waiting: Waiting) -> int:
-    texts = sum(len(message.content) for message in waiting.messages)
+    texts = sum(map(_length, (*waiting.before, *waiting.messages)))
     values = sum(len(json.dumps(result.value, default=str)) for result in waiting.ours)
     return 1000 + texts + values  # what is not text is small
+
+
+def _length(message: Message) -> int:
+    calls = sum(len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning) + calls
 
 
 def results_of(waiting: Waiting, messages: Sequence[Message]) -> list[ToolResult]:
