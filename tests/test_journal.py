@@ -13,7 +13,7 @@ import pytest
 from memory_runs import Disk, MemoryRuns
 from scripted import ScriptedEngine, call
 
-from f1.errors import InvalidRequest
+from f1.errors import EngineStopped, F1Error, InvalidRequest, Overloaded
 from f1.planning.opening import RunBusy, SessionBusy
 from f1.planning.orchestrator import Orchestrator, System
 from f1.planning.outcome import CallTools, NeedsApproval, Outcome, Reply
@@ -212,6 +212,26 @@ async def test_what_may_change_something_goes_on_when_its_caller_leaves() -> Non
     assert isinstance(end, Reply)
     assert [r.failed for r in end.completion.report.run.results] == [None, None]
     assert made == ["called off", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(EngineStopped("it died"), "waiting"), (Overloaded("full"), "waiting"),
+     (InvalidRequest("no such"), "ended")],
+)  # fmt: skip
+async def test_what_fails_for_a_while_can_go_on(error: F1Error, status: str) -> None:
+    disk = Disk()
+
+    def fail(request: GenerateRequest) -> str:
+        raise error
+
+    first = Orchestrator(system(disk, ScriptedEngine(fail)), [spec("do", Effects())])
+    with pytest.raises(type(error)):
+        await outcome(first.run(asked(run_id="r1")))
+    assert disk.runs["", "r1"].status == status
+    if status == "waiting":
+        again = Orchestrator(system(disk, ScriptedEngine("done")), [spec("do", Effects())])
+        assert isinstance(await outcome(again.run(asked(run_id="r1"))), Reply)
 
 
 async def test_what_a_shutdown_cuts_the_next_process_goes_on_with() -> None:

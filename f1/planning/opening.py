@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("f1.runs")
+_PASSING = (408, 409, 429)  # statuses of what may go better another time
 _MAX_DELAY = 30.0  # seconds between tries to write that a run broke off
 
 
@@ -99,7 +100,7 @@ class Opened:
         under way, and nobody else can take it."""
         if self.over:
             return
-        fails = isinstance(error, F1Error) and not isinstance(error, Diverged | NotStored)
+        fails = isinstance(error, F1Error) and error.status < 500 and error.status not in _PASSING
         told = str(error) if isinstance(error, F1Error) else type(error).__name__
         record = self.guard.journal.record
         if not fails and record is not None and record.parking:
