@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -358,12 +359,22 @@ def test_broken_pins_approve_nothing_and_end_nothing(
 
 
 async def test_pins_that_cannot_be_read_end_nothing(
-    meet: Callable[..., Met], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    meet: Callable[..., Met], tmp_path: Path
 ) -> None:
     met, file = meet(written()), tmp_path / "pins.json"
     told = threading.Event()
-    caplog.handler.addFilter(lambda record: "cannot be read" in record.getMessage() and told.set())
-    file.unlink()
-    file.mkdir()
-    assert told.wait(20)
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "cannot be read" in record.getMessage():
+                told.set()
+
+    listener, log = Listener(), logging.getLogger("f1.tools.mcp")
+    log.addHandler(listener)
+    try:
+        file.unlink()
+        file.mkdir()
+        assert told.wait(20)
+    finally:
+        log.removeHandler(listener)
     assert (await met.call("w__echo", text="hi")).value == {"text": "hi"}
