@@ -59,13 +59,12 @@ def life(folder: Path, bank: Bank, *turns: Turn, **options: Any) -> Iterator[Run
 
 
 def asker(server: Running, key: str = "none") -> Ask:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
-
     def ask(question: str | None = QUESTION, **f1: Any) -> Any:
         messages = [{"role": "user", "content": question}] if question is not None else []
-        return client.chat.completions.create(
-            model="f1", messages=messages, extra_body={"f1": {"tools": ["pay"], **f1}}
-        )
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:
+            return client.chat.completions.create(
+                model="f1", messages=messages, extra_body={"f1": {"tools": ["pay"], **f1}}
+            )
 
     return ask
 
