@@ -13,8 +13,9 @@ from itertools import zip_longest
 from typing import Any
 
 from f1.trace.entries import CODEC, Shown, Turned
+from f1.trace.prompts import written
 from f1.trace.story import Story, Told
-from f1.types import CallDelta, GenerateRequest, ReasoningDelta, SamplingParams, TextDelta
+from f1.types import GenerateRequest, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,11 @@ def _shown(story: Story, step: int) -> Any:
 
 def _turns(where: str, a: Turned | None, b: Turned | None) -> Iterator[Difference]:
     if a is None or b is None:
-        yield from _differ(where, *(None if turn is None else _written(turn) for turn in (a, b)))
+        yield from _differ(where, *(None if turn is None else written(turn) for turn in (a, b)))
         return
     yield from _differ(f"{where}, what was asked of it", *_asked(a, b))
-    yield from _differ(f"{where}, what it wrote", _written(a), _written(b))
-    if _written(a) == _written(b):
+    yield from _differ(f"{where}, what it wrote", written(a), written(b))
+    if written(a) == written(b):
         yield from _differ(f"{where}, its tokens", *(_ids(turn) for turn in (a, b)))
 
 
@@ -101,18 +102,6 @@ def _asked(*turns: Turned) -> list[dict[str, Any]]:
         others | ({"sampling": each} if each and each != usual else {})
         for others, each in zip(rest, samplings, strict=True)
     ]
-
-
-def _written(turn: Turned) -> str:
-    """Words and calls."""
-    parts = []
-    for event in turn.events:
-        match event:
-            case TextDelta(text=text) | ReasoningDelta(text=text):
-                parts.append(text)
-            case CallDelta(call=call):
-                parts.append(f"{call.name}({call.arguments})")
-    return "".join(parts)
 
 
 def _ids(turn: Turned) -> str:

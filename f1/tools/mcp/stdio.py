@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from io import FileIO
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from f1.tools.mcp.lines import Flooded, Line, Lines, first_of
 from f1.tools.mcp.process import Process
 from f1.tools.mcp.settings import McpServer
 from f1.tools.mcp.throttle import Throttle
+from f1.tools.runners.process import to_its_end
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -72,7 +73,7 @@ class Pipes:
         finally:
             tasks[1].cancel()  # which closes its stdin
             try:
-                await _to_its_end(process.end(at_once=self.hangs or bool(self.why)))
+                await to_its_end(process.end(at_once=self.hangs or bool(self.why)))
             finally:
                 for task in tasks:
                     task.cancel()
@@ -141,13 +142,3 @@ class Pipes:
             pass  # it has closed its stdin; what it says before it goes is read
         finally:
             transport.abort()
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Also where whoever waits for it is cancelled."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -127,7 +127,7 @@ class ProcessRunner:
         worker, is_fit = self.workers.take(place), False
         try:
             while not await worker.start():
-                await _to_its_end(worker.end())
+                await to_its_end(worker.end())
                 worker = self.workers.take(place)
             async with asyncio.timeout(timeout):
                 output = await worker.ask(question, max_bytes)
@@ -138,12 +138,12 @@ class ProcessRunner:
             raise
         finally:
             if not (is_fit and self.workers.keep(place, worker)):
-                await _to_its_end(worker.end())
+                await to_its_end(worker.end())
                 if worker.is_ready:
                     self.workers.start_ahead(place)
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Also where whoever waits for it is cancelled."""
     task = asyncio.ensure_future(work)
     try:
